@@ -1,0 +1,2 @@
+//! safetensors to GGUF, re-quantisation, synthetic checkpoints.
+#![forbid(unsafe_code)]

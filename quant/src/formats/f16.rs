@@ -1,0 +1,28 @@
+//! F16: IEEE half precision, little endian.
+
+use crate::Format;
+
+/// IEEE half precision.
+pub struct F16;
+
+impl Format for F16 {
+    const ID: u32 = 1;
+    const NAME: &'static str = "F16";
+    const BLOCK_LEN: usize = 1;
+    const BLOCK_BYTES: usize = 2;
+    const QUANTIZED: bool = false;
+
+    #[inline(always)]
+    fn quantize_row<const W: usize>(row: &[f32], _importance: Option<&[f32]>, out: &mut [u8]) {
+        for (bytes, x) in out.as_chunks_mut::<2>().0.iter_mut().zip(row) {
+            *bytes = half::f16::from_f32(*x).to_le_bytes();
+        }
+    }
+
+    #[inline(always)]
+    fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
+        for (x, bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+            *x = half::f16::from_le_bytes(*bytes).to_f32();
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Llama-shaped text models on the CPU.

@@ -1,0 +1,3 @@
+//! One module per subcommand: its `Args` and `run(args) -> anyhow::Result<()>`.
+
+pub(crate) mod formats;

@@ -1,0 +1,34 @@
+//! The `ocelli` command: argument parsing and terminal output; the work is done by the library crates.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod cmd;
+
+/// Run MiniCPM-V on a laptop CPU: convert, quantise, inspect, chat.
+#[derive(Debug, Parser)]
+#[command(name = "ocelli", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the tensor formats that can be written.
+    Formats(cmd::formats::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Formats(args) => cmd::formats::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ocelli: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
