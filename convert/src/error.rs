@@ -1,0 +1,212 @@
+//! What can go wrong when a checkpoint is converted.
+
+use std::path::{Path, PathBuf};
+
+use ocelli_quant::QuantError;
+
+/// Failure of a conversion. Every message names the file, tensor or key, what was found, and a remedy where one exists.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConvertError {
+    /// Reading or writing failed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried: `read`, `write`, `create` …
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// A file that a checkpoint must have is not there.
+    #[error("{} is missing: {remedy}", path.display())]
+    MissingFile {
+        /// The file looked for.
+        path: PathBuf,
+        /// What it is for and how to get it.
+        remedy: String,
+    },
+    /// A JSON file that does not parse.
+    #[error("{} is not valid JSON: {source}; download the file again", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why parsing stopped.
+        source: serde_json::Error,
+    },
+    /// A safetensors file whose header does not describe its data.
+    #[error("{}: {what}; the file is damaged or incomplete, download it again", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The fault.
+        what: String,
+    },
+    /// A tensor in a data type that holds no plain weights.
+    #[error(
+        "{}: tensor {tensor} has dtype {dtype}; F32, F16 and BF16 weights can be converted, so use the original, not a \
+         quantised, checkpoint",
+        path.display()
+    )]
+    Dtype {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its dtype as the file spells it.
+        dtype: String,
+    },
+    /// A configuration key that is missing or has a value that cannot be used.
+    #[error("{}: `{key}` is {found}, expected {expected}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// The key, with dots between levels.
+        key: String,
+        /// The value found.
+        found: String,
+        /// What would be accepted.
+        expected: String,
+    },
+    /// A checkpoint of a model that this converter does not know.
+    #[error("{} holds {found}; this converter knows {supported}", path.display())]
+    UnsupportedModel {
+        /// The checkpoint folder.
+        path: PathBuf,
+        /// What the configuration says it is.
+        found: String,
+        /// The models that can be converted.
+        supported: String,
+    },
+    /// The checkpoint's tensors are not those the configuration asks for.
+    #[error("{0}")]
+    Tensors(Box<TensorMismatch>),
+    /// A weight that no format can hold.
+    #[error("tensor {tensor}: {value} at index {index}; {remedy}")]
+    Weight {
+        /// The tensor's name in the checkpoint.
+        tensor: String,
+        /// Index in the row-major tensor.
+        index: u64,
+        /// The value found.
+        value: f32,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// An output type that does not exist.
+    #[error("unknown type `{given}`; choose one of {valid}")]
+    UnknownType {
+        /// What was asked for.
+        given: String,
+        /// The valid spellings.
+        valid: String,
+    },
+    /// A name from which no file name can be made.
+    #[error("`{name}` cannot be used in a file name; give a plain one with --name")]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// An output file that is already there.
+    #[error("{} exists already; use --overwrite to replace it, or another --outdir or --name", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Not enough room for the result.
+    #[error(
+        "{} has {available} bytes free, the result needs {needed}; free some space or choose another --outdir",
+        path.display()
+    )]
+    DiskFull {
+        /// The output folder.
+        path: PathBuf,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes available.
+        available: u64,
+    },
+    /// A tensor could not be quantised.
+    #[error("tensor {tensor}: {source}")]
+    Quant {
+        /// The tensor.
+        tensor: String,
+        /// Why.
+        source: QuantError,
+    },
+    /// The worker threads could not be started.
+    #[error("cannot start the worker threads: {0}; try a smaller --threads")]
+    Threads(String),
+    /// The observer asked to stop; nothing was left behind.
+    #[error("cancelled; no output file was written")]
+    Cancelled,
+}
+
+impl ConvertError {
+    /// Wraps an input/output failure with what was tried on which path.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+/// The difference between the tensors a configuration asks for and those a checkpoint has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorMismatch {
+    /// The checkpoint folder.
+    pub path: PathBuf,
+    /// The model that was expected.
+    pub model: String,
+    /// Tensors asked for that are not there, with the shape expected.
+    pub missing: Vec<(String, Vec<u64>)>,
+    /// Tensors that are there and belong to nothing.
+    pub unexpected: Vec<String>,
+    /// Tensors of the wrong shape: name, found, expected.
+    pub shapes: Vec<(String, Vec<u64>, Vec<u64>)>,
+}
+
+impl TensorMismatch {
+    /// Whether there is no difference.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.missing.is_empty() && self.unexpected.is_empty() && self.shapes.is_empty()
+    }
+}
+
+/// Names shown of each kind of difference before "and N more".
+const SHOWN: usize = 5;
+
+fn list<T>(f: &mut std::fmt::Formatter<'_>, title: &str, items: &[T], show: impl Fn(&T) -> String) -> std::fmt::Result {
+    if items.is_empty() {
+        return Ok(());
+    }
+    write!(f, "\n  {title} ({}):", items.len())?;
+    for item in items.iter().take(SHOWN) {
+        write!(f, "\n    {}", show(item))?;
+    }
+    if items.len() > SHOWN {
+        write!(f, "\n    and {} more", items.len() - SHOWN)?;
+    }
+    Ok(())
+}
+
+impl std::fmt::Display for TensorMismatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "the tensors in {} are not those of {} as config.json describes it:",
+            self.path.display(),
+            self.model
+        )?;
+        list(f, "missing", &self.missing, |(name, shape)| format!("{name} {shape:?}"))?;
+        list(f, "unexpected", &self.unexpected, Clone::clone)?;
+        list(f, "wrong shape", &self.shapes, |(name, found, want)| {
+            format!("{name}: found {found:?}, expected {want:?}")
+        })?;
+        write!(
+            f,
+            "\n  check that config.json belongs to these safetensors files and that every shard was downloaded; merge \
+             adapters into the model first"
+        )
+    }
+}
