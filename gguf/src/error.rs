@@ -405,6 +405,7 @@ pub(crate) fn type_text(ty: ValueType) -> String {
     match ty {
         ValueType::String => "a string".to_owned(),
         ValueType::Bool => "a bool".to_owned(),
+        other if other.name().starts_with(['f', 'i']) => format!("an {other} value"),
         other => format!("a {other} value"),
     }
 }

@@ -216,7 +216,7 @@ impl HeaderSet {
 }
 
 fn check_parts(parts: &[Gguf<'_>]) -> Result<(), GgufError> {
-    let mismatch = |no: usize, key: &'static str, found: Option<u64>, expected: u64| GgufError::SplitMismatch {
+    let mismatch = |no: usize, key: &'static str, found: Option<i64>, expected: u64| GgufError::SplitMismatch {
         no: u32::try_from(no).unwrap_or(u32::MAX),
         key,
         found: found.map_or("missing".to_owned(), |v| v.to_string()),
@@ -235,11 +235,17 @@ fn check_parts(parts: &[Gguf<'_>]) -> Result<(), GgufError> {
     }
     let count = parts.len() as u64;
     let total: u64 = parts.iter().map(|p| p.tensors().len() as u64).sum();
-    for (i, part) in parts.iter().enumerate() {
-        let meta = part.metadata();
-        for (key, expected) in [(SPLIT_COUNT, count), (SPLIT_NO, i as u64), (SPLIT_TENSORS, total)] {
-            let found = meta.u64(key)?;
-            if found != Some(expected) {
+    // Numbers first: they tell more about a mix-up than the sum of tensors does.
+    for key in [SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS] {
+        for (i, part) in parts.iter().enumerate() {
+            let expected = match key {
+                SPLIT_COUNT => count,
+                SPLIT_NO => i as u64,
+                _ => total,
+            };
+            // A negative number is as wrong as a missing one, and needs no words of its own.
+            let found = part.metadata().i64(key)?;
+            if found.and_then(|v| u64::try_from(v).ok()) != Some(expected) {
                 return Err(mismatch(i + 1, key, found, expected));
             }
         }
