@@ -7,5 +7,6 @@ mod error;
 mod json;
 pub mod output;
 pub mod progress;
+pub mod vocab;
 
 pub use error::{ConvertError, TensorMismatch};
