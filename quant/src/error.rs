@@ -40,4 +40,14 @@ pub enum QuantError {
         /// The value found.
         value: f32,
     },
+    /// Weights whose scale does not fit in the format.
+    #[error(
+        "the weights from index {index} on are too large for {format}: their scale overflows; store this tensor as F32 or BF16"
+    )]
+    Overflow {
+        /// Name of the format.
+        format: &'static str,
+        /// Index in the row of the first weight of the block.
+        index: usize,
+    },
 }

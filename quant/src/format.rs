@@ -1,5 +1,6 @@
 //! What a storage format has to say about itself.
 
+use crate::lanes::Simd;
 use crate::{GgmlType, QuantError};
 
 /// One storage format. Implementations live in [`crate::formats`], one file each.
@@ -19,12 +20,40 @@ pub trait Format {
     /// Whether weights are stored as integer codes with scales.
     const QUANTIZED: bool = true;
 
-    /// Quantises one row into `out`; `W` is the number of f32 lanes the caller's instruction set has. The bytes do
-    /// not depend on `W`.
-    fn quantize_row<const W: usize>(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]);
+    /// Offsets of a block's f16 scales (for F16, of the value itself).
+    const SCALES: &'static [usize];
+
+    /// Quantises one row into `out` with the vectors of `S`. The bytes do not depend on `S`.
+    fn quantize_row<S: Simd>(s: S, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]);
 
     /// Expands one row.
     fn dequantize_row(bytes: &[u8], out: &mut [f32]);
+
+    /// The first block with a scale that is not finite: its weights were too large for the format.
+    #[inline(always)]
+    fn first_overflow(bytes: &[u8]) -> Option<usize> {
+        bytes.chunks_exact(Self::BLOCK_BYTES).position(|block| {
+            Self::SCALES.iter().any(|at| u16::from_le_bytes([block[*at], block[*at + 1]]) & 0x7c00 == 0x7c00)
+        })
+    }
+}
+
+/// Quantises one row whose arguments have been checked, and checks the scales.
+///
+/// # Errors
+/// [`QuantError::Overflow`] when a scale is not finite. `out` is written nevertheless.
+#[inline(always)]
+pub fn quantize_checked<F: Format, S: Simd>(
+    s: S,
+    row: &[f32],
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) -> Result<(), QuantError> {
+    F::quantize_row(s, row, importance, out);
+    match F::first_overflow(out) {
+        None => Ok(()),
+        Some(block) => Err(QuantError::Overflow { format: F::NAME, index: block * F::BLOCK_LEN }),
+    }
 }
 
 /// Checks the arguments of a row quantisation.

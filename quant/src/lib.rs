@@ -4,14 +4,19 @@
 //! The registration macro makes [`GgmlType`] and its look-ups, and [`for_each_format!`] hands the same list to other
 //! crates, so that every instruction set's tables and every test matrix cover a new format the day it is registered.
 //!
-//! Everything here is plain, safe, scalar Rust. The row functions are `#[inline(always)]` and generic over a lane
-//! count, so that a caller compiled for a wider instruction set gets wider code from the same source, and identical
-//! bytes: no sum is ever re-associated and no multiply-add is ever fused.
+//! Everything here is plain, safe, scalar Rust. The row functions are `#[inline(always)]` and generic over
+//! [`lanes::Simd`], so that a caller compiled for a wider instruction set gets wider code from the same source, and
+//! identical bytes: no sum is ever re-associated and no multiply-add is ever fused.
 #![forbid(unsafe_code)]
+// Types carry the field's spellings of the formats.
+#![allow(non_camel_case_types)]
 
 mod error;
 pub mod format;
 pub mod formats;
+pub mod half_bits;
+pub mod lanes;
+pub mod search;
 
 pub use error::QuantError;
 pub use format::Format;
@@ -60,8 +65,12 @@ macro_rules! formats {
                 match self { $(Self::$variant => <formats::$module::$ty as Format>::QUANTIZED),+ }
             }
 
-            fn raw_quantize_row(self, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-                match self { $(Self::$variant => <formats::$module::$ty as Format>::quantize_row::<4>(row, importance, out)),+ }
+            fn raw_quantize_row(self, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) -> Result<(), QuantError> {
+                match self {
+                    $(Self::$variant => {
+                        format::quantize_checked::<formats::$module::$ty, _>(lanes::Portable::<4>, row, importance, out)
+                    }),+
+                }
             }
 
             fn raw_dequantize_row(self, bytes: &[u8], out: &mut [f32]) {
@@ -108,11 +117,11 @@ impl GgmlType {
     /// Quantises one row. `importance`, one value per column, weighs the error where the format can use it.
     ///
     /// # Errors
-    /// When a length does not fit, or the row (or importance) holds NaN or infinity.
+    /// When a length does not fit, the row (or importance) holds NaN or infinity, or the weights are so large that a
+    /// scale overflows the format ([`QuantError::Overflow`]; `out` then holds the bytes all the same).
     pub fn quantize_row(self, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) -> Result<(), QuantError> {
         format::check_quantize(self, row, importance, out)?;
-        self.raw_quantize_row(row, importance, out);
-        Ok(())
+        self.raw_quantize_row(row, importance, out)
     }
 
     /// Expands one row to f32: the definition of what the stored bytes mean.
@@ -140,4 +149,15 @@ formats! {
     F16 => f16::F16,
     BF16 => bf16::BF16,
     Q8_0 => q8_0::Q8_0,
+    Q4_0 => q4_0::Q4_0,
+    Q4_1 => q4_1::Q4_1,
+    Q5_0 => q5_0::Q5_0,
+    Q5_1 => q5_1::Q5_1,
+    Q2_K => q2_k::Q2_K,
+    Q3_K => q3_k::Q3_K,
+    Q4_K => q4_k::Q4_K,
+    Q5_K => q5_k::Q5_K,
+    Q6_K => q6_k::Q6_K,
+    IQ4_NL => iq4_nl::IQ4_NL,
+    Q8_K => q8_k::Q8_K,
 }

@@ -1,6 +1,8 @@
 //! BF16: brain float, the upper half of an f32, little endian.
 
 use crate::Format;
+use crate::half_bits::{bf16_to_f32, f32_to_bf16};
+use crate::lanes::Simd;
 
 /// brain float, the upper half of an f32.
 pub struct BF16;
@@ -11,18 +13,24 @@ impl Format for BF16 {
     const BLOCK_LEN: usize = 1;
     const BLOCK_BYTES: usize = 2;
     const QUANTIZED: bool = false;
+    const SCALES: &'static [usize] = &[];
 
     #[inline(always)]
-    fn quantize_row<const W: usize>(row: &[f32], _importance: Option<&[f32]>, out: &mut [u8]) {
+    fn quantize_row<S: Simd>(_s: S, row: &[f32], _importance: Option<&[f32]>, out: &mut [u8]) {
         for (bytes, x) in out.as_chunks_mut::<2>().0.iter_mut().zip(row) {
-            *bytes = half::bf16::from_f32(*x).to_le_bytes();
+            *bytes = f32_to_bf16(*x).to_le_bytes();
         }
     }
 
     #[inline(always)]
     fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
         for (x, bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-            *x = half::bf16::from_le_bytes(*bytes).to_f32();
+            *x = bf16_to_f32(u16::from_le_bytes(*bytes));
         }
+    }
+
+    #[inline(always)]
+    fn first_overflow(bytes: &[u8]) -> Option<usize> {
+        bytes.as_chunks::<2>().0.iter().position(|b| u16::from_le_bytes(*b) & 0x7f80 == 0x7f80)
     }
 }

@@ -1,6 +1,8 @@
 //! F16: IEEE half precision, little endian.
 
 use crate::Format;
+use crate::half_bits::{f16_to_f32, f32_to_f16};
+use crate::lanes::Simd;
 
 /// IEEE half precision.
 pub struct F16;
@@ -11,18 +13,19 @@ impl Format for F16 {
     const BLOCK_LEN: usize = 1;
     const BLOCK_BYTES: usize = 2;
     const QUANTIZED: bool = false;
+    const SCALES: &'static [usize] = &[0];
 
     #[inline(always)]
-    fn quantize_row<const W: usize>(row: &[f32], _importance: Option<&[f32]>, out: &mut [u8]) {
+    fn quantize_row<S: Simd>(_s: S, row: &[f32], _importance: Option<&[f32]>, out: &mut [u8]) {
         for (bytes, x) in out.as_chunks_mut::<2>().0.iter_mut().zip(row) {
-            *bytes = half::f16::from_f32(*x).to_le_bytes();
+            *bytes = f32_to_f16(*x).to_le_bytes();
         }
     }
 
     #[inline(always)]
     fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
         for (x, bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-            *x = half::f16::from_le_bytes(*bytes).to_f32();
+            *x = f16_to_f32(u16::from_le_bytes(*bytes));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! F32: IEEE single precision, little endian.
 
 use crate::Format;
+use crate::lanes::Simd;
 
 /// IEEE single precision.
 pub struct F32;
@@ -11,9 +12,10 @@ impl Format for F32 {
     const BLOCK_LEN: usize = 1;
     const BLOCK_BYTES: usize = 4;
     const QUANTIZED: bool = false;
+    const SCALES: &'static [usize] = &[];
 
     #[inline(always)]
-    fn quantize_row<const W: usize>(row: &[f32], _importance: Option<&[f32]>, out: &mut [u8]) {
+    fn quantize_row<S: Simd>(_s: S, row: &[f32], _importance: Option<&[f32]>, out: &mut [u8]) {
         for (bytes, x) in out.as_chunks_mut::<4>().0.iter_mut().zip(row) {
             *bytes = x.to_le_bytes();
         }

@@ -1,11 +1,14 @@
 //! Q8_0: 32 weights in 34 bytes.
 //!
 //! ```text
-//! 0      2                                   34
-//! | d f16 | i8 q0 … q31                       |      x = d·q
+//! 0       2           34
+//! | d f16 | qs i8×32  |      x = q·d
 //! ```
 
 use crate::Format;
+use crate::half_bits::{read_f16, write_f16};
+use crate::lanes::Simd;
+use crate::search::simple::{abs_max, inverse, truncate};
 
 /// 8-bit codes with one scale per 32 weights.
 pub struct Q8_0;
@@ -15,16 +18,16 @@ impl Format for Q8_0 {
     const NAME: &'static str = "Q8_0";
     const BLOCK_LEN: usize = 32;
     const BLOCK_BYTES: usize = 34;
+    const SCALES: &'static [usize] = &[0];
 
     #[inline(always)]
-    fn quantize_row<const W: usize>(row: &[f32], _importance: Option<&[f32]>, out: &mut [u8]) {
+    fn quantize_row<S: Simd>(_s: S, row: &[f32], _importance: Option<&[f32]>, out: &mut [u8]) {
         for (block, x) in out.as_chunks_mut::<34>().0.iter_mut().zip(row.as_chunks::<32>().0) {
-            let amax = x.iter().fold(0f32, |m, v| m.max(v.abs()));
-            let d = amax / 127.0;
-            let id = if d == 0.0 { 0.0 } else { 1.0 / d };
-            block[..2].copy_from_slice(&half::f16::from_f32(d).to_le_bytes());
-            for (q, v) in block[2..].iter_mut().zip(x) {
-                *q = (v * id).round() as i8 as u8;
+            let d = abs_max(x) / 127.0;
+            let id = inverse(d);
+            write_f16(block, 0, d);
+            for (q, x) in block[2..].iter_mut().zip(x) {
+                *q = round_half_away(x * id) as u8;
             }
         }
     }
@@ -32,9 +35,36 @@ impl Format for Q8_0 {
     #[inline(always)]
     fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
         for (x, block) in out.as_chunks_mut::<32>().0.iter_mut().zip(bytes.as_chunks::<34>().0) {
-            let d = half::f16::from_le_bytes([block[0], block[1]]).to_f32();
+            let d = read_f16(block, 0);
             for (x, q) in x.iter_mut().zip(&block[2..]) {
-                *x = d * f32::from(*q as i8);
+                *x = f32::from(*q as i8) * d;
+            }
+        }
+    }
+}
+
+/// `v` rounded to the nearest integer, halves away from zero, without the library call that `round` is where the
+/// instruction set lacks it. Adding the number just below one half keeps 0.49999997 from rounding up.
+#[inline(always)]
+fn round_half_away(v: f32) -> i32 {
+    truncate(v + 0.5f32.next_down().copysign(v))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::round_half_away;
+
+    #[test]
+    fn rounding_agrees_with_the_library() {
+        for bits in (0..0x4300_0000u32).step_by(61) {
+            let v = f32::from_bits(bits);
+            assert_eq!(round_half_away(v), v.round() as i32, "{v:e}");
+            assert_eq!(round_half_away(-v), (-v).round() as i32, "{v:e}");
+        }
+        for k in -128i16..128 {
+            let tie = f32::from(k) + 0.5;
+            for v in [tie.next_down(), tie, tie.next_up()] {
+                assert_eq!(round_half_away(v), v.round() as i32, "{v:e}");
             }
         }
     }
