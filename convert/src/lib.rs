@@ -5,6 +5,7 @@ pub mod checkpoint;
 mod error;
 #[expect(dead_code, reason = "used by the model families")]
 mod json;
+pub mod mixture;
 pub mod output;
 pub mod progress;
 pub mod vocab;
