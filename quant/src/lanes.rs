@@ -23,6 +23,12 @@ pub trait Simd: Copy {
     /// Lanes of a vector: a power of two, at most [`MAX_LANES`].
     const W: usize;
 
+    /// Runs `task` as a function of its own, compiled for this instruction set.
+    ///
+    /// Everything else about a format is inlined into one function per instruction set. A search is large and shared
+    /// by several formats, so it is worth a call.
+    fn run<T: Task<Self>>(self, task: T) -> T::Output;
+
     /// The same value in every lane.
     fn splat(self, value: f32) -> Self::F;
 
@@ -40,6 +46,15 @@ pub trait Simd: Copy {
         }
         columns.map(|column| self.load(&column))
     }
+}
+
+/// A piece of work for [`Simd::run`]. Implementations mark [`Task::run`] `#[inline(always)]`.
+pub trait Task<S: Simd> {
+    /// What comes out.
+    type Output;
+
+    /// Does the work.
+    fn run(self, s: S) -> Self::Output;
 }
 
 /// A vector of f32, one lane per group of weights.
@@ -113,6 +128,11 @@ pub struct ArrayMask<const W: usize>([u32; W]);
 impl<const W: usize> Simd for Portable<W> {
     type F = Array<W>;
     const W: usize = W;
+
+    #[inline(never)]
+    fn run<T: Task<Self>>(self, task: T) -> T::Output {
+        task.run(self)
+    }
 
     #[inline(always)]
     fn splat(self, value: f32) -> Array<W> {

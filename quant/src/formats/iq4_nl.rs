@@ -13,7 +13,7 @@ use crate::half_bits::{read_f16, write_f16};
 use crate::lanes::{Lanes, MAX_LANES, Simd};
 use crate::search::groups::{self, RUN};
 use crate::search::simple::{inverse, pack_halves};
-use crate::search::table::Table;
+use crate::search::table::{self, Table};
 
 /// 4-bit indices into a table, with one scale per 32 weights.
 pub struct IQ4_NL;
@@ -44,7 +44,7 @@ impl Format for IQ4_NL {
                         groups::importance_weights(s, &lanes, &importance[32 * (RUN * run + first)..], &sigma2)
                     }
                 };
-                TABLE.search(s, &lanes, &w).store(&mut scales[first..]);
+                s.run(table::Search { table: &TABLE, x: &lanes, w: &w }).store(&mut scales[first..]);
             }
             for ((x, block), d) in x.iter().zip(blocks).zip(scales) {
                 write_f16(block, 0, d);

@@ -112,7 +112,7 @@ fn fit_with_importance<S: Simd>(
         let end = x.len().min(first + S::W);
         let scales = s.load_groups::<16>(&groups.scale[16 * first..16 * end]);
         let weights = s.load_groups::<16>(&groups.sum_w[16 * first..16 * end]);
-        let fit = symmetric::search::<S, 16, true>(s, &scales, &weights, 32.0);
+        let fit = s.run(symmetric::Search::<_, 16, true> { x: &scales, w: &weights, n_max: 32.0 });
         let (mut d, mut sc) = ([0f32; RUN], [[0u8; 16]; RUN]);
         fit.scale.store(&mut d);
         store_codes(&fit.codes(s, &scales, 32.0), sc.as_flattened_mut());

@@ -1,7 +1,7 @@
 //! Codes `0…n_max` with a scale and a minimum: `x ≈ scale·l + min`, `min ≤ 0`.
 
 use super::code;
-use crate::lanes::{Lanes, Mask, Simd};
+use crate::lanes::{Lanes, Mask, Simd, Task};
 
 /// What to try, and how to judge it.
 #[derive(Debug, Clone, Copy)]
@@ -38,69 +38,87 @@ pub struct Fit<F> {
 /// codes, solves the 2×2 normal equations of `Σ w·(scale·l + min − x)²` (with `min` held at 0 if it came out
 /// positive) and is accepted if its error is less than the best so far. An accepted `min` moves the origin of the
 /// codes of later trials, while the upper end of the range stays.
+pub struct Search<'a, F, const N: usize> {
+    /// The groups' values, transposed.
+    pub x: &'a [F; N],
+    /// Their weights.
+    pub w: &'a [F; N],
+    /// What to try.
+    pub params: Params,
+}
+
+impl<S: Simd, const N: usize> Task<S> for Search<'_, S::F, N> {
+    type Output = Fit<S::F>;
+
+    #[inline(always)]
+    fn run(self, s: S) -> Fit<S::F> {
+        let Self { x, w, params: p } = self;
+        let (zero, n_max) = (s.splat(0.0), s.splat(p.n_max));
+        let (mut low, mut high) = (x[0], x[0]);
+        let mut sum_w = w[0];
+        let mut sum_x = w[0] * x[0];
+        for (x, w) in x.iter().zip(w).skip(1) {
+            low = x.min(low);
+            high = x.max(high);
+            sum_w = sum_w + *w;
+            sum_x = sum_x + *w * *x;
+        }
+        let bounds = [low, high];
+        let low = S::F::select(low.gt(zero), zero, low);
+        let flat = high.eq(low);
+        let mut fit = Fit { scale: zero, neg_min: -low, code_scale: zero, code_min: low };
+        if flat.all() {
+            return fit;
+        }
+        // Codes are exact integers in f32.
+        let mut l = [zero; N];
+        let mut min = low;
+        let mut best = zero;
+        // Trial 0 takes scale and minimum from the range itself and is the one to beat.
+        for trial in 0..=p.last + 1 {
+            let steps = if trial == 0 { p.n_max } else { p.first + p.step * (trial - 1) as f32 + p.n_max };
+            let iscale = s.splat(steps) / (high - min);
+            trial_codes(s, x, iscale, min, bounds, n_max, &mut l);
+            let (trial_scale, trial_min, regular) =
+                if trial == 0 { (s.splat(1.0) / iscale, min, zero.eq(zero)) } else { solve(s, x, w, &l, sum_w, sum_x) };
+            let err = error(s, x, w, &l, trial_scale, trial_min, p.absolute);
+            let better = if trial == 0 { !flat } else { regular & err.lt(best) & !flat };
+            if better.any() {
+                best = S::F::select(better, err, best);
+                fit.scale = S::F::select(better, trial_scale, fit.scale);
+                fit.code_scale = S::F::select(better, iscale, fit.code_scale);
+                fit.code_min = S::F::select(better, min, fit.code_min);
+                min = S::F::select(better, trial_min, min);
+            }
+        }
+        fit.neg_min = -min;
+        fit
+    }
+}
+
+/// The scale and the minimum ≤ 0 with the least squared error for given codes, and whether they are determined.
 #[inline(always)]
-pub fn search<S: Simd, const N: usize>(s: S, x: &[S::F; N], w: &[S::F; N], p: Params) -> Fit<S::F> {
-    let (zero, n_max) = (s.splat(0.0), s.splat(p.n_max));
-    let (mut low, mut high) = (x[0], x[0]);
-    let mut sum_w = w[0];
-    let mut sum_x = w[0] * x[0];
-    for (x, w) in x.iter().zip(w).skip(1) {
-        low = x.min(low);
-        high = x.max(high);
-        sum_w = sum_w + *w;
-        sum_x = sum_x + *w * *x;
+fn solve<S: Simd, const N: usize>(
+    s: S,
+    x: &[S::F; N],
+    w: &[S::F; N],
+    l: &[S::F; N],
+    sum_w: S::F,
+    sum_x: S::F,
+) -> (S::F, S::F, <S::F as Lanes>::Mask) {
+    let zero = s.splat(0.0);
+    let (mut sum_l, mut sum_l2, mut sum_xl) = (zero, zero, zero);
+    for ((x, w), l) in x.iter().zip(w).zip(l) {
+        let wl = *w * *l;
+        sum_l = sum_l + wl;
+        sum_l2 = sum_l2 + wl * *l;
+        sum_xl = sum_xl + wl * *x;
     }
-    // The smallest value itself, before it is limited to 0, for the bounds of the codes' arguments below.
-    let x_low = low;
-    let low = S::F::select(low.gt(zero), zero, low);
-    let flat = high.eq(low);
-    let nothing = Fit { scale: zero, neg_min: -low, code_scale: zero, code_min: low };
-    if flat.all() {
-        return nothing;
-    }
-
-    // Codes are exact integers in f32; `l` keeps those of the current trial.
-    let mut l = [zero; N];
-    let mut min = low;
-    let mut code_scale = n_max / (high - min);
-    let mut code_min = min;
-    let mut scale = s.splat(1.0) / code_scale;
-    trial_codes(s, x, code_scale, min, [x_low, high], n_max, &mut l);
-    let mut best = error(s, x, w, &l, scale, min, p.absolute);
-
-    for trial in 0..=p.last {
-        let iscale = s.splat(p.first + p.step * trial as f32 + p.n_max) / (high - min);
-        trial_codes(s, x, iscale, min, [x_low, high], n_max, &mut l);
-        let (mut sum_l, mut sum_l2, mut sum_xl) = (zero, zero, zero);
-        for ((x, w), l) in x.iter().zip(w).zip(&l) {
-            let wl = *w * *l;
-            sum_l = sum_l + wl;
-            sum_l2 = sum_l2 + wl * *l;
-            sum_xl = sum_xl + wl * *x;
-        }
-        let det = sum_w * sum_l2 - sum_l * sum_l;
-        let regular = det.gt(zero);
-        let fit_scale = (sum_w * sum_xl - sum_x * sum_l) / det;
-        let fit_min = (sum_l2 * sum_x - sum_l * sum_xl) / det;
-        let above = fit_min.gt(zero);
-        let fit_scale = S::F::select(above, sum_xl / sum_l2, fit_scale);
-        let fit_min = S::F::select(above, zero, fit_min);
-        let err = error(s, x, w, &l, fit_scale, fit_min, p.absolute);
-        let better = regular & err.lt(best) & !flat;
-        if better.any() {
-            best = S::F::select(better, err, best);
-            scale = S::F::select(better, fit_scale, scale);
-            code_scale = S::F::select(better, iscale, code_scale);
-            code_min = S::F::select(better, min, code_min);
-            min = S::F::select(better, fit_min, min);
-        }
-    }
-    Fit {
-        scale: S::F::select(flat, nothing.scale, scale),
-        neg_min: S::F::select(flat, nothing.neg_min, -min),
-        code_scale: S::F::select(flat, nothing.code_scale, code_scale),
-        code_min: S::F::select(flat, nothing.code_min, code_min),
-    }
+    let det = sum_w * sum_l2 - sum_l * sum_l;
+    let scale = (sum_w * sum_xl - sum_x * sum_l) / det;
+    let min = (sum_l2 * sum_x - sum_l * sum_xl) / det;
+    let above = min.gt(zero);
+    (S::F::select(above, sum_xl / sum_l2, scale), S::F::select(above, zero, min), det.gt(zero))
 }
 
 /// The codes of a trial. Groups whose arguments might leave the range of the fast rounding take the exact one.

@@ -48,7 +48,7 @@ pub(crate) fn fit_affine<S: Simd, const N: usize>(
     for (first, x) in (0..MAX_GROUPS).step_by(S::W).zip(x.chunks(N * S::W)) {
         let x = s.load_groups::<N>(x);
         let w = weights(first, &x);
-        let fit = affine::search(s, &x, &w, params);
+        let fit = s.run(affine::Search { x: &x, w: &w, params });
         fit.scale.store(&mut groups.scale[first..]);
         fit.neg_min.store(&mut groups.neg_min[first..]);
         fit.code_scale.store(&mut groups.code_scale[first..]);
@@ -70,7 +70,7 @@ pub(crate) fn fit_symmetric<S: Simd, const N: usize>(
     for (first, x) in (0..MAX_GROUPS).step_by(S::W).zip(x.chunks(N * S::W)) {
         let x = s.load_groups::<N>(x);
         let w = weights(first, &x);
-        let fit = symmetric::search::<S, N, false>(s, &x, &w, n_max);
+        let fit = s.run(symmetric::Search::<_, N, false> { x: &x, w: &w, n_max });
         fit.scale.store(&mut groups.scale[first..]);
         fit.code_scale.store(&mut groups.code_scale[first..]);
         sum(s, &w).store(&mut groups.sum_w[first..]);
@@ -84,7 +84,7 @@ pub(crate) fn fit_descent<S: Simd>(s: S, x: &[f32], n_max: f32, codes: &mut [u8]
     let mut scales = [0f32; MAX_GROUPS];
     for ((first, x), codes) in (0..MAX_GROUPS).step_by(S::W).zip(x.chunks(16 * S::W)).zip(codes.chunks_mut(16 * S::W)) {
         let x = s.load_groups::<16>(x);
-        let (scale, l) = descent::search(s, &x, n_max);
+        let (scale, l) = s.run(descent::Search { x: &x, n_max });
         scale.store(&mut scales[first..]);
         store_codes(&l, codes);
     }
@@ -106,7 +106,7 @@ pub(crate) fn code_positive<S: Simd, const G: usize>(
         let end = n_blocks.min(first + S::W);
         let x = s.load_groups::<G>(&values[first * G..end * G]);
         let w = s.load_groups::<G>(&weights[first * G..end * G]);
-        let (scale, l) = positive::search(s, &x, &w, n_max);
+        let (scale, l) = s.run(positive::Search { x: &x, w: &w, n_max });
         scale.store(&mut scales[first..]);
         store_codes(&l, codes[first..end].as_flattened_mut());
     }

@@ -1,7 +1,7 @@
 //! Codes `−n_max…n_max−1` with a scale: `x ≈ scale·l`.
 
 use super::{EPS, signed_max};
-use crate::lanes::{Lanes, MAGIC, Mask, Simd};
+use crate::lanes::{Lanes, MAGIC, Mask, Simd, Task};
 
 /// The best fit of each group.
 #[derive(Debug, Clone, Copy)]
@@ -20,33 +20,47 @@ pub struct Fit<F> {
 /// `(Σ w·x·l)² / Σ w·l²` is largest.
 ///
 /// `EXACT` rounds as [`nearest`](crate::lanes::nearest) does; without it `x` must be finite.
-#[inline(always)]
-pub fn search<S: Simd, const N: usize, const EXACT: bool>(s: S, x: &[S::F; N], w: &[S::F; N], n_max: f32) -> Fit<S::F> {
-    let zero = s.splat(0.0);
-    let max = signed_max(s, x);
-    let empty = max.abs().lt(s.splat(EPS));
-    if empty.all() {
-        return Fit { scale: zero, code_scale: zero };
-    }
-    let mut code_scale = s.splat(-n_max) / max;
-    let (sumlx, suml2) = sums::<S, N, EXACT>(s, x, w, code_scale, n_max);
-    let mut scale = S::F::select(suml2.eq(zero), zero, sumlx / suml2);
-    let mut best = scale * sumlx;
-    for k in -9i8..=9 {
-        if k == 0 {
-            continue;
+pub struct Search<'a, F, const N: usize, const EXACT: bool> {
+    /// The groups' values, transposed.
+    pub x: &'a [F; N],
+    /// Their weights.
+    pub w: &'a [F; N],
+    /// The codes are `−n_max…n_max−1`.
+    pub n_max: f32,
+}
+
+impl<S: Simd, const N: usize, const EXACT: bool> Task<S> for Search<'_, S::F, N, EXACT> {
+    type Output = Fit<S::F>;
+
+    #[inline(always)]
+    fn run(self, s: S) -> Fit<S::F> {
+        let Self { x, w, n_max } = self;
+        let zero = s.splat(0.0);
+        let max = signed_max(s, x);
+        let empty = max.abs().lt(s.splat(EPS));
+        if empty.all() {
+            return Fit { scale: zero, code_scale: zero };
         }
-        let iscale = s.splat(-(n_max + 0.1 * f32::from(k))) / max;
-        let (sumlx, suml2) = sums::<S, N, EXACT>(s, x, w, iscale, n_max);
-        let better = suml2.gt(zero) & (sumlx * sumlx).gt(best * suml2);
-        if better.any() {
-            let fit = sumlx / suml2;
-            scale = S::F::select(better, fit, scale);
-            best = S::F::select(better, fit * sumlx, best);
-            code_scale = S::F::select(better, iscale, code_scale);
+        let mut code_scale = s.splat(-n_max) / max;
+        let (sumlx, suml2) = sums::<S, N, EXACT>(s, x, w, code_scale, n_max);
+        let mut scale = S::F::select(suml2.eq(zero), zero, sumlx / suml2);
+        let mut best = scale * sumlx;
+        for k in -9i8..=9 {
+            if k == 0 {
+                continue;
+            }
+            let iscale = s.splat(-(n_max + 0.1 * f32::from(k))) / max;
+            let (sumlx, suml2) = sums::<S, N, EXACT>(s, x, w, iscale, n_max);
+            let better = suml2.gt(zero) & (sumlx * sumlx).gt(best * suml2);
+            if better.any() {
+                let fit = sumlx / suml2;
+                scale = S::F::select(better, fit, scale);
+                best = S::F::select(better, fit * sumlx, best);
+                code_scale = S::F::select(better, iscale, code_scale);
+            }
         }
+        Fit { scale: S::F::select(empty, zero, scale), code_scale: S::F::select(empty, zero, code_scale) }
     }
-    Fit { scale: S::F::select(empty, zero, scale), code_scale: S::F::select(empty, zero, code_scale) }
 }
 
 /// `Σ (w·x)·l` and `Σ (w·l)·l` for the codes that `iscale` gives.
@@ -88,7 +102,7 @@ impl<F: Lanes> Fit<F> {
     #[inline(always)]
     pub fn codes<S: Simd<F = F>, const N: usize>(&self, s: S, x: &[F; N], n_max: f32) -> [F; N] {
         let zero = s.splat(0.0);
-        let empty = self.code_scale.eq(zero);
+        let empty = signed_max(s, x).abs().lt(s.splat(EPS));
         let shift = s.splat(n_max);
         x.map(|x| F::select(empty, zero, signed_code::<S, true>(s, self.code_scale * x, n_max) + shift))
     }

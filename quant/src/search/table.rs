@@ -1,7 +1,7 @@
 //! Codes that index a table of 16 values, with a scale: `x ≈ scale·T[l]`.
 
 use super::{EPS, signed_max};
-use crate::lanes::{Lanes, Mask, Simd};
+use crate::lanes::{Lanes, Mask, Simd, Task};
 
 /// A rising table and the midpoints between its neighbours.
 #[derive(Debug)]
@@ -53,37 +53,6 @@ impl Table {
         index
     }
 
-    /// Searches the scale of one group per lane, with weights `w`.
-    ///
-    /// # Method
-    /// The value of largest magnitude goes to the first entry and, in 15 trials, to points up to 7 to either side of
-    /// it. As in [`symmetric`](super::symmetric), the best scale for given codes is `Σ w·x·T / Σ w·T²` and the best
-    /// trial has the largest `(Σ w·x·T)² / Σ w·T²`.
-    #[inline(always)]
-    pub fn search<S: Simd, const N: usize>(&self, s: S, x: &[S::F; N], w: &[S::F; N]) -> S::F {
-        let zero = s.splat(0.0);
-        let first = f32::from(self.values[0]);
-        let max = signed_max(s, x);
-        let empty = max.abs().lt(s.splat(EPS));
-        if empty.all() {
-            return zero;
-        }
-        let one = s.splat(1.0);
-        let (sumqx, sumq2) = self.sums(s, x, w, one / (-max / s.splat(first)));
-        let mut scale = S::F::select(sumq2.gt(zero), sumqx / sumq2, zero);
-        let mut best = scale * sumqx;
-        for t in -7i8..=7 {
-            let (sumqx, sumq2) = self.sums(s, x, w, s.splat(f32::from(t) + first) / max);
-            let better = sumq2.gt(zero) & (sumqx * sumqx).gt(best * sumq2);
-            if better.any() {
-                let fit = sumqx / sumq2;
-                scale = S::F::select(better, fit, scale);
-                best = S::F::select(better, fit * sumqx, best);
-            }
-        }
-        S::F::select(empty, zero, scale)
-    }
-
     /// `Σ (w·T)·x` and `Σ (w·T)·T` for the table values nearest to `iscale·x`.
     #[inline(always)]
     fn sums<S: Simd, const N: usize>(&self, s: S, x: &[S::F; N], w: &[S::F; N], iscale: S::F) -> (S::F, S::F) {
@@ -95,5 +64,50 @@ impl Table {
             sumq2 = sumq2 + wq * q;
         }
         (sumqx, sumq2)
+    }
+}
+
+/// Searches the scale of one group per lane, with weights `w`.
+///
+/// # Method
+/// The value of largest magnitude goes to the first entry and, in 15 trials, to points up to 7 to either side of
+/// it. As in [`symmetric`](super::symmetric), the best scale for given codes is `Σ w·x·T / Σ w·T²` and the best
+/// trial has the largest `(Σ w·x·T)² / Σ w·T²`.
+pub struct Search<'a, F, const N: usize> {
+    /// What the codes stand for.
+    pub table: &'a Table,
+    /// The groups' values, transposed.
+    pub x: &'a [F; N],
+    /// Their weights.
+    pub w: &'a [F; N],
+}
+
+impl<S: Simd, const N: usize> Task<S> for Search<'_, S::F, N> {
+    type Output = S::F;
+
+    #[inline(always)]
+    fn run(self, s: S) -> S::F {
+        let Self { table, x, w } = self;
+        let zero = s.splat(0.0);
+        let first = f32::from(table.values[0]);
+        let max = signed_max(s, x);
+        let empty = max.abs().lt(s.splat(EPS));
+        if empty.all() {
+            return zero;
+        }
+        let one = s.splat(1.0);
+        let (sumqx, sumq2) = table.sums(s, x, w, one / (-max / s.splat(first)));
+        let mut scale = S::F::select(sumq2.gt(zero), sumqx / sumq2, zero);
+        let mut best = scale * sumqx;
+        for t in -7i8..=7 {
+            let (sumqx, sumq2) = table.sums(s, x, w, s.splat(f32::from(t) + first) / max);
+            let better = sumq2.gt(zero) & (sumqx * sumqx).gt(best * sumq2);
+            if better.any() {
+                let fit = sumqx / sumq2;
+                scale = S::F::select(better, fit, scale);
+                best = S::F::select(better, fit * sumqx, best);
+            }
+        }
+        S::F::select(empty, zero, scale)
     }
 }
