@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod cmd;
+mod progress;
 
 /// Run MiniCPM-V on a laptop CPU: convert, quantise, inspect, chat.
 #[derive(Debug, Parser)]
@@ -16,19 +17,22 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Turn a Hugging Face checkpoint into GGUF files.
+    Convert(cmd::convert::Args),
     /// List the tensor formats that can be written.
     Formats(cmd::formats::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
+        Command::Convert(args) => cmd::convert::run(args),
         Command::Formats(args) => cmd::formats::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("ocelli: error: {error:#}");
-            ExitCode::FAILURE
+            if progress::interrupted() { ExitCode::from(progress::EXIT_CANCELLED) } else { ExitCode::FAILURE }
         }
     }
 }

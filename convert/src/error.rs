@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use ocelli_gguf::GgufError;
 use ocelli_quant::QuantError;
 
 /// Failure of a conversion. Every message names the file, tensor or key, what was found, and a remedy where one exists.
@@ -126,6 +127,15 @@ pub enum ConvertError {
         /// Bytes available.
         available: u64,
     },
+    /// A tokenizer that cannot be carried over.
+    #[error(transparent)]
+    Vocab(#[from] crate::vocab::VocabError),
+    /// A choice of types that cannot be made.
+    #[error(transparent)]
+    Mixture(#[from] crate::mixture::MixtureError),
+    /// The GGUF writer refused the file, or could not write it.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
     /// A tensor could not be quantised.
     #[error("tensor {tensor}: {source}")]
     Quant {

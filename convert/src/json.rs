@@ -123,6 +123,21 @@ impl Section {
             .transpose()
     }
 
+    /// A whole number, if present.
+    pub(crate) fn i32(&self, key: &str) -> Result<Option<i32>, ConvertError> {
+        self.get(key)
+            .map(|v| {
+                let whole = v.as_i64().and_then(|n| i32::try_from(n).ok());
+                whole.ok_or_else(|| self.wrong(key, v, "a whole number"))
+            })
+            .transpose()
+    }
+
+    /// The whole object.
+    pub(crate) fn to_value(&self) -> Value {
+        Value::Object(self.map.clone())
+    }
+
     /// A positive integer below 2³¹, if present: a size, as every reader of GGUF files can hold it.
     pub(crate) fn size(&self, key: &str) -> Result<Option<u32>, ConvertError> {
         self.get(key)
@@ -149,5 +164,14 @@ impl Section {
         let wrong = || self.wrong(key, value, "a list of numbers");
         let list = value.as_array().ok_or_else(wrong)?;
         list.iter().map(|x| x.as_f64().filter(|x| x.is_finite()).ok_or_else(wrong)).collect::<Result<_, _>>().map(Some)
+    }
+}
+
+#[cfg(test)]
+impl Section {
+    /// A section for tests.
+    pub(crate) fn from_value(value: Value) -> Self {
+        let Value::Object(map) = value else { panic!("not an object: {value}") };
+        Self { path: "config.json".into(), prefix: String::new(), map }
     }
 }

@@ -1,13 +1,30 @@
 //! safetensors to GGUF, re-quantisation, synthetic checkpoints.
+//!
+//! [`convert()`] reads a Hugging Face checkpoint and writes GGUF files:
+//!
+//! ```text
+//! config.json ──▶ family: which tensors, names, shapes, keys ─┐
+//! tokenizer   ──▶ vocab:  arrays and special ids             ─┼─▶ plan ─▶ types ─▶ pipeline ─▶ files
+//! safetensors ──▶ checkpoint: checked table of tensors       ─┘                      ▲
+//!       └───────────────── strips of rows ───────────────────────────────────────────┘
+//! ```
 #![forbid(unsafe_code)]
 
 pub mod checkpoint;
+mod convert;
 mod error;
-#[expect(dead_code, reason = "used by the model families")]
+mod family;
+mod general;
 mod json;
 pub mod mixture;
 pub mod output;
+mod pipeline;
+mod plan;
 pub mod progress;
+mod rope;
+mod types;
 pub mod vocab;
 
+pub use convert::{ConvertOptions, ConvertReport, Part, WrittenFile, convert};
 pub use error::{ConvertError, TensorMismatch};
+pub use types::VisionType;

@@ -1,3 +1,4 @@
 //! One module per subcommand: its `Args` and `run(args) -> anyhow::Result<()>`.
 
+pub(crate) mod convert;
 pub(crate) mod formats;
