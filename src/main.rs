@@ -21,12 +21,15 @@ enum Command {
     Convert(cmd::convert::Args),
     /// List the tensor formats that can be written.
     Formats(cmd::formats::Args),
+    /// Show how a model cuts a text into tokens.
+    Tokenize(cmd::tokenize::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Convert(args) => cmd::convert::run(args),
         Command::Formats(args) => cmd::formats::run(&args),
+        Command::Tokenize(args) => cmd::tokenize::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

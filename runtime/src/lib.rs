@@ -1,1 +1,3 @@
 //! Llama-shaped text models on the CPU.
+
+pub mod tokenizer;
