@@ -1,5 +1,32 @@
 //! SIMD kernels behind one table per instruction set, chosen at run time.
 //!
-//! `unsafe` lives here, in small blocks that name the check which makes them sound; callers see safe functions.
+//! * [`Kernels`] is the chosen table: it can only be had where the machine runs it.
+//! * [`Pool`] is the thread pool of the token loop.
+//! * [`ActBuf`] holds activations, quantised once; [`matmul`], [`matmul_many`] and [`matmul_swiglu`] multiply stored
+//!   weights ([`WeightRef`]) with them.
+//! * [`KvLayout`], [`KvView`] and [`attention`](attention()) are the paged key/value cache and attention over it.
+//! * [`ops`] has the rest: norms, rotary positions, gated activations, embedding rows.
+//!
+//! Callers see safe functions that check lengths once per call and return errors. `unsafe` lives here, in small
+//! blocks that name the check which makes them sound.
 
+mod act;
+mod attention;
+mod error;
+mod kv;
+mod matmul;
+pub mod ops;
+pub mod pool;
 pub mod quantize;
+mod scalar;
+mod select;
+mod table;
+
+pub use act::{ActBuf, ActNeeds, Precision};
+pub use attention::{AttnScratch, AttnShape, attention};
+pub use error::{IsaError, KernelError};
+pub use kv::{KvLayout, KvView};
+pub use matmul::{MAX_PRODUCTS, MatMul, WeightRef, matmul, matmul_many, matmul_swiglu};
+pub use ops::RopePairs;
+pub use pool::Pool;
+pub use select::Kernels;

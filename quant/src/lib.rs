@@ -16,10 +16,12 @@ pub mod format;
 pub mod formats;
 pub mod half_bits;
 pub mod lanes;
+pub mod panel;
 pub mod search;
 
 pub use error::QuantError;
 pub use format::Format;
+pub use panel::Unpack;
 
 /// Defines [`GgmlType`], its look-ups and [`for_each_format!`] from the one list of formats.
 macro_rules! formats {

@@ -3,6 +3,7 @@
 use crate::Format;
 use crate::half_bits::{bf16_to_f32, f32_to_bf16};
 use crate::lanes::Simd;
+use crate::panel::{Unpack, Unquantized};
 
 /// brain float, the upper half of an f32.
 pub struct BF16;
@@ -33,4 +34,14 @@ impl Format for BF16 {
     fn first_overflow(bytes: &[u8]) -> Option<usize> {
         bytes.as_chunks::<2>().0.iter().position(|b| u16::from_le_bytes(*b) & 0x7f80 == 0x7f80)
     }
+}
+
+impl Unpack for BF16 {
+    type Unit = Unquantized;
+    const MAX_CODE: u8 = 0;
+    const GROUP: usize = 32;
+    const SIGNED: bool = true;
+
+    #[inline(always)]
+    fn unpack(_block: &[u8], _out: &mut Unquantized) {}
 }

@@ -3,6 +3,7 @@
 use crate::Format;
 use crate::half_bits::{f16_to_f32, f32_to_f16};
 use crate::lanes::Simd;
+use crate::panel::{Unpack, Unquantized};
 
 /// IEEE half precision.
 pub struct F16;
@@ -28,4 +29,14 @@ impl Format for F16 {
             *x = f16_to_f32(u16::from_le_bytes(*bytes));
         }
     }
+}
+
+impl Unpack for F16 {
+    type Unit = Unquantized;
+    const MAX_CODE: u8 = 0;
+    const GROUP: usize = 32;
+    const SIGNED: bool = true;
+
+    #[inline(always)]
+    fn unpack(_block: &[u8], _out: &mut Unquantized) {}
 }

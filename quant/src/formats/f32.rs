@@ -2,6 +2,7 @@
 
 use crate::Format;
 use crate::lanes::Simd;
+use crate::panel::{Unpack, Unquantized};
 
 /// IEEE single precision.
 pub struct F32;
@@ -27,4 +28,14 @@ impl Format for F32 {
             *x = f32::from_le_bytes(*bytes);
         }
     }
+}
+
+impl Unpack for F32 {
+    type Unit = Unquantized;
+    const MAX_CODE: u8 = 0;
+    const GROUP: usize = 32;
+    const SIGNED: bool = true;
+
+    #[inline(always)]
+    fn unpack(_block: &[u8], _out: &mut Unquantized) {}
 }

@@ -11,6 +11,7 @@
 use crate::Format;
 use crate::half_bits::{read_f16, write_f16};
 use crate::lanes::{Lanes, MAX_LANES, Simd};
+use crate::panel::{Block32, Unpack};
 use crate::search::groups::{self, RUN};
 use crate::search::simple::{inverse, pack_halves};
 use crate::search::table::{self, Table};
@@ -64,5 +65,24 @@ impl Format for IQ4_NL {
                 *high = TABLE.value(q >> 4) * d;
             }
         }
+    }
+}
+
+impl Unpack for IQ4_NL {
+    type Unit = Block32;
+    const MAX_CODE: u8 = 127;
+    const GROUP: usize = 32;
+    const SIGNED: bool = true;
+
+    #[inline(always)]
+    fn unpack(block: &[u8], out: &mut Block32) {
+        let Some(block) = block.first_chunk::<18>() else { return };
+        let (low, high) = out.codes.split_at_mut(16);
+        for ((low, high), q) in low.iter_mut().zip(high).zip(&block[2..]) {
+            *low = TABLE.code(q & 15) as u8;
+            *high = TABLE.code(q >> 4) as u8;
+        }
+        out.d = read_f16(block, 0);
+        out.min = 0.0;
     }
 }

@@ -10,6 +10,7 @@
 use crate::Format;
 use crate::half_bits::{read_f16, write_f16};
 use crate::lanes::Simd;
+use crate::panel::{Block32, Unpack};
 use crate::search::groups;
 use crate::search::simple::{inverse, pack_halves, signed_abs_max, truncate};
 
@@ -52,5 +53,24 @@ impl Format for Q4_0 {
                 *high = (f32::from(q >> 4) - 8.0) * d;
             }
         }
+    }
+}
+
+impl Unpack for Q4_0 {
+    type Unit = Block32;
+    const MAX_CODE: u8 = 15;
+    const GROUP: usize = 32;
+    const SIGNED: bool = false;
+
+    #[inline(always)]
+    fn unpack(block: &[u8], out: &mut Block32) {
+        let Some(block) = block.first_chunk::<18>() else { return };
+        let (low, high) = out.codes.split_at_mut(16);
+        for ((low, high), q) in low.iter_mut().zip(high).zip(&block[2..]) {
+            *low = q & 15;
+            *high = q >> 4;
+        }
+        out.d = read_f16(block, 0);
+        out.min = 8.0 * out.d;
     }
 }

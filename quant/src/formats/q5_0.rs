@@ -11,6 +11,7 @@
 use crate::Format;
 use crate::half_bits::{read_f16, write_f16};
 use crate::lanes::Simd;
+use crate::panel::{Block32, Unpack};
 use crate::search::groups;
 use crate::search::simple::{fifth_bits, inverse, pack_halves, signed_abs_max, truncate, unpack_fifth};
 
@@ -53,5 +54,20 @@ impl Format for Q5_0 {
                 *x = (f32::from(q) - 16.0) * d;
             }
         }
+    }
+}
+
+impl Unpack for Q5_0 {
+    type Unit = Block32;
+    const MAX_CODE: u8 = 31;
+    const GROUP: usize = 32;
+    const SIGNED: bool = false;
+
+    #[inline(always)]
+    fn unpack(block: &[u8], out: &mut Block32) {
+        let Some(block) = block.first_chunk::<22>() else { return };
+        unpack_fifth([block[2], block[3], block[4], block[5]], &block[6..], &mut out.codes);
+        out.d = read_f16(block, 0);
+        out.min = 16.0 * out.d;
     }
 }

@@ -11,6 +11,7 @@
 use crate::Format;
 use crate::half_bits::{read_f16, write_f16};
 use crate::lanes::Simd;
+use crate::panel::{Block32, Unpack};
 use crate::search::groups;
 use crate::search::simple::{fifth_bits, inverse, min_max, pack_halves, truncate, unpack_fifth};
 
@@ -55,5 +56,20 @@ impl Format for Q5_1 {
                 *x = f32::from(q) * d + m;
             }
         }
+    }
+}
+
+impl Unpack for Q5_1 {
+    type Unit = Block32;
+    const MAX_CODE: u8 = 31;
+    const GROUP: usize = 32;
+    const SIGNED: bool = false;
+
+    #[inline(always)]
+    fn unpack(block: &[u8], out: &mut Block32) {
+        let Some(block) = block.first_chunk::<24>() else { return };
+        unpack_fifth([block[4], block[5], block[6], block[7]], &block[8..], &mut out.codes);
+        out.d = read_f16(block, 0);
+        out.min = -read_f16(block, 2);
     }
 }

@@ -13,6 +13,7 @@
 use crate::Format;
 use crate::half_bits::{read_f16, write_f16};
 use crate::lanes::{Simd, nearest};
+use crate::panel::{SuperBlock, Unpack};
 use crate::search::EPS;
 use crate::search::groups::{self, Groups, RUN};
 
@@ -99,5 +100,30 @@ fn store_block(x: &[f32; 256], groups: &Groups, b: usize, block: &mut [u8; 210])
             block[64 * half + 32 + l] = (b & 15) | (e << 4);
             block[128 + 32 * half + l] = (a >> 4) | ((b >> 4) << 2) | ((c >> 4) << 4) | ((e >> 4) << 6);
         }
+    }
+}
+
+impl Unpack for Q6_K {
+    type Unit = SuperBlock;
+    const MAX_CODE: u8 = 63;
+    const GROUP: usize = 16;
+    const SIGNED: bool = false;
+
+    #[inline(always)]
+    fn unpack(block: &[u8], out: &mut SuperBlock) {
+        let Some(block) = block.first_chunk::<210>() else { return };
+        for (k, codes) in out.codes.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            let (half, quarter, odd) = (k / 8, k % 8 / 2, k % 2);
+            let ql = &block[64 * half + 32 * (quarter % 2) + 16 * odd..][..16];
+            let qh = &block[128 + 32 * half + 16 * odd..][..16];
+            for ((code, low), high) in codes.iter_mut().zip(ql).zip(qh) {
+                *code = (low >> (4 * (quarter / 2)) & 15) | ((high >> (2 * quarter) & 3) << 4);
+            }
+            out.scales[k] = i16::from(block[192 + k] as i8);
+            // The codes stand for q − 32.
+            out.mins[k] = 32 * out.scales[k];
+        }
+        out.d = read_f16(block, 208);
+        out.dmin = out.d;
     }
 }

@@ -8,6 +8,7 @@
 use crate::Format;
 use crate::half_bits::{read_f16, write_f16};
 use crate::lanes::Simd;
+use crate::panel::{Block32, Unpack};
 use crate::search::simple::{abs_max, inverse, truncate};
 
 /// 8-bit codes with one scale per 32 weights.
@@ -48,6 +49,21 @@ impl Format for Q8_0 {
 #[inline(always)]
 fn round_half_away(v: f32) -> i32 {
     truncate(v + 0.5f32.next_down().copysign(v))
+}
+
+impl Unpack for Q8_0 {
+    type Unit = Block32;
+    const MAX_CODE: u8 = 128;
+    const GROUP: usize = 32;
+    const SIGNED: bool = true;
+
+    #[inline(always)]
+    fn unpack(block: &[u8], out: &mut Block32) {
+        let Some(block) = block.first_chunk::<34>() else { return };
+        out.codes.copy_from_slice(&block[2..]);
+        out.d = read_f16(block, 0);
+        out.min = 0.0;
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 
 use crate::Format;
 use crate::lanes::{Simd, nearest};
+use crate::panel::{Unpack, Unquantized};
 use crate::search::simple::signed_abs_max;
 
 /// 8-bit codes with an f32 scale per 256 values, and the sums of every 16 codes.
@@ -53,4 +54,15 @@ impl Format for Q8_K {
             }
         }
     }
+}
+
+/// Only activations have this format; as a weight it computes in f32.
+impl Unpack for Q8_K {
+    type Unit = Unquantized;
+    const MAX_CODE: u8 = 0;
+    const GROUP: usize = 32;
+    const SIGNED: bool = true;
+
+    #[inline(always)]
+    fn unpack(_block: &[u8], _out: &mut Unquantized) {}
 }

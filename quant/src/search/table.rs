@@ -16,6 +16,13 @@ impl Table {
         Self { values }
     }
 
+    /// The value of a code as an integer; codes have 4 bits.
+    #[inline(always)]
+    #[must_use]
+    pub fn code(&self, code: u8) -> i8 {
+        self.values[usize::from(code & 15)]
+    }
+
     /// The value of a code; codes have 4 bits.
     #[inline(always)]
     #[must_use]

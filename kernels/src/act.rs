@@ -1,0 +1,262 @@
+//! Activations, quantised once per layer input and shared by all weights that read it.
+//!
+//! * `F32`: as they are; for [`Precision::Exact`], and for F32, F16 and BF16 weights in either mode (their kernels
+//!   expand the weight and multiply in f32; activations are not rounded to 16 bits).
+//! * `Q8K`: one scale per 256, for super-block formats. With `A` the largest magnitude, `s = 127/A`,
+//!   `q = round_half_even(x·s)`, `d = 1/s`. This is the arithmetic of GGUF runtimes' Q8_K up to a common sign of `q`
+//!   and `d`, which cancels in every product. Sums of 16 and of 32 codes serve the formats' mins.
+//! * `Q8B`: one scale per 32, for blocks of 32: `d = A/127` (kept in f32), `q = round_half_even(x·(127/A))`.
+//!
+//! Codes are −127…127, so that no kernel meets −128 as an activation.
+
+use ocelli_quant::GgmlType;
+
+use crate::error::{KernelError, check_len};
+use crate::pool::Pool;
+use crate::select::Kernels;
+use crate::table::{ActKind, Acts, index};
+
+/// How products are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// Weights are expanded to f32 and multiplied with f32 activations: for parity with float implementations.
+    Exact,
+    /// Activations are quantised to 8 bits for quantised weights; float weights compute in f32.
+    #[default]
+    Fast,
+}
+
+/// The forms of activations that a set of weights needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ActNeeds {
+    precision: Precision,
+    f32: bool,
+    q8k: bool,
+    q8b: bool,
+}
+
+impl ActNeeds {
+    /// The forms needed by weights of the formats `types`.
+    #[must_use]
+    pub fn new(precision: Precision, types: impl IntoIterator<Item = GgmlType>) -> Self {
+        let mut needs = Self { precision, f32: precision == Precision::Exact, q8k: false, q8b: false };
+        if precision == Precision::Fast {
+            for ty in types {
+                match act_kind(ty) {
+                    None => needs.f32 = true,
+                    Some(ActKind::Q8K) => needs.q8k = true,
+                    Some(ActKind::Q8B) => needs.q8b = true,
+                }
+            }
+        }
+        needs
+    }
+}
+
+/// The quantised form that a format's integer kernels take; the same in every table.
+fn act_kind(ty: GgmlType) -> Option<ActKind> {
+    Kernels::scalar().table.formats[index(ty)].int.map(|int| int.act)
+}
+
+/// Quantised rows.
+#[derive(Debug, Default)]
+struct Codes {
+    q: Vec<i8>,
+    d: Vec<f32>,
+    sums16: Vec<i16>,
+    sums32: Vec<i16>,
+}
+
+impl Codes {
+    fn resize(&mut self, n: usize, unit: usize, sums16: bool) {
+        self.q.resize(n, 0);
+        self.d.resize(n / unit, 0.0);
+        self.sums16.resize(if sums16 { n / 16 } else { 0 }, 0);
+        self.sums32.resize(n / 32, 0);
+    }
+}
+
+/// Activations of some tokens, in the forms that the weights about to read them need. Reuse one per layer input: it
+/// grows to the largest size it has held and does not allocate after that.
+#[derive(Debug, Default)]
+pub struct ActBuf {
+    tokens: usize,
+    depth: usize,
+    needs: Option<ActNeeds>,
+    f32: Vec<f32>,
+    q8k: Codes,
+    q8b: Codes,
+}
+
+impl ActBuf {
+    /// An empty buffer.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A buffer that will not allocate for up to `tokens` rows of `depth` in the forms of `needs`.
+    #[must_use]
+    pub fn with_capacity(tokens: usize, depth: usize, needs: ActNeeds) -> Self {
+        let mut buf = Self::default();
+        let n = tokens.saturating_mul(depth);
+        buf.resize(n, needs);
+        buf
+    }
+
+    /// Tokens held.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Values per token.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// Takes in `tokens` rows of `depth` values in the forms of `needs`, dividing the rows over the pool's threads.
+    ///
+    /// # Errors
+    /// When `x` is not `tokens · depth` long, or a quantised form is needed and `depth` is not a multiple of its unit
+    /// (256 or 32).
+    pub fn fill(
+        &mut self,
+        pool: &Pool,
+        kernels: Kernels,
+        x: &[f32],
+        tokens: usize,
+        depth: usize,
+        needs: ActNeeds,
+    ) -> Result<(), KernelError> {
+        self.needs = None;
+        let n = tokens.saturating_mul(depth);
+        check_len("activations", x.len(), n)?;
+        for (need, unit) in [(needs.q8k, 256), (needs.q8b, 32)] {
+            if need && !depth.is_multiple_of(unit) {
+                return Err(KernelError::Multiple { what: "activation depth", got: depth, of: unit });
+            }
+        }
+        self.resize(n, needs);
+        (self.tokens, self.depth) = (tokens, depth);
+        if needs.f32 {
+            self.f32.copy_from_slice(x);
+        }
+        if n != 0 && (needs.q8k || needs.q8b) {
+            self.quantize(pool, kernels, x, needs);
+        }
+        self.needs = Some(needs);
+        Ok(())
+    }
+
+    fn resize(&mut self, n: usize, needs: ActNeeds) {
+        if needs.f32 {
+            self.f32.resize(n, 0.0);
+        }
+        if needs.q8k {
+            self.q8k.resize(n, 256, true);
+        }
+        if needs.q8b {
+            self.q8b.resize(n, 32, false);
+        }
+    }
+
+    fn quantize(&mut self, pool: &Pool, kernels: Kernels, x: &[f32], needs: ActNeeds) {
+        let (tokens, depth) = (self.tokens, self.depth);
+        // Several rows per turn when there are many, so that threads do not meet on the counter for every row.
+        let per = tokens.div_ceil(pool.threads() * 4).max(1);
+        let k = CodesPtr::new(&mut self.q8k);
+        let b = CodesPtr::new(&mut self.q8b);
+        pool.for_each(tokens.div_ceil(per), |item, _| {
+            for t in item * per..tokens.min((item + 1) * per) {
+                let row = &x[t * depth..(t + 1) * depth];
+                if needs.q8k {
+                    // SAFETY: `resize` made room for all tokens; every row is written by one turn; the table's
+                    // features were detected, and `fill` has checked that 256 divides the row.
+                    unsafe {
+                        let (q, d, s16, s32) = k.row(t, depth, 256);
+                        (kernels.table.quantize_q8k)(row, q, d, s16, s32);
+                    }
+                }
+                if needs.q8b {
+                    // SAFETY: as above, with 32.
+                    unsafe {
+                        let (q, d, _, s32) = b.row(t, depth, 32);
+                        (kernels.table.quantize_q8b)(row, q, d, s32);
+                    }
+                }
+            }
+        });
+    }
+
+    /// The f32 rows.
+    pub(crate) fn as_f32(&self) -> Option<&[f32]> {
+        self.needs.filter(|n| n.f32).map(|_| &self.f32[..self.tokens * self.depth])
+    }
+
+    /// The quantised rows of a kind; `None` when they were not filled, or when all products are to be exact.
+    pub(crate) fn codes(&self, kind: ActKind) -> Option<Acts<'_>> {
+        let needs = self.needs?;
+        let (have, codes, unit) = match kind {
+            ActKind::Q8K => (needs.q8k, &self.q8k, 256),
+            ActKind::Q8B => (needs.q8b, &self.q8b, 32),
+        };
+        have.then_some(Acts {
+            q: &codes.q,
+            d: &codes.d,
+            sums16: &codes.sums16,
+            sums32: &codes.sums32,
+            depth: self.depth,
+            unit,
+        })
+    }
+
+    /// Whether quantised weights are to be expanded to f32.
+    pub(crate) fn exact(&self) -> bool {
+        self.needs.is_some_and(|n| n.precision == Precision::Exact)
+    }
+}
+
+/// Where rows of codes are written from several threads.
+struct CodesPtr {
+    q: *mut i8,
+    d: *mut f32,
+    sums16: *mut i16,
+    has16: bool,
+    sums32: *mut i16,
+}
+
+// SAFETY: threads write disjoint rows, see `row`.
+unsafe impl Sync for CodesPtr {}
+
+impl CodesPtr {
+    fn new(codes: &mut Codes) -> Self {
+        Self {
+            q: codes.q.as_mut_ptr(),
+            d: codes.d.as_mut_ptr(),
+            sums16: codes.sums16.as_mut_ptr(),
+            has16: !codes.sums16.is_empty(),
+            sums32: codes.sums32.as_mut_ptr(),
+        }
+    }
+
+    /// The places of row `t`.
+    ///
+    /// # Safety
+    /// The buffers must hold row `t`, and no other reference to the row may exist.
+    #[expect(clippy::mut_from_ref, reason = "rows are disjoint, which the caller promises")]
+    unsafe fn row(&self, t: usize, depth: usize, unit: usize) -> (&mut [i8], &mut [f32], &mut [i16], &mut [i16]) {
+        use std::slice::from_raw_parts_mut as slice;
+        let n16 = if self.has16 { depth / 16 } else { 0 };
+        // SAFETY: promised by the caller.
+        unsafe {
+            (
+                slice(self.q.add(t * depth), depth),
+                slice(self.d.add(t * (depth / unit)), depth / unit),
+                slice(self.sums16.add(t * n16), n16),
+                slice(self.sums32.add(t * (depth / 32)), depth / 32),
+            )
+        }
+    }
+}

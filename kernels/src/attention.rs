@@ -1,0 +1,451 @@
+//! Attention over a paged cache: grouped queries, causal, online softmax.
+//!
+//! Work is cut into tiles of at most [`ROWS`] query rows (query heads that share a KV head × tokens) and [`KEYS`]
+//! keys. A tile's keys are expanded to f32 once, transposed to panels, and multiplied with all its query rows; blocks
+//! of keys that lie behind every query of the tile are never touched. With `m` the running maximum and `l` the running
+//! sum of a row, a key tile with scores `s` does
+//!
+//! ```text
+//! m' = max(m, max s)    p = exp(s − m')    l = l·exp(m − m') + Σ p    o = o·exp(m − m') + p·V
+//! ```
+//!
+//! and the result is `o / l`. When all queries fit one tile (generation), the keys are cut into chunks of
+//! [`CHUNK`] that threads share; their partial results are merged in order. How work is cut depends on the shapes
+//! only, so results do not depend on the number of threads. Arithmetic is f32 in both precisions.
+
+use crate::error::{KernelError, check_len};
+use crate::kv::KvView;
+use crate::matmul::OutPtr;
+use crate::pool::{Pool, SCRATCH_BYTES};
+use crate::select::Kernels;
+use crate::table::{F32_LANES, GemmF32, KernelTable, index};
+
+/// Query rows of a tile.
+const ROWS: usize = 64;
+
+/// Keys of a tile, at most; a tile lies inside one cache block.
+const KEYS: usize = 64;
+
+/// Keys of a chunk when the queries are few. A multiple of [`KEYS`].
+const CHUNK: usize = 512;
+
+/// Query rows below which keys are used row by row instead of as transposed panels.
+const FEW_ROWS: usize = 4;
+
+// The largest head must fit a worker's scratch: queries, results, scores, keys, values, one row, maxima and sums.
+const _: () = assert!(Pieces::floats(crate::kv::MAX_HEAD_DIM) * 4 <= SCRATCH_BYTES);
+
+/// What a call of [`attention`] attends with.
+#[derive(Debug, Clone, Copy)]
+pub struct AttnShape {
+    /// Query heads, a multiple of the cache's KV heads. Query head j uses KV head j / (`n_heads` / `n_kv_heads`).
+    pub n_heads: usize,
+    /// Position of the first query token.
+    pub pos0: usize,
+    /// Factor on scores, usually `1/sqrt(head_dim)`.
+    pub scale: f32,
+    /// Whether a token sees only positions up to its own; else all of the view.
+    pub causal: bool,
+}
+
+/// Partial results of generation steps over long contexts. Reuse one: it keeps the size it has grown to.
+#[derive(Debug, Default)]
+pub struct AttnScratch {
+    partial: Vec<f32>,
+}
+
+impl AttnScratch {
+    /// An empty scratch.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A scratch that will not allocate for single tokens over up to `n_ctx` positions.
+    #[must_use]
+    pub fn with_capacity(n_heads: usize, head_dim: usize, n_ctx: usize) -> Self {
+        let n = n_ctx.div_ceil(CHUNK).saturating_mul(n_heads).saturating_mul(head_dim + 2);
+        Self { partial: vec![0.0; n] }
+    }
+}
+
+/// `out[t][j] = softmax(scale · q[t][j]·K) · V` for every token and query head. `q` and `out` are tokens × `n_heads` ×
+/// `head_dim`; token t stands at position `pos0 + t`.
+///
+/// # Errors
+/// When the shapes do not fit, or the view does not hold the positions that the tokens see.
+pub fn attention(
+    pool: &Pool,
+    kernels: Kernels,
+    scratch: &mut AttnScratch,
+    shape: AttnShape,
+    q: &[f32],
+    view: &KvView<'_>,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
+    let layout = view.layout();
+    let (hd, kv_heads) = (layout.head_dim(), layout.n_kv_heads());
+    if shape.n_heads == 0 || !shape.n_heads.is_multiple_of(kv_heads) {
+        return Err(KernelError::Multiple { what: "number of query heads", got: shape.n_heads, of: kv_heads });
+    }
+    let width = shape.n_heads.saturating_mul(hd);
+    if !q.len().is_multiple_of(width) {
+        return Err(KernelError::Multiple { what: "queries", got: q.len(), of: width });
+    }
+    check_len("attention result", out.len(), q.len())?;
+    let tokens = q.len() / width;
+    if tokens == 0 {
+        return Ok(());
+    }
+    let seen = if shape.causal { shape.pos0.saturating_add(tokens) } else { view.len().max(1) };
+    if seen > view.len() {
+        return Err(KernelError::TooLarge { what: "positions to attend to", got: seen, limit: view.len() });
+    }
+    let group = shape.n_heads / kv_heads;
+    let heads = group.min(ROWS);
+    let job = Job {
+        table: kernels.table,
+        shape,
+        view: *view,
+        q,
+        out: OutPtr(out.as_mut_ptr()),
+        tokens,
+        seen,
+        heads,
+        head_tiles: group.div_ceil(heads),
+        group,
+        tile_tokens: (ROWS / heads).max(1),
+    };
+    job.run(pool, scratch);
+    Ok(())
+}
+
+/// One call, readable from all threads.
+struct Job<'a> {
+    table: &'static KernelTable,
+    shape: AttnShape,
+    view: KvView<'a>,
+    q: &'a [f32],
+    out: OutPtr,
+    tokens: usize,
+    /// Positions seen by the last token.
+    seen: usize,
+    /// Query heads in a tile.
+    heads: usize,
+    /// Tiles that cover the query heads of one KV head.
+    head_tiles: usize,
+    /// Query heads per KV head.
+    group: usize,
+    /// Tokens in a tile.
+    tile_tokens: usize,
+}
+
+/// The query rows of a tile: tokens `t0..t1` of query heads `h0..h1`, all of KV head `kv`.
+#[derive(Clone, Copy)]
+struct Tile {
+    t0: usize,
+    t1: usize,
+    h0: usize,
+    h1: usize,
+    kv: usize,
+}
+
+impl Tile {
+    fn rows(&self) -> usize {
+        (self.t1 - self.t0) * (self.h1 - self.h0)
+    }
+
+    /// Token and head of row r.
+    fn at(&self, r: usize) -> (usize, usize) {
+        let heads = self.h1 - self.h0;
+        (self.t0 + r / heads, self.h0 + r % heads)
+    }
+}
+
+/// A worker's scratch, cut up for one tile.
+struct Pieces<'a> {
+    /// Queries × scale, [rows][head_dim].
+    q: &'a mut [f32],
+    /// Results before division, [rows][padded head_dim].
+    o: &'a mut [f32],
+    /// Scores, [rows][KEYS].
+    s: &'a mut [f32],
+    /// Keys: panels [KEYS / LANES][head_dim][LANES], or rows [KEYS][head_dim].
+    k: &'a mut [f32],
+    /// Values, [KEYS][padded head_dim].
+    v: &'a mut [f32],
+    /// One key.
+    row: &'a mut [f32],
+    max: &'a mut [f32],
+    sum: &'a mut [f32],
+}
+
+/// Head size rounded up to whole panels.
+const fn padded(head_dim: usize) -> usize {
+    head_dim.div_ceil(F32_LANES) * F32_LANES
+}
+
+impl<'a> Pieces<'a> {
+    /// Floats needed for heads of `hd` values.
+    const fn floats(hd: usize) -> usize {
+        ROWS * (2 * padded(hd) + KEYS) + 2 * KEYS * padded(hd) + padded(hd) + 2 * ROWS
+    }
+
+    fn new(scratch: &'a mut [u8], hd: usize) -> Self {
+        // SAFETY: a worker's scratch is aligned to 64 and SCRATCH_BYTES long; f32 has no invalid bits.
+        let floats = unsafe { std::slice::from_raw_parts_mut(scratch.as_mut_ptr().cast::<f32>(), scratch.len() / 4) };
+        let p = padded(hd);
+        let (q, rest) = floats.split_at_mut(ROWS * p);
+        let (o, rest) = rest.split_at_mut(ROWS * p);
+        let (s, rest) = rest.split_at_mut(ROWS * KEYS);
+        let (k, rest) = rest.split_at_mut(KEYS * p);
+        let (v, rest) = rest.split_at_mut(KEYS * p);
+        let (row, rest) = rest.split_at_mut(p);
+        let (max, rest) = rest.split_at_mut(ROWS);
+        Self { q, o, s, k, v, row, max, sum: &mut rest[..ROWS] }
+    }
+}
+
+impl Job<'_> {
+    fn run(&self, pool: &Pool, scratch: &mut AttnScratch) {
+        let tiles = self.tokens.div_ceil(self.tile_tokens) * self.view.layout().n_kv_heads() * self.head_tiles;
+        let chunks = self.seen.div_ceil(CHUNK);
+        if self.tokens > self.tile_tokens || chunks == 1 {
+            // Late tiles see the most keys: they go first, so that no thread is left with one at the end.
+            pool.for_each(tiles, |item, scratch| {
+                let mut p = Pieces::new(scratch, self.view.layout().head_dim());
+                let tile = self.tile(tiles - 1 - item);
+                self.keys(tile, 0, self.seen, &mut p);
+                self.finish(tile, &p);
+            });
+            return;
+        }
+        let hd = self.view.layout().head_dim();
+        let stride = hd + 2;
+        let n = tiles * self.heads * self.tokens * stride * chunks;
+        if scratch.partial.len() < n {
+            scratch.partial.resize(n, 0.0);
+        }
+        let partial = OutPtr(scratch.partial.as_mut_ptr());
+        let per_tile = n / tiles / chunks;
+        pool.for_each(tiles * chunks, |item, scratch| {
+            let (tile_no, chunk) = (item / chunks, item % chunks);
+            let tile = self.tile(tile_no);
+            let mut p = Pieces::new(scratch, hd);
+            self.keys(tile, chunk * CHUNK, self.seen.min((chunk + 1) * CHUNK), &mut p);
+            // SAFETY: item `i` owns floats `i·per_tile .. (i + 1)·per_tile` of the buffer of `n` floats.
+            let dst = unsafe { std::slice::from_raw_parts_mut(partial.get().add(item * per_tile), per_tile) };
+            for r in 0..tile.rows() {
+                let row = &mut dst[r * stride..(r + 1) * stride];
+                row[..hd].copy_from_slice(&p.o[r * padded(hd)..r * padded(hd) + hd]);
+                row[hd] = p.max[r];
+                row[hd + 1] = p.sum[r];
+            }
+        });
+        for tile_no in 0..tiles {
+            let all = &scratch.partial[tile_no * chunks * per_tile..(tile_no + 1) * chunks * per_tile];
+            self.merge(self.tile(tile_no), all, chunks, per_tile);
+        }
+    }
+
+    fn tile(&self, no: usize) -> Tile {
+        let per_token_tile = self.view.layout().n_kv_heads() * self.head_tiles;
+        let (token_tile, rest) = (no / per_token_tile, no % per_token_tile);
+        let (kv, head_tile) = (rest / self.head_tiles, rest % self.head_tiles);
+        let t0 = token_tile * self.tile_tokens;
+        let h0 = kv * self.group + head_tile * self.heads;
+        Tile {
+            t0,
+            t1: self.tokens.min(t0 + self.tile_tokens),
+            h0,
+            h1: (h0 + self.heads).min((kv + 1) * self.group),
+            kv,
+        }
+    }
+
+    /// Positions that token `t` sees.
+    fn seen_by(&self, t: usize) -> usize {
+        if self.shape.causal { self.shape.pos0 + t + 1 } else { self.seen }
+    }
+
+    /// Attends with the queries of `tile` to keys `from..to`, as far as they see them.
+    fn keys(&self, tile: Tile, from: usize, to: usize, p: &mut Pieces<'_>) {
+        let layout = self.view.layout();
+        let (hd, pad, rows) = (layout.head_dim(), padded(layout.head_dim()), tile.rows());
+        for r in 0..rows {
+            let (t, h) = tile.at(r);
+            let q = &self.q[(t * self.shape.n_heads + h) * hd..][..hd];
+            for (dst, q) in p.q[r * hd..(r + 1) * hd].iter_mut().zip(q) {
+                *dst = q * self.shape.scale;
+            }
+        }
+        p.o[..rows * pad].fill(0.0);
+        p.max[..rows].fill(f32::NEG_INFINITY);
+        p.sum[..rows].fill(0.0);
+        let to = to.min(self.seen_by(tile.t1 - 1));
+        let mut k0 = from;
+        while k0 < to {
+            let k1 = to.min(k0 + KEYS).min((k0 / layout.block_len() + 1) * layout.block_len());
+            self.scores(tile, k0, k1, p);
+            self.softmax(tile, k0, k1, p);
+            self.values(tile, k0, k1, p);
+            k0 = k1;
+        }
+    }
+
+    /// `s[r][key] = q[r]·k[key]`.
+    fn scores(&self, tile: Tile, k0: usize, k1: usize, p: &mut Pieces<'_>) {
+        let layout = self.view.layout();
+        let (hd, n, rows) = (layout.head_dim(), k1 - k0, tile.rows());
+        let bytes = self.view.k_rows(tile.kv, k0, k1);
+        let row_bytes = bytes.len() / n;
+        let dequantize = self.table.formats[index(layout.k_type())].dequantize;
+        if rows < FEW_ROWS {
+            for (key, bytes) in bytes.chunks_exact(row_bytes).enumerate() {
+                // SAFETY: the bytes are one row of head_dim values; the table's features were detected.
+                unsafe { dequantize(bytes, &mut p.row[..hd]) };
+                for r in 0..rows {
+                    // SAFETY: equal lengths; features as above.
+                    p.s[r * KEYS + key] = unsafe { (self.table.dot_f32)(&p.q[r * hd..(r + 1) * hd], &p.row[..hd]) };
+                }
+            }
+            return;
+        }
+        for (panel_no, bytes) in bytes.chunks(F32_LANES * row_bytes).enumerate() {
+            let panel = &mut p.k[panel_no * hd * F32_LANES..(panel_no + 1) * hd * F32_LANES];
+            let lanes = bytes.len() / row_bytes;
+            for lane in 0..F32_LANES {
+                let row = &mut p.row[..hd];
+                if lane < lanes {
+                    // SAFETY: the bytes are one row of head_dim values; the table's features were detected.
+                    unsafe { dequantize(&bytes[lane * row_bytes..(lane + 1) * row_bytes], row) };
+                } else {
+                    row.fill(0.0);
+                }
+                for (step, v) in panel.as_chunks_mut::<F32_LANES>().0.iter_mut().zip(&*row) {
+                    step[lane] = *v;
+                }
+            }
+            // SAFETY: the panel has `hd` steps, `q` rows × hd values, and `s` rows × KEYS of which this panel's lanes
+            // are `panel_no·LANES ..`; the table's features were detected.
+            unsafe {
+                (self.table.gemm_f32)(&GemmF32 {
+                    panel: panel.as_ptr(),
+                    panel_stride: F32_LANES,
+                    n_rows: lanes,
+                    depth: hd,
+                    x: p.q.as_ptr(),
+                    x_stride: hd,
+                    cols: rows,
+                    out: p.s.as_mut_ptr().add(panel_no * F32_LANES),
+                    out_stride: KEYS,
+                    accumulate: false,
+                });
+            }
+        }
+    }
+
+    /// Turns scores into weights, and rescales what has been added up.
+    fn softmax(&self, tile: Tile, k0: usize, k1: usize, p: &mut Pieces<'_>) {
+        let pad = padded(self.view.layout().head_dim());
+        for r in 0..tile.rows() {
+            let (t, _) = tile.at(r);
+            let s = &mut p.s[r * KEYS..r * KEYS + (k1 - k0)];
+            let (visible, hidden) = s.split_at_mut(self.seen_by(t).clamp(k0, k1) - k0);
+            hidden.fill(0.0);
+            if visible.is_empty() {
+                continue;
+            }
+            // SAFETY: these functions take any length; the table's features were detected.
+            unsafe {
+                let max = p.max[r].max((self.table.max)(visible));
+                // All scores −∞ (an overflow upstream): keep the weights at NaN rather than guess.
+                let shrink = if p.max[r] == max { 1.0 } else { (p.max[r] - max).exp() };
+                if shrink != 1.0 {
+                    (self.table.scale)(&mut p.o[r * pad..(r + 1) * pad], shrink);
+                }
+                p.sum[r] = p.sum[r] * shrink + (self.table.exp_sum)(visible, max);
+                p.max[r] = max;
+            }
+        }
+    }
+
+    /// `o[r] += Σ_key s[r][key]·v[key]`.
+    fn values(&self, tile: Tile, k0: usize, k1: usize, p: &mut Pieces<'_>) {
+        let layout = self.view.layout();
+        let (hd, n) = (layout.head_dim(), k1 - k0);
+        let pad = padded(hd);
+        let bytes = self.view.v_rows(tile.kv, k0, k1);
+        let dequantize = self.table.formats[index(layout.v_type())].dequantize;
+        for (row, bytes) in p.v.chunks_exact_mut(pad).zip(bytes.chunks_exact(bytes.len() / n)) {
+            // SAFETY: the bytes are one row of head_dim values; the table's features were detected.
+            unsafe { dequantize(bytes, &mut row[..hd]) };
+            row[hd..].fill(0.0);
+        }
+        for lane in (0..hd).step_by(F32_LANES) {
+            // SAFETY: `v` has n rows of `pad` ≥ lane + LANES values, `s` has rows × KEYS ≥ n, `o` rows × pad; the
+            // table's features were detected.
+            unsafe {
+                (self.table.gemm_f32)(&GemmF32 {
+                    panel: p.v.as_ptr().add(lane),
+                    panel_stride: pad,
+                    n_rows: F32_LANES,
+                    depth: n,
+                    x: p.s.as_ptr(),
+                    x_stride: KEYS,
+                    cols: tile.rows(),
+                    out: p.o.as_mut_ptr().add(lane),
+                    out_stride: pad,
+                    accumulate: true,
+                });
+            }
+        }
+    }
+
+    /// Writes `o / l`.
+    fn finish(&self, tile: Tile, p: &Pieces<'_>) {
+        let hd = self.view.layout().head_dim();
+        for r in 0..tile.rows() {
+            let o = &p.o[r * padded(hd)..r * padded(hd) + hd];
+            let inverse = 1.0 / p.sum[r];
+            for (out, o) in self.result(tile, r).iter_mut().zip(o) {
+                *out = o * inverse;
+            }
+        }
+    }
+
+    /// Merges the partial results of a tile's chunks, in order.
+    fn merge(&self, tile: Tile, partial: &[f32], chunks: usize, per_chunk: usize) {
+        let hd = self.view.layout().head_dim();
+        let stride = hd + 2;
+        for r in 0..tile.rows() {
+            let rows = || (0..chunks).map(|c| &partial[c * per_chunk + r * stride..][..stride]);
+            let max = rows().map(|row| row[hd]).fold(f32::NEG_INFINITY, f32::max);
+            let out = self.result(tile, r);
+            out.fill(0.0);
+            let mut sum = 0.0;
+            for row in rows() {
+                // A chunk that this token does not see has a sum of 0 and a maximum of −∞.
+                let weight = if row[hd + 1] == 0.0 { 0.0 } else { (row[hd] - max).exp() };
+                sum += weight * row[hd + 1];
+                for (out, o) in out.iter_mut().zip(row) {
+                    *out += weight * o;
+                }
+            }
+            let inverse = 1.0 / sum;
+            for out in out {
+                *out *= inverse;
+            }
+        }
+    }
+
+    /// Where row `r` of a tile goes.
+    #[expect(clippy::mut_from_ref, reason = "rows of different tiles are disjoint, and a tile is one thread's")]
+    fn result(&self, tile: Tile, r: usize) -> &mut [f32] {
+        let hd = self.view.layout().head_dim();
+        let (t, h) = tile.at(r);
+        // SAFETY: the result is tokens × n_heads × hd long (checked in `attention`); every (token, head) belongs to
+        // one tile, which one thread handles, and the slice is dropped before the next one is made.
+        unsafe { std::slice::from_raw_parts_mut(self.out.get().add((t * self.shape.n_heads + h) * hd), hd) }
+    }
+}

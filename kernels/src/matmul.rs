@@ -1,0 +1,405 @@
+//! Products of stored weights with activations.
+//!
+//! One token goes straight over the stored blocks (GEMV). Several tokens go through a real quantised GEMM: a thread
+//! takes a strip of rows, unpacks it once into a panel in its scratch memory, and multiplies the panel with all
+//! tokens. Weights are never copied anywhere else.
+//!
+//! Every result is computed by one thread in an order that depends on the shapes only, so results do not depend on
+//! the number of threads.
+
+use ocelli_quant::GgmlType;
+
+use crate::act::ActBuf;
+use crate::error::{KernelError, check_len};
+use crate::pool::{Pool, SCRATCH_BYTES};
+use crate::select::Kernels;
+use crate::table::{
+    Acts, F32_LANES, FormatKernels, Gemm, GemmF32, Gemv, GemvF32, IntKernels, KernelTable, Pack, index,
+};
+
+/// Scratch kept for results that wait for their partner in [`matmul_swiglu`].
+const PARTNER_BYTES: usize = 64 * 1024;
+
+/// Products that [`matmul_many`] takes at once.
+pub const MAX_PRODUCTS: usize = 8;
+
+/// Scratch for panels.
+const PANEL_BYTES: usize = SCRATCH_BYTES - PARTNER_BYTES;
+
+/// Depth of a panel of f32 weights: 512 steps of 16 lanes are 32 KiB. A multiple of every block length.
+const F32_DEPTH: usize = 512;
+
+/// A stored matrix: `rows` rows of `cols` weights, each a whole number of blocks.
+#[derive(Debug, Clone, Copy)]
+pub struct WeightRef<'a> {
+    ty: GgmlType,
+    bytes: &'a [u8],
+    rows: usize,
+    cols: usize,
+    row_bytes: usize,
+}
+
+impl<'a> WeightRef<'a> {
+    /// Views `bytes` as a matrix.
+    ///
+    /// # Errors
+    /// When `cols` is 0 or does not divide into blocks or `bytes` is not exactly `rows` rows long.
+    pub fn new(ty: GgmlType, bytes: &'a [u8], rows: usize, cols: usize) -> Result<Self, KernelError> {
+        if cols == 0 {
+            return Err(KernelError::Empty { what: "row of a weight" });
+        }
+        let row_bytes = ty.row_bytes(cols)?;
+        let limit = isize::MAX as usize;
+        let want = rows.checked_mul(row_bytes).ok_or(KernelError::TooLarge { what: "row count", got: rows, limit })?;
+        check_len("weight bytes", bytes.len(), want)?;
+        Ok(Self { ty, bytes, rows, cols, row_bytes })
+    }
+
+    /// Storage format.
+    #[must_use]
+    pub fn ty(&self) -> GgmlType {
+        self.ty
+    }
+
+    /// Rows, the length of a result.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns, the length of an input.
+    #[must_use]
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The stored bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// The bytes of one row.
+    ///
+    /// # Errors
+    /// When there is no such row.
+    pub fn row(&self, row: usize) -> Result<&'a [u8], KernelError> {
+        if row >= self.rows {
+            return Err(KernelError::TooLarge { what: "row", got: row, limit: self.rows.saturating_sub(1) });
+        }
+        Ok(&self.bytes[row * self.row_bytes..(row + 1) * self.row_bytes])
+    }
+}
+
+/// One product of [`matmul_many`].
+#[derive(Debug)]
+pub struct MatMul<'w, 'o> {
+    /// The weight.
+    pub weight: WeightRef<'w>,
+    /// tokens × rows results.
+    pub out: &'o mut [f32],
+}
+
+/// `out[t][r] = Σ_k weight[r][k]·act[t][k]` for all tokens of `act`.
+///
+/// # Errors
+/// When the shapes do not fit, or `act` was not filled for the weight's format.
+pub fn matmul(
+    pool: &Pool,
+    kernels: Kernels,
+    weight: &WeightRef<'_>,
+    act: &ActBuf,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
+    matmul_many(pool, kernels, act, &mut [MatMul { weight: *weight, out }])
+}
+
+/// Several products that share their activations, in one meeting of the threads.
+///
+/// # Errors
+/// As [`matmul`]; nothing has been computed then.
+pub fn matmul_many(
+    pool: &Pool,
+    kernels: Kernels,
+    act: &ActBuf,
+    products: &mut [MatMul<'_, '_>],
+) -> Result<(), KernelError> {
+    let tokens = act.tokens();
+    if products.len() > MAX_PRODUCTS {
+        return Err(KernelError::TooLarge { what: "number of products", got: products.len(), limit: MAX_PRODUCTS });
+    }
+    let mut list: [Option<(Strips<'_>, OutPtr)>; MAX_PRODUCTS] = [const { None }; MAX_PRODUCTS];
+    let mut items = 0;
+    for (entry, p) in list.iter_mut().zip(products) {
+        check_len("matmul result", p.out.len(), tokens.saturating_mul(p.weight.rows))?;
+        let strips = Strips::new(kernels.table, &p.weight, act, pool.threads())?;
+        items += strips.count();
+        *entry = Some((strips, OutPtr(p.out.as_mut_ptr())));
+    }
+    pool.for_each(if tokens == 0 { 0 } else { items }, |mut item, scratch| {
+        for (strips, out) in list.iter().flatten() {
+            if item < strips.count() {
+                let (r0, r1) = strips.rows(item);
+                // SAFETY: `out` is tokens × rows long (checked above); strips are disjoint, each taken once.
+                unsafe { strips.compute(r0, r1, 0, tokens, out.get().add(r0), strips.weight.rows, scratch) };
+                return;
+            }
+            item -= strips.count();
+        }
+    });
+    Ok(())
+}
+
+/// `out[t][r] = silu(gate[r]·act[t]) · (up[r]·act[t])`: the first half of a gated MLP in one meeting of the threads.
+///
+/// # Errors
+/// As [`matmul`], and when the two weights differ in shape.
+pub fn matmul_swiglu(
+    pool: &Pool,
+    kernels: Kernels,
+    gate: &WeightRef<'_>,
+    up: &WeightRef<'_>,
+    act: &ActBuf,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
+    let (table, tokens, rows) = (kernels.table, act.tokens(), gate.rows);
+    check_len("rows of the up projection", up.rows, rows)?;
+    check_len("gated MLP result", out.len(), tokens.saturating_mul(rows))?;
+    let mut gates = Strips::new(table, gate, act, pool.threads())?;
+    let ups = Strips::new(table, up, act, pool.threads())?;
+    // Both run over the rows of the same strip, which must suit both formats.
+    gates.step = gates.step.min(ups.step);
+    let items = if tokens == 0 { 0 } else { gates.count() };
+    let out = OutPtr(out.as_mut_ptr());
+    pool.for_each(items, |item, scratch| {
+        let (r0, r1) = gates.rows(item);
+        let n = r1 - r0;
+        let (panel, partner) = scratch.split_at_mut(PANEL_BYTES);
+        let partner: *mut f32 = partner.as_mut_ptr().cast();
+        let block = PARTNER_BYTES / 4 / n;
+        for t0 in (0..tokens).step_by(block) {
+            let t1 = tokens.min(t0 + block);
+            // SAFETY: the result holds tokens × rows values and the partner `block` × n; strips are disjoint. The
+            // slices of one token do not overlap, and the table's features were detected.
+            unsafe {
+                let dst = out.get().add(t0 * rows + r0);
+                gates.compute(r0, r1, t0, t1, dst, rows, panel);
+                ups.compute(r0, r1, t0, t1, partner, n, panel);
+                for t in 0..t1 - t0 {
+                    let gate = std::slice::from_raw_parts_mut(dst.add(t * rows), n);
+                    (table.swiglu)(gate, std::slice::from_raw_parts(partner.add(t * n), n));
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+/// A result that several threads write in disjoint pieces.
+#[derive(Clone, Copy)]
+pub(crate) struct OutPtr(pub(crate) *mut f32);
+
+// SAFETY: users write disjoint elements only.
+unsafe impl Sync for OutPtr {}
+// SAFETY: as above.
+unsafe impl Send for OutPtr {}
+
+impl OutPtr {
+    pub(crate) fn get(self) -> *mut f32 {
+        self.0
+    }
+}
+
+/// How the rows of one product are computed and cut.
+struct Strips<'a> {
+    table: &'static KernelTable,
+    weight: WeightRef<'a>,
+    path: Path<'a>,
+    /// Rows of a strip.
+    step: usize,
+}
+
+enum Path<'a> {
+    Int(IntKernels, Acts<'a>),
+    Float(FormatKernels, &'a [f32]),
+}
+
+impl<'a> Strips<'a> {
+    fn new(
+        table: &'static KernelTable,
+        weight: &WeightRef<'a>,
+        act: &'a ActBuf,
+        threads: usize,
+    ) -> Result<Self, KernelError> {
+        if act.depth() != weight.cols {
+            return Err(KernelError::Depth { rows: weight.rows, cols: weight.cols, depth: act.depth() });
+        }
+        let format = table.formats[index(weight.ty)];
+        let missing = KernelError::MissingActivations { format: weight.ty.name() };
+        let path = match format.int {
+            Some(int) if !act.exact() => Path::Int(int, act.codes(int.act).ok_or(missing)?),
+            _ => Path::Float(format, act.as_f32().ok_or(missing)?),
+        };
+        let step = if act.tokens() == 1 {
+            // Some turns per thread to even out, but at least 16 rows per turn.
+            (weight.rows / (threads * 8)).clamp(16, 256) & !7
+        } else {
+            match &path {
+                Path::Int(..) => table.mr,
+                Path::Float(..) => F32_LANES,
+            }
+        };
+        Ok(Self { table, weight: *weight, path, step })
+    }
+
+    fn count(&self) -> usize {
+        self.weight.rows.div_ceil(self.step)
+    }
+
+    fn rows(&self, item: usize) -> (usize, usize) {
+        (item * self.step, self.weight.rows.min((item + 1) * self.step))
+    }
+
+    /// Computes rows `r0..r1` (at most one strip) for tokens `t0..t1`; row r of token t goes to
+    /// `out + (t − t0)·stride + (r − r0)`.
+    ///
+    /// # Safety
+    /// `out` must be valid for those writes and not be accessed by other threads. `scratch` is a worker's scratch
+    /// memory, at least [`PANEL_BYTES`] long and aligned to 64.
+    #[expect(clippy::too_many_arguments, reason = "a rectangle, its place and its scratch")]
+    unsafe fn compute(
+        &self,
+        r0: usize,
+        r1: usize,
+        t0: usize,
+        t1: usize,
+        out: *mut f32,
+        stride: usize,
+        scratch: &mut [u8],
+    ) {
+        let w = &self.weight;
+        let rows = &w.bytes[r0 * w.row_bytes..r1 * w.row_bytes];
+        match &self.path {
+            // SAFETY: rows are whole (checked by `WeightRef::new`), `out` is promised, and the table is detected.
+            Path::Int(int, acts) if t1 - t0 == 1 => unsafe {
+                let out = std::slice::from_raw_parts_mut(out, r1 - r0);
+                (int.gemv)(&mut Gemv { rows, row_bytes: w.row_bytes, acts: acts.tokens(t0, 1), out });
+            },
+            // SAFETY: as above.
+            Path::Float(format, x) if t1 - t0 == 1 => unsafe {
+                let out = std::slice::from_raw_parts_mut(out, r1 - r0);
+                let x = &x[t0 * w.cols..t1 * w.cols];
+                (format.gemv_f32)(&mut GemvF32 { rows, row_bytes: w.row_bytes, x, out });
+            },
+            // SAFETY: promised by the caller.
+            Path::Int(int, acts) => unsafe {
+                self.compute_int(int, acts.tokens(t0, t1 - t0), rows, r1 - r0, out, stride, scratch);
+            },
+            // SAFETY: promised by the caller.
+            Path::Float(format, x) => unsafe {
+                let x = &x[t0 * w.cols..t1 * w.cols];
+                self.compute_float(format, x, rows, r1 - r0, out, stride, scratch);
+            },
+        }
+    }
+
+    /// The integer GEMM of one strip.
+    ///
+    /// # Safety
+    /// As [`Strips::compute`].
+    #[expect(clippy::too_many_arguments, reason = "a rectangle, its place and its scratch")]
+    unsafe fn compute_int(
+        &self,
+        int: &IntKernels,
+        acts: Acts<'_>,
+        rows: &[u8],
+        n_rows: usize,
+        out: *mut f32,
+        stride: usize,
+        scratch: &mut [u8],
+    ) {
+        let units = self.weight.cols / int.unit;
+        let per = (PANEL_BYTES / int.panel_unit_bytes).max(1);
+        let block_bytes = self.weight.row_bytes / units;
+        for unit0 in (0..units).step_by(per) {
+            let n = per.min(units - unit0);
+            let panel = &mut scratch[..n * int.panel_unit_bytes];
+            let rows = &rows[unit0 * block_bytes..];
+            // SAFETY: every row of the strip holds units `unit0..unit0 + n`; the panel has the promised size and
+            // alignment; `out` is the caller's promise; the table's features were detected.
+            unsafe {
+                (int.pack)(&mut Pack { rows, row_bytes: self.weight.row_bytes, n_rows, units: n, panel });
+                (int.gemm)(&Gemm {
+                    panel,
+                    n_rows,
+                    unit0,
+                    units: n,
+                    acts,
+                    out,
+                    out_stride: stride,
+                    accumulate: unit0 != 0,
+                });
+            }
+        }
+    }
+
+    /// The f32 GEMM of one strip: expands a depth range of its rows, transposes it, multiplies, adds up.
+    ///
+    /// # Safety
+    /// As [`Strips::compute`].
+    #[expect(clippy::too_many_arguments, reason = "a rectangle, its place and its scratch")]
+    unsafe fn compute_float(
+        &self,
+        format: &FormatKernels,
+        x: &[f32],
+        rows: &[u8],
+        n_rows: usize,
+        out: *mut f32,
+        stride: usize,
+        scratch: &mut [u8],
+    ) {
+        let w = &self.weight;
+        let cols = x.len() / w.cols;
+        // SAFETY: the scratch is aligned to 64 and longer than both pieces (32 KiB + 2 KiB); f32 has no invalid bits.
+        let (panel, row) = unsafe {
+            let base: *mut f32 = scratch.as_mut_ptr().cast();
+            (
+                std::slice::from_raw_parts_mut(base, F32_DEPTH * F32_LANES),
+                std::slice::from_raw_parts_mut(base.add(F32_DEPTH * F32_LANES), F32_DEPTH),
+            )
+        };
+        let (block_len, block_bytes) = (w.ty.block_len(), w.ty.block_bytes());
+        for k0 in (0..w.cols).step_by(F32_DEPTH) {
+            let depth = F32_DEPTH.min(w.cols - k0);
+            let (b0, b1) = (k0 / block_len * block_bytes, (k0 + depth) / block_len * block_bytes);
+            for r in 0..F32_LANES {
+                let row = &mut row[..depth];
+                if r < n_rows {
+                    // SAFETY: the bytes are the whole blocks of `depth` weights; the table's features were detected.
+                    unsafe { (format.dequantize)(&rows[r * w.row_bytes + b0..r * w.row_bytes + b1], row) };
+                } else {
+                    row.fill(0.0);
+                }
+                for (step, v) in panel.as_chunks_mut::<F32_LANES>().0.iter_mut().zip(&*row) {
+                    step[r] = *v;
+                }
+            }
+            // SAFETY: the panel holds `depth` steps, `x` holds `cols` rows of w.cols > k0 + depth − 1 values, `out` is
+            // the caller's promise; the table's features were detected.
+            unsafe {
+                (self.table.gemm_f32)(&GemmF32 {
+                    panel: panel.as_ptr(),
+                    panel_stride: F32_LANES,
+                    n_rows,
+                    depth,
+                    x: x.as_ptr().add(k0),
+                    x_stride: w.cols,
+                    cols,
+                    out,
+                    out_stride: stride,
+                    accumulate: k0 != 0,
+                });
+            }
+        }
+    }
+}

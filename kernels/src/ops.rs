@@ -1,0 +1,208 @@
+//! The small operations between products: norms, rotary positions, gated activations, embedding rows.
+
+use ocelli_quant::GgmlType;
+
+use crate::error::{KernelError, check_len};
+use crate::matmul::{OutPtr, WeightRef};
+use crate::pool::Pool;
+use crate::select::Kernels;
+use crate::table::index;
+
+/// Values below which an operation is not worth waking other threads for.
+const WORTH_A_MEETING: usize = 32 * 1024;
+
+/// Which elements of a head form a pair that rotates together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RopePairs {
+    /// Elements 2i and 2i + 1: `llama` files, whose q and k rows are permuted for it.
+    #[default]
+    Interleaved,
+    /// Elements i and i + n/2 (NEOX): `qwen2` and most other architectures.
+    Halves,
+}
+
+/// Cuts `rows` rows of `width` values over the pool; `each(from, to)` handles rows `from..to`.
+fn rows_over(pool: &Pool, rows: usize, width: usize, each: impl Fn(usize, usize) + Sync) {
+    if rows == 0 || width == 0 {
+        return;
+    }
+    if rows.saturating_mul(width) < WORTH_A_MEETING || pool.threads() == 1 {
+        each(0, rows);
+        return;
+    }
+    let per = rows.div_ceil(pool.threads() * 4).max(1);
+    pool.for_each(rows.div_ceil(per), |item, _| each(item * per, rows.min((item + 1) * per)));
+}
+
+/// Part `from..to` of a buffer that several threads write.
+///
+/// # Safety
+/// The range must lie in the buffer and nobody else may access it meanwhile.
+unsafe fn part<'a>(ptr: OutPtr, from: usize, to: usize) -> &'a mut [f32] {
+    // SAFETY: the contract of this function.
+    unsafe { std::slice::from_raw_parts_mut(ptr.get().add(from), to - from) }
+}
+
+/// Root mean square normalisation of every row: `out = x·w / sqrt(mean(x²) + eps)`, rows of `w.len()` values.
+///
+/// # Errors
+/// When `x` is not a whole number of rows or `out` differs from it in length.
+pub fn rmsnorm(
+    pool: &Pool,
+    kernels: Kernels,
+    x: &[f32],
+    w: &[f32],
+    eps: f32,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
+    let width = w.len();
+    check_rows("input of a norm", x.len(), width)?;
+    check_len("result of a norm", out.len(), x.len())?;
+    let out = OutPtr(out.as_mut_ptr());
+    rows_over(pool, x.len() / width, width, |from, to| {
+        for r in from..to {
+            // SAFETY: row r lies in both buffers (checked above); rows are disjoint; the features were detected.
+            unsafe {
+                (kernels.table.rmsnorm)(&x[r * width..(r + 1) * width], w, eps, part(out, r * width, (r + 1) * width));
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Rotary positions, in place. `x` is tokens × `n_heads` × `head_dim`; the first `2·pairs` elements of each head
+/// rotate, the rest stay. `cos_sin` is tokens × pairs × (cos, sin), with any attention factor already multiplied in.
+///
+/// # Errors
+/// When the lengths do not fit each other, or more elements would rotate than a head has.
+#[expect(clippy::too_many_arguments, reason = "a tensor of three dimensions and its table")]
+pub fn rope(
+    pool: &Pool,
+    kernels: Kernels,
+    x: &mut [f32],
+    n_heads: usize,
+    head_dim: usize,
+    n_rot: usize,
+    cos_sin: &[f32],
+    pairs: RopePairs,
+) -> Result<(), KernelError> {
+    let width = n_heads.saturating_mul(head_dim);
+    check_rows("input of rope", x.len(), width)?;
+    if n_rot > head_dim {
+        return Err(KernelError::TooLarge { what: "rotated elements of a head", got: n_rot, limit: head_dim });
+    }
+    if !n_rot.is_multiple_of(2) {
+        return Err(KernelError::Multiple { what: "rotated elements of a head", got: n_rot, of: 2 });
+    }
+    let tokens = x.len() / width;
+    check_len("rope table", cos_sin.len(), tokens * n_rot)?;
+    let rotate = match pairs {
+        RopePairs::Interleaved => kernels.table.rope_interleaved,
+        RopePairs::Halves => kernels.table.rope_halves,
+    };
+    let x = OutPtr(x.as_mut_ptr());
+    rows_over(pool, tokens, width, |from, to| {
+        for t in from..to {
+            let cos_sin = &cos_sin[t * n_rot..(t + 1) * n_rot];
+            for h in 0..n_heads {
+                let at = t * width + h * head_dim;
+                // SAFETY: the head lies in `x` (checked above); heads are disjoint; the features were detected.
+                unsafe { rotate(part(x, at, at + n_rot), cos_sin) };
+            }
+        }
+    });
+    Ok(())
+}
+
+/// `gate[i] = silu(gate[i])·up[i]`.
+///
+/// # Errors
+/// When the lengths differ.
+pub fn swiglu(pool: &Pool, kernels: Kernels, gate: &mut [f32], up: &[f32]) -> Result<(), KernelError> {
+    check_len("up projection", up.len(), gate.len())?;
+    binary(pool, kernels.table.swiglu, gate, up);
+    Ok(())
+}
+
+/// `x[i] += y[i]`.
+///
+/// # Errors
+/// When the lengths differ.
+pub fn add(pool: &Pool, kernels: Kernels, x: &mut [f32], y: &[f32]) -> Result<(), KernelError> {
+    check_len("summand", y.len(), x.len())?;
+    binary(pool, kernels.table.add, x, y);
+    Ok(())
+}
+
+/// Runs an element-wise function in pieces of a fixed size, so that tails do not depend on the thread count.
+fn binary(pool: &Pool, f: unsafe fn(&mut [f32], &[f32]), x: &mut [f32], y: &[f32]) {
+    const PIECE: usize = 4096;
+    let n = x.len();
+    let x = OutPtr(x.as_mut_ptr());
+    rows_over(pool, n.div_ceil(PIECE), PIECE, |from, to| {
+        for p in from..to {
+            let (a, b) = (p * PIECE, n.min((p + 1) * PIECE));
+            // SAFETY: pieces are disjoint and lie in the buffer; the lengths are equal (checked by the callers); the
+            // table's features were detected.
+            unsafe { f(part(x, a, b), &y[a..b]) };
+        }
+    });
+}
+
+/// Softmax of one row in place: `exp(x − max) / Σ`.
+pub fn softmax(kernels: Kernels, x: &mut [f32]) {
+    if x.is_empty() {
+        return;
+    }
+    let table = kernels.table;
+    // SAFETY: these functions take any lengths; the table's features were detected.
+    unsafe {
+        let max = (table.max)(x);
+        let sum = (table.exp_sum)(x, max);
+        (table.scale)(x, 1.0 / sum);
+    }
+}
+
+/// Expands one stored row to f32, with exactly the values of [`GgmlType::dequantize_row`].
+///
+/// # Errors
+/// When `bytes` is not exactly `out.len()` weights long.
+pub fn dequantize_row(kernels: Kernels, ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), KernelError> {
+    check_len("bytes of a row", bytes.len(), ty.row_bytes(out.len())?)?;
+    // SAFETY: the bytes are the whole blocks of `out.len()` weights; the table's features were detected.
+    unsafe { (kernels.table.formats[index(ty)].dequantize)(bytes, out) };
+    Ok(())
+}
+
+/// Expands the rows `ids` of a stored matrix, one after the other: the embedding look-up.
+///
+/// # Errors
+/// When a row does not exist or `out` is not `ids.len()` rows long.
+pub fn lookup_rows(kernels: Kernels, weight: &WeightRef<'_>, ids: &[u32], out: &mut [f32]) -> Result<(), KernelError> {
+    check_len("embedding rows", out.len(), ids.len().saturating_mul(weight.cols()))?;
+    for (id, out) in ids.iter().zip(out.chunks_exact_mut(weight.cols())) {
+        dequantize_row(kernels, weight.ty(), weight.row(*id as usize)?, out)?;
+    }
+    Ok(())
+}
+
+/// Dot product in f32.
+///
+/// # Errors
+/// When the lengths differ.
+pub fn dot(kernels: Kernels, a: &[f32], b: &[f32]) -> Result<f32, KernelError> {
+    check_len("second factor", b.len(), a.len())?;
+    // SAFETY: equal lengths; the table's features were detected.
+    Ok(unsafe { (kernels.table.dot_f32)(a, b) })
+}
+
+/// Fails unless `len` is a whole number of rows of `width` values.
+fn check_rows(what: &'static str, len: usize, width: usize) -> Result<(), KernelError> {
+    if width == 0 {
+        return Err(KernelError::Empty { what });
+    }
+    if !len.is_multiple_of(width) {
+        return Err(KernelError::Multiple { what, got: len, of: width });
+    }
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! Element-wise functions, one element after the other.
+//!
+//! All are `unsafe fn` only because tables hold such pointers; lengths are checked by slicing and zipping.
+
+/// See [`crate::act`] for the arithmetic.
+///
+/// # Safety
+/// None.
+pub(super) unsafe fn quantize_q8k(x: &[f32], q: &mut [i8], d: &mut [f32], sums16: &mut [i16], sums32: &mut [i16]) {
+    for (i, x) in x.as_chunks::<256>().0.iter().enumerate() {
+        let largest = x.iter().fold(0f32, |m, v| m.max(v.abs()));
+        let scale = if largest == 0.0 { 0.0 } else { 127.0 / largest };
+        d[i] = if largest == 0.0 { 0.0 } else { 1.0 / scale };
+        codes(x, scale, &mut q[256 * i..256 * i + 256]);
+    }
+    sums::<16>(q, sums16);
+    sums::<32>(q, sums32);
+}
+
+/// See [`crate::act`] for the arithmetic.
+///
+/// # Safety
+/// None.
+pub(super) unsafe fn quantize_q8b(x: &[f32], q: &mut [i8], d: &mut [f32], sums32: &mut [i16]) {
+    for (i, x) in x.as_chunks::<32>().0.iter().enumerate() {
+        let largest = x.iter().fold(0f32, |m, v| m.max(v.abs()));
+        let scale = if largest == 0.0 { 0.0 } else { 127.0 / largest };
+        d[i] = largest / 127.0;
+        codes(x, scale, &mut q[32 * i..32 * i + 32]);
+    }
+    sums::<32>(q, sums32);
+}
+
+/// `round_half_even(x·scale)`, at most 127 in magnitude. A scale that overflowed makes NaN of 0·∞, stored as 0.
+fn codes(x: &[f32], scale: f32, q: &mut [i8]) {
+    for (q, x) in q.iter_mut().zip(x) {
+        *q = (x * scale).round_ties_even().clamp(-127.0, 127.0) as i8;
+    }
+}
+
+/// Sums of `N` consecutive codes, at most 32·127.
+fn sums<const N: usize>(q: &[i8], sums: &mut [i16]) {
+    for (sum, q) in sums.iter_mut().zip(q.as_chunks::<N>().0) {
+        *sum = q.iter().map(|q| i16::from(*q)).sum();
+    }
+}
+
+/// Root mean square normalisation; the mean is summed in f64, so that the reference has no order to speak of.
+///
+/// # Safety
+/// None.
+pub(super) unsafe fn rmsnorm(x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
+    let sum: f64 = x.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
+    let mean = (sum / x.len() as f64) as f32;
+    let scale = 1.0 / (mean + eps).sqrt();
+    for ((out, x), w) in out.iter_mut().zip(x).zip(w) {
+        *out = x * scale * w;
+    }
+}
+
+/// `silu(g)·u`, `silu(g) = g / (1 + exp(−g))`.
+///
+/// # Safety
+/// None.
+pub(super) unsafe fn swiglu(gate: &mut [f32], up: &[f32]) {
+    for (g, u) in gate.iter_mut().zip(up) {
+        *g = *g / (1.0 + (-*g).exp()) * u;
+    }
+}
+
+/// Adds.
+///
+/// # Safety
+/// None.
+pub(super) unsafe fn add(x: &mut [f32], y: &[f32]) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x += y;
+    }
+}
+
+/// Largest value.
+///
+/// # Safety
+/// None.
+pub(super) unsafe fn max(x: &[f32]) -> f32 {
+    x.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v))
+}
+
+/// Exponentials relative to `max`, and their sum.
+///
+/// # Safety
+/// None.
+pub(super) unsafe fn exp_sum(x: &mut [f32], max: f32) -> f32 {
+    let mut sum = 0.0;
+    for x in x {
+        *x = (*x - max).exp();
+        sum += *x;
+    }
+    sum
+}
+
+/// Scales.
+///
+/// # Safety
+/// None.
+pub(super) unsafe fn scale(x: &mut [f32], s: f32) {
+    for x in x {
+        *x *= s;
+    }
+}
+
+/// Rotates neighbours: `(a, b) → (a·cos − b·sin, b·cos + a·sin)`.
+///
+/// # Safety
+/// None.
+pub(super) unsafe fn rope_interleaved(x: &mut [f32], cos_sin: &[f32]) {
+    for (x, cs) in x.as_chunks_mut::<2>().0.iter_mut().zip(cos_sin.as_chunks::<2>().0) {
+        *x = [x[0] * cs[0] - x[1] * cs[1], x[1] * cs[0] + x[0] * cs[1]];
+    }
+}
+
+/// Rotates element i with element i + n/2.
+///
+/// # Safety
+/// None.
+pub(super) unsafe fn rope_halves(x: &mut [f32], cos_sin: &[f32]) {
+    let (low, high) = x.split_at_mut(x.len() / 2);
+    for ((a, b), cs) in low.iter_mut().zip(high).zip(cos_sin.as_chunks::<2>().0) {
+        (*a, *b) = (*a * cs[0] - *b * cs[1], *b * cs[0] + *a * cs[1]);
+    }
+}
+
+/// Rounds to half precision, to nearest even.
+///
+/// # Safety
+/// None.
+pub(super) unsafe fn f32_to_f16(x: &[f32], out: &mut [u8]) {
+    for (out, x) in out.as_chunks_mut::<2>().0.iter_mut().zip(x) {
+        *out = ocelli_quant::half_bits::f32_to_f16(*x).to_le_bytes();
+    }
+}

@@ -1,0 +1,204 @@
+//! Products, one weight after the other.
+//!
+//! A panel is the array of unpacked units, `[unit][row]`.
+
+use ocelli_quant::Unpack;
+use ocelli_quant::panel::{Block32, SuperBlock, Unit};
+
+use super::MR;
+use crate::table::{Acts, Gemm, GemmF32, Gemv, GemvF32, Pack};
+
+/// One super-block times 256 activation codes.
+///
+/// Integer ranges: a group of 16 is at most 63·127·16 < 2¹⁷, times a scale of at most 128 and 16 groups < 2²⁹; the
+/// mins are at most 4096·2032·16 < 2²⁸.
+fn dot_super(w: &SuperBlock, q: &[i8], sums16: &[i16], d: f32) -> f32 {
+    let (mut products, mut mins) = (0i32, 0i32);
+    for g in 0..16 {
+        let mut sum = 0i32;
+        for i in 16 * g..16 * g + 16 {
+            sum += i32::from(w.codes[i]) * i32::from(q[i]);
+        }
+        products += i32::from(w.scales[g]) * sum;
+        mins += i32::from(w.mins[g]) * i32::from(sums16[g]);
+    }
+    w.d * d * products as f32 - w.dmin * d * mins as f32
+}
+
+/// One block of 32 times 32 activation codes; the sum is at most 255·127·32 < 2²⁰.
+fn dot_block(w: &Block32, signed: bool, q: &[i8], sum: i16, d: f32) -> f32 {
+    let mut products = 0i32;
+    for (c, q) in w.codes.iter().zip(q) {
+        let c = if signed { i32::from(*c as i8) } else { i32::from(*c) };
+        products += c * i32::from(*q);
+    }
+    w.d * d * products as f32 - w.min * d * f32::from(sum)
+}
+
+/// See [`crate::table::IntKernels::gemv`].
+///
+/// # Safety
+/// None beyond the lengths that [`Gemv`] states; a shorter slice panics.
+pub(super) unsafe fn gemv_super<F: Unpack<Unit = SuperBlock>>(a: &mut Gemv) {
+    let mut unit = SuperBlock::default();
+    for (out, row) in a.out.iter_mut().zip(a.rows.chunks_exact(a.row_bytes)) {
+        *out = 0.0;
+        for (i, block) in row.chunks_exact(F::BLOCK_BYTES).enumerate() {
+            F::unpack(block, &mut unit);
+            *out += super_at(&a.acts, 0, i, &unit);
+        }
+    }
+}
+
+/// See [`crate::table::IntKernels::gemv`].
+///
+/// # Safety
+/// As [`gemv_super`].
+pub(super) unsafe fn gemv_block<F: Unpack<Unit = Block32>>(a: &mut Gemv) {
+    let mut unit = Block32::default();
+    for (out, row) in a.out.iter_mut().zip(a.rows.chunks_exact(a.row_bytes)) {
+        *out = 0.0;
+        for (i, block) in row.chunks_exact(F::BLOCK_BYTES).enumerate() {
+            F::unpack(block, &mut unit);
+            *out += block_at(&a.acts, 0, i, &unit, F::SIGNED);
+        }
+    }
+}
+
+/// Unit `i` of token `t` times an unpacked super-block.
+fn super_at(acts: &Acts, t: usize, i: usize, w: &SuperBlock) -> f32 {
+    let at = t * acts.depth / 256 + i;
+    dot_super(w, &acts.q[256 * at..256 * at + 256], &acts.sums16[16 * at..16 * at + 16], acts.d[at])
+}
+
+/// Unit `i` of token `t` times an unpacked block.
+fn block_at(acts: &Acts, t: usize, i: usize, w: &Block32, signed: bool) -> f32 {
+    let at = t * acts.depth / 32 + i;
+    dot_block(w, signed, &acts.q[32 * at..32 * at + 32], acts.sums32[at], acts.d[at])
+}
+
+/// See [`crate::table::IntKernels::pack`].
+///
+/// # Safety
+/// `panel` must be `units · MR · size_of::<Unit>()` bytes, aligned to 64.
+pub(super) unsafe fn pack<F: Unpack>(a: &mut Pack) {
+    let panel: *mut F::Unit = a.panel.as_mut_ptr().cast();
+    for i in 0..a.units {
+        for r in 0..MR {
+            let mut unit = F::Unit::default();
+            if r < a.n_rows {
+                let at = r * a.row_bytes + i * F::BLOCK_BYTES;
+                F::unpack(&a.rows[at..at + F::BLOCK_BYTES], &mut unit);
+            }
+            // SAFETY: the panel holds `units · MR` units (this function's contract) and its alignment of 64 is a
+            // multiple of the units' alignment of 32.
+            unsafe { panel.add(i * MR + r).write(unit) };
+        }
+    }
+}
+
+/// The units of a panel.
+///
+/// # Safety
+/// The panel must have been written by [`pack`] for a format with unit `U`.
+unsafe fn units<'a, U: Unit>(a: &Gemm<'a>) -> &'a [U] {
+    // SAFETY: `pack` has written that many units there, suitably aligned.
+    unsafe { std::slice::from_raw_parts(a.panel.as_ptr().cast::<U>(), a.units * MR) }
+}
+
+/// See [`crate::table::IntKernels::gemm`].
+///
+/// # Safety
+/// The panel must come from [`pack`]; `out` must be valid for the rows and tokens stated.
+pub(super) unsafe fn gemm_super(a: &Gemm) {
+    // SAFETY: the contract of this function.
+    let units = unsafe { units::<SuperBlock>(a) };
+    // SAFETY: the contract of this function.
+    unsafe { store(a, |r, t| (0..a.units).map(|i| super_at(&a.acts, t, a.unit0 + i, &units[i * MR + r])).sum()) };
+}
+
+/// See [`crate::table::IntKernels::gemm`].
+///
+/// # Safety
+/// As [`gemm_super`].
+pub(super) unsafe fn gemm_block<F: Unpack<Unit = Block32>>(a: &Gemm) {
+    // SAFETY: the contract of this function.
+    let units = unsafe { units::<Block32>(a) };
+    let dot = |r: usize, t: usize| {
+        (0..a.units).map(|i| block_at(&a.acts, t, a.unit0 + i, &units[i * MR + r], F::SIGNED)).sum()
+    };
+    // SAFETY: the contract of this function.
+    unsafe { store(a, dot) };
+}
+
+/// Stores or adds the result of every row and token.
+///
+/// # Safety
+/// `out` must be valid for the rows and tokens stated.
+unsafe fn store(a: &Gemm, dot: impl Fn(usize, usize) -> f32) {
+    for t in 0..a.acts.q.len() / a.acts.depth {
+        for r in 0..a.n_rows {
+            let value = dot(r, t);
+            // SAFETY: the contract of this function.
+            let out = unsafe { &mut *a.out.add(t * a.out_stride + r) };
+            *out = if a.accumulate { *out + value } else { value };
+        }
+    }
+}
+
+/// See [`crate::table::FormatKernels::dequantize`].
+///
+/// # Safety
+/// None; lengths are checked by slicing.
+pub(super) unsafe fn dequantize<F: Unpack>(bytes: &[u8], out: &mut [f32]) {
+    F::dequantize_row(bytes, out);
+}
+
+/// Weights expanded at once by [`gemv_f32`]; a multiple of every block length.
+const CHUNK: usize = 256;
+
+/// See [`crate::table::FormatKernels::gemv_f32`]. Sums run in index order.
+///
+/// # Safety
+/// None; lengths are checked by slicing.
+pub(super) unsafe fn gemv_f32<F: Unpack>(a: &mut GemvF32) {
+    let mut w = [0f32; CHUNK];
+    for (out, row) in a.out.iter_mut().zip(a.rows.chunks_exact(a.row_bytes)) {
+        let mut sum = 0f32;
+        for (bytes, x) in row.chunks(CHUNK / F::BLOCK_LEN * F::BLOCK_BYTES).zip(a.x.chunks(CHUNK)) {
+            F::dequantize_row(bytes, &mut w[..x.len()]);
+            for (w, x) in w.iter().zip(x) {
+                sum += w * x;
+            }
+        }
+        *out = sum;
+    }
+}
+
+/// See [`crate::table::KernelTable::dot_f32`].
+///
+/// # Safety
+/// None.
+pub(super) unsafe fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).fold(0.0, |sum, (a, b)| sum + a * b)
+}
+
+/// See [`crate::table::KernelTable::gemm_f32`].
+///
+/// # Safety
+/// The pointers must be valid for the sizes stated.
+pub(super) unsafe fn gemm_f32(a: &GemmF32) {
+    for c in 0..a.cols {
+        for r in 0..a.n_rows {
+            // SAFETY: the contract of this function.
+            unsafe {
+                let out = a.out.add(c * a.out_stride + r);
+                let mut sum = if a.accumulate { *out } else { 0.0 };
+                for k in 0..a.depth {
+                    sum += *a.panel.add(k * a.panel_stride + r) * *a.x.add(c * a.x_stride + k);
+                }
+                *out = sum;
+            }
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The complete reference table: plain loops without vector instructions.
+//!
+//! Clear before fast. Every sum runs in index order; the other tables are tested against this one.
+
+mod elem;
+mod matmul;
+
+use std::sync::OnceLock;
+
+use ocelli_quant::Unpack;
+use ocelli_quant::panel::{Block32, SuperBlock, Unquantized};
+
+use crate::table::{ActKind, FormatKernels, IntKernels, KernelTable};
+
+pub(crate) const NAME: &str = "scalar";
+
+/// Rows of a panel.
+pub(crate) const MR: usize = 4;
+
+/// The integer kernels of a compute layout.
+trait Layout: Sized {
+    fn int<F: Unpack<Unit = Self>>() -> Option<IntKernels>;
+}
+
+impl Layout for SuperBlock {
+    fn int<F: Unpack<Unit = Self>>() -> Option<IntKernels> {
+        Some(IntKernels {
+            act: ActKind::Q8K,
+            unit: 256,
+            panel_unit_bytes: MR * size_of::<SuperBlock>(),
+            gemv: matmul::gemv_super::<F>,
+            pack: matmul::pack::<F>,
+            gemm: matmul::gemm_super,
+        })
+    }
+}
+
+impl Layout for Block32 {
+    fn int<F: Unpack<Unit = Self>>() -> Option<IntKernels> {
+        Some(IntKernels {
+            act: ActKind::Q8B,
+            unit: 32,
+            panel_unit_bytes: MR * size_of::<Block32>(),
+            gemv: matmul::gemv_block::<F>,
+            pack: matmul::pack::<F>,
+            gemm: matmul::gemm_block::<F>,
+        })
+    }
+}
+
+impl Layout for Unquantized {
+    fn int<F: Unpack<Unit = Self>>() -> Option<IntKernels> {
+        None
+    }
+}
+
+fn format<F: Unpack>() -> FormatKernels
+where
+    F::Unit: Layout,
+{
+    FormatKernels { int: F::Unit::int::<F>(), dequantize: matmul::dequantize::<F>, gemv_f32: matmul::gemv_f32::<F> }
+}
+
+macro_rules! formats {
+    ($($variant:ident $module:ident $ty:ident),+) => {
+        vec![$(format::<ocelli_quant::formats::$module::$ty>()),+]
+    };
+}
+
+/// The table. Always available.
+pub(crate) fn table() -> &'static KernelTable {
+    static TABLE: OnceLock<KernelTable> = OnceLock::new();
+    TABLE.get_or_init(|| KernelTable {
+        name: NAME,
+        mr: MR,
+        nr: 1,
+        may_saturate: false,
+        formats: ocelli_quant::for_each_format!(formats),
+        gemm_f32: matmul::gemm_f32,
+        dot_f32: matmul::dot_f32,
+        quantize_q8k: elem::quantize_q8k,
+        quantize_q8b: elem::quantize_q8b,
+        rmsnorm: elem::rmsnorm,
+        swiglu: elem::swiglu,
+        add: elem::add,
+        max: elem::max,
+        exp_sum: elem::exp_sum,
+        scale: elem::scale,
+        rope_interleaved: elem::rope_interleaved,
+        rope_halves: elem::rope_halves,
+        f32_to_f16: elem::f32_to_f16,
+    })
+}

@@ -1,0 +1,152 @@
+//! Which table runs: detection, override, and what a user is told about it.
+//!
+//! Tables are listed best first. The first available one is the default; `OCELLI_ISA` or an explicit name chooses
+//! another. A name that cannot be honoured is an error, never a silent fall-back.
+
+use crate::error::IsaError;
+use crate::scalar;
+use crate::table::KernelTable;
+
+/// One table of this build.
+struct Candidate {
+    name: &'static str,
+    table: fn() -> Option<&'static KernelTable>,
+    /// What the machine must have, for messages.
+    needs: &'static str,
+}
+
+/// The tables of this build, best first. A new instruction set is one line.
+const CANDIDATES: &[Candidate] = &[Candidate { name: scalar::NAME, table: || Some(scalar::table()), needs: "nothing" }];
+
+/// The kernels of one instruction set. Holding one proves that this machine can run it.
+#[derive(Clone, Copy)]
+pub struct Kernels {
+    pub(crate) table: &'static KernelTable,
+}
+
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kernels").field("name", &self.name()).finish_non_exhaustive()
+    }
+}
+
+impl Kernels {
+    /// Chooses a table: the one called `isa`, else the one that the environment variable `OCELLI_ISA` names, else
+    /// the best that this machine can run.
+    ///
+    /// # Errors
+    /// When the name is unknown, or known but not available here; the message lists what is.
+    pub fn select(isa: Option<&str>) -> Result<Self, IsaError> {
+        match isa {
+            Some(name) => Self::by_name(name),
+            None => match std::env::var("OCELLI_ISA") {
+                Ok(name) if !name.is_empty() => Self::by_name(&name),
+                _ => Ok(Self::best()),
+            },
+        }
+    }
+
+    /// The best table of this machine, whatever the environment says.
+    #[must_use]
+    pub fn best() -> Self {
+        let table = CANDIDATES.iter().find_map(|c| (c.table)()).unwrap_or_else(scalar::table);
+        Self { table }
+    }
+
+    /// The scalar table: complete, plain, and the reference for all others.
+    #[must_use]
+    pub fn scalar() -> Self {
+        Self { table: scalar::table() }
+    }
+
+    /// Every table that this machine can run, best first.
+    #[must_use]
+    pub fn available() -> Vec<Self> {
+        CANDIDATES.iter().filter_map(|c| (c.table)()).map(|table| Self { table }).collect()
+    }
+
+    /// Every table of this build, best first, with what the machine lacks for those that cannot run.
+    #[must_use]
+    pub fn candidates() -> Vec<(&'static str, Option<&'static str>)> {
+        CANDIDATES.iter().map(|c| (c.name, if (c.table)().is_some() { None } else { Some(c.needs) })).collect()
+    }
+
+    /// The name of the table, as `--isa` takes it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.table.name
+    }
+
+    /// Whether some product of legal codes can saturate in this table. None of ours does; tests ask.
+    #[must_use]
+    pub fn may_saturate(&self) -> bool {
+        self.table.may_saturate
+    }
+
+    /// Rows and tokens of the integer micro-tile.
+    #[must_use]
+    pub fn tile(&self) -> (usize, usize) {
+        (self.table.mr, self.table.nr)
+    }
+
+    fn by_name(name: &str) -> Result<Self, IsaError> {
+        let Some(candidate) = CANDIDATES.iter().find(|c| c.name.eq_ignore_ascii_case(name)) else {
+            return Err(IsaError::Unknown { name: name.to_owned(), list: list() });
+        };
+        match (candidate.table)() {
+            Some(table) => Ok(Self { table }),
+            None => Err(IsaError::Unavailable {
+                name: candidate.name.to_owned(),
+                reason: format!("it needs {}", candidate.needs),
+                list: list(),
+            }),
+        }
+    }
+}
+
+/// The tables of this build, in words.
+fn list() -> String {
+    let (mut here, mut missing) = (Vec::new(), Vec::new());
+    for (name, needs) in Kernels::candidates() {
+        match needs {
+            None => here.push(name.to_owned()),
+            Some(needs) => missing.push(format!("{name} (needs {needs})")),
+        }
+    }
+    let mut text = format!("available here: {}", here.join(", "));
+    if !missing.is_empty() {
+        text.push_str("; not here: ");
+        text.push_str(&missing.join(", "));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_select_and_bad_names_list_the_choices() {
+        assert_eq!(Kernels::select(Some("scalar")).expect("always there").name(), "scalar");
+        assert_eq!(Kernels::select(Some("SCALAR")).expect("any case").name(), "scalar");
+        let error = Kernels::select(Some("mmx")).expect_err("no such table").to_string();
+        assert!(error.contains("mmx") && error.contains("scalar"), "{error}");
+        for (name, needs) in Kernels::candidates() {
+            match needs {
+                None => assert_eq!(Kernels::select(Some(name)).expect("available").name(), name),
+                Some(needs) => {
+                    let error = Kernels::select(Some(name)).expect_err("not available").to_string();
+                    assert!(error.contains(needs) && error.contains("scalar"), "{error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_scalar_table_is_last_and_none_saturates() {
+        let all = Kernels::available();
+        assert_eq!(all.last().expect("never empty").name(), "scalar");
+        assert_eq!(all[0].name(), Kernels::best().name());
+        assert!(all.iter().all(|k| !k.may_saturate()));
+    }
+}

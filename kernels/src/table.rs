@@ -1,0 +1,211 @@
+//! The table of kernels that one instruction set provides, and the arguments its functions take.
+//!
+//! A table exists only after detection has succeeded (see [`crate::select`]); its entries are `unsafe fn` because
+//! they trust lengths that the safe functions of this crate have checked, and the features that the table's existence
+//! proves. Storage formats differ only in their [`FormatKernels`]; nothing else in a table knows them.
+
+use ocelli_quant::GgmlType;
+
+/// Rows (lanes) of a panel of f32 weights, the same for every table: the panel's layout is `[depth][F32_LANES]`.
+pub(crate) const F32_LANES: usize = 16;
+
+/// Kernels of one instruction set.
+#[derive(Debug)]
+pub(crate) struct KernelTable {
+    /// Name as in `--isa`.
+    pub(crate) name: &'static str,
+    /// Rows of an integer panel.
+    pub(crate) mr: usize,
+    /// Tokens that one call of the integer micro-tile takes at full speed.
+    pub(crate) nr: usize,
+    /// Whether some product of legal codes can saturate. No table of ours does.
+    pub(crate) may_saturate: bool,
+    /// One entry per format, indexed by `GgmlType as usize`.
+    pub(crate) formats: Vec<FormatKernels>,
+    /// `out[c][r] (+)= Σ_k panel[k][r]·x[c][k]` in f32.
+    pub(crate) gemm_f32: unsafe fn(&GemmF32),
+    /// `Σ a·b` in f32; equal lengths.
+    pub(crate) dot_f32: unsafe fn(&[f32], &[f32]) -> f32,
+    /// Quantises one row with one scale per 256: codes, scales, sums per 16, sums per 32.
+    pub(crate) quantize_q8k: unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i16], &mut [i16]),
+    /// Quantises one row with one scale per 32: codes, scales, sums per 32.
+    pub(crate) quantize_q8b: unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i16]),
+    /// `out = x·w / sqrt(mean(x²) + eps)`.
+    pub(crate) rmsnorm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    /// `gate[i] = silu(gate[i])·up[i]`.
+    pub(crate) swiglu: unsafe fn(&mut [f32], &[f32]),
+    /// `x[i] += y[i]`.
+    pub(crate) add: unsafe fn(&mut [f32], &[f32]),
+    /// Largest value; −∞ when empty.
+    pub(crate) max: unsafe fn(&[f32]) -> f32,
+    /// `x[i] = exp(x[i] − max)`; returns the sum.
+    pub(crate) exp_sum: unsafe fn(&mut [f32], f32) -> f32,
+    /// `x[i] *= s`.
+    pub(crate) scale: unsafe fn(&mut [f32], f32),
+    /// Rotates pairs (2i, 2i+1) of one head by (cos, sin) pairs.
+    pub(crate) rope_interleaved: unsafe fn(&mut [f32], &[f32]),
+    /// Rotates pairs (i, i + n/2) of one head by (cos, sin) pairs.
+    pub(crate) rope_halves: unsafe fn(&mut [f32], &[f32]),
+    /// Rounds f32 to half precision, little endian.
+    pub(crate) f32_to_f16: unsafe fn(&[f32], &mut [u8]),
+}
+
+/// Kernels of one storage format.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FormatKernels {
+    /// The integer path; `None` for float formats, which always compute in f32.
+    pub(crate) int: Option<IntKernels>,
+    /// Expands whole blocks to f32, with the values of `GgmlType::dequantize_row`.
+    pub(crate) dequantize: unsafe fn(&[u8], &mut [f32]),
+    /// `out[r] = Σ_k w[r][k]·x[k]` in f32 straight from the stored rows.
+    pub(crate) gemv_f32: unsafe fn(&mut GemvF32),
+}
+
+/// Integer kernels of one storage format.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct IntKernels {
+    /// Which quantised activations it takes.
+    pub(crate) act: ActKind,
+    /// Weights in one unit: 256 or 32.
+    pub(crate) unit: usize,
+    /// Bytes that one unit of depth takes in a panel of `mr` rows.
+    pub(crate) panel_unit_bytes: usize,
+    /// One token: `out[r] = w[r]·x` for consecutive rows.
+    pub(crate) gemv: unsafe fn(&mut Gemv),
+    /// Unpacks up to `mr` rows of a depth range into a panel; missing rows become zeros.
+    pub(crate) pack: unsafe fn(&mut Pack),
+    /// Multiplies a panel with several tokens.
+    pub(crate) gemm: unsafe fn(&Gemm),
+}
+
+/// Forms of quantised activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ActKind {
+    /// One scale per 256, for weights in super-blocks.
+    Q8K,
+    /// One scale per 32, for weights in blocks of 32.
+    Q8B,
+}
+
+/// Quantised activations of consecutive tokens: rows of `depth` codes with their scales and sums.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Acts<'a> {
+    /// Codes −127…127, `depth` per token.
+    pub(crate) q: &'a [i8],
+    /// One scale per unit (256 or 32 weights).
+    pub(crate) d: &'a [f32],
+    /// Sums of 16 codes; empty for [`ActKind::Q8B`].
+    pub(crate) sums16: &'a [i16],
+    /// Sums of 32 codes.
+    pub(crate) sums32: &'a [i16],
+    /// Codes per token.
+    pub(crate) depth: usize,
+    /// Codes per scale.
+    pub(crate) unit: usize,
+}
+
+impl<'a> Acts<'a> {
+    /// The activations of tokens `from..from + n`.
+    pub(crate) fn tokens(&self, from: usize, n: usize) -> Acts<'a> {
+        let cut16 = if self.sums16.is_empty() { 0..0 } else { from * self.depth / 16..(from + n) * self.depth / 16 };
+        Acts {
+            q: &self.q[from * self.depth..(from + n) * self.depth],
+            d: &self.d[from * self.depth / self.unit..(from + n) * self.depth / self.unit],
+            sums16: &self.sums16[cut16],
+            sums32: &self.sums32[from * self.depth / 32..(from + n) * self.depth / 32],
+            ..*self
+        }
+    }
+}
+
+/// One token times consecutive stored rows.
+#[derive(Debug)]
+pub(crate) struct Gemv<'a> {
+    /// `out.len()` rows of `row_bytes`.
+    pub(crate) rows: &'a [u8],
+    /// Bytes of one row, a whole number of blocks that holds `acts.depth` weights.
+    pub(crate) row_bytes: usize,
+    /// Activations of one token.
+    pub(crate) acts: Acts<'a>,
+    /// One result per row.
+    pub(crate) out: &'a mut [f32],
+}
+
+/// One f32 token times consecutive stored rows.
+#[derive(Debug)]
+pub(crate) struct GemvF32<'a> {
+    /// `out.len()` rows of `row_bytes`.
+    pub(crate) rows: &'a [u8],
+    /// Bytes of one row, which holds `x.len()` weights.
+    pub(crate) row_bytes: usize,
+    /// Activations.
+    pub(crate) x: &'a [f32],
+    /// One result per row.
+    pub(crate) out: &'a mut [f32],
+}
+
+/// A piece of weights to unpack.
+#[derive(Debug)]
+pub(crate) struct Pack<'a> {
+    /// Stored rows, starting at the first block of the depth range of the first row.
+    pub(crate) rows: &'a [u8],
+    /// Distance between rows in bytes.
+    pub(crate) row_bytes: usize,
+    /// Rows present, 1…mr.
+    pub(crate) n_rows: usize,
+    /// Units of depth.
+    pub(crate) units: usize,
+    /// `units · panel_unit_bytes` bytes, aligned to 64.
+    pub(crate) panel: &'a mut [u8],
+}
+
+/// A panel times tokens.
+#[derive(Debug)]
+pub(crate) struct Gemm<'a> {
+    /// What `pack` wrote.
+    pub(crate) panel: &'a [u8],
+    /// Rows present, 1…mr.
+    pub(crate) n_rows: usize,
+    /// First unit of depth that the panel covers.
+    pub(crate) unit0: usize,
+    /// Units of depth in the panel.
+    pub(crate) units: usize,
+    /// All tokens to multiply with, at full depth.
+    pub(crate) acts: Acts<'a>,
+    /// Result of row 0 and the first token; row r of token t is at `t·out_stride + r`.
+    pub(crate) out: *mut f32,
+    /// Distance between tokens in the result.
+    pub(crate) out_stride: usize,
+    /// Whether to add to the result instead of storing it.
+    pub(crate) accumulate: bool,
+}
+
+/// A panel of f32 weights times f32 rows.
+#[derive(Debug)]
+pub(crate) struct GemmF32 {
+    /// `depth` rows of at least [`F32_LANES`] floats.
+    pub(crate) panel: *const f32,
+    /// Distance between depth steps in the panel.
+    pub(crate) panel_stride: usize,
+    /// Lanes to store, 1…[`F32_LANES`].
+    pub(crate) n_rows: usize,
+    /// Depth.
+    pub(crate) depth: usize,
+    /// First activation row.
+    pub(crate) x: *const f32,
+    /// Distance between activation rows.
+    pub(crate) x_stride: usize,
+    /// Activation rows.
+    pub(crate) cols: usize,
+    /// Result of lane 0 and the first activation row.
+    pub(crate) out: *mut f32,
+    /// Distance between activation rows in the result.
+    pub(crate) out_stride: usize,
+    /// Whether to add to the result instead of storing it.
+    pub(crate) accumulate: bool,
+}
+
+/// Index of a format in [`KernelTable::formats`].
+pub(crate) fn index(ty: GgmlType) -> usize {
+    ty as usize
+}

@@ -1,0 +1,342 @@
+//! Every table × every format × generated shapes, against the scalar table; the scalar table against f64.
+
+mod common;
+
+use common::{Failures, computes_in_f32, Fill, Rng, expand, pool, tables, vector_tables, weight};
+use ocelli_kernels::{
+    ActBuf, ActNeeds, Kernels, MatMul, Pool, Precision, WeightRef, matmul, matmul_many, matmul_swiglu, ops,
+};
+use ocelli_quant::GgmlType;
+
+const EPS: f64 = 1.0 / (1u64 << 24) as f64;
+
+/// One product: a weight, activations, and everything computed from them.
+struct Case {
+    ty: GgmlType,
+    rows: usize,
+    cols: usize,
+    tokens: usize,
+    bytes: Vec<u8>,
+    x: Vec<f32>,
+}
+
+impl Case {
+    fn new(ty: GgmlType, rows: usize, cols: usize, tokens: usize, fill: Fill, seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let bytes = weight(ty, rows, cols, fill, &mut rng);
+        let mut x = rng.vec(tokens * cols, 2.0);
+        if fill == Fill::Integral {
+            // One 127 in every 32 makes all activation scales exactly 1; the rest stays small.
+            for (i, v) in x.iter_mut().enumerate() {
+                *v = if i % 32 == 5 { 127.0 } else { v.round() };
+            }
+        }
+        Self { ty, rows, cols, tokens, bytes, x }
+    }
+
+    /// Runs the product into an output filled with NaN.
+    fn run(&self, kernels: Kernels, pool: &Pool, precision: Precision) -> Vec<f32> {
+        let mut act = ActBuf::new();
+        let needs = ActNeeds::new(precision, [self.ty]);
+        act.fill(pool, kernels, &self.x, self.tokens, self.cols, needs).expect("fits");
+        // An odd address: nothing may rely on the alignment of a mapped file.
+        let mut shifted = vec![0u8; self.bytes.len() + 1];
+        shifted[1..].copy_from_slice(&self.bytes);
+        let w = WeightRef::new(self.ty, &shifted[1..], self.rows, self.cols).expect("fits");
+        let mut out = vec![f32::NAN; self.tokens * self.rows];
+        matmul(pool, kernels, &w, &act, &mut out).expect("fits");
+        out
+    }
+
+    /// A bound on the sum of the magnitudes of all terms of each result: the largest weight of each unit (which
+    /// bounds code·scale and min separately up to a factor of 2) times the activations of the unit.
+    fn magnitudes(&self) -> Vec<f64> {
+        let w = expand(self.ty, &self.bytes, self.rows, self.cols);
+        let unit = self.ty.block_len().max(32);
+        let mut out = Vec::with_capacity(self.tokens * self.rows);
+        for x in self.x.chunks_exact(self.cols) {
+            for w in w.chunks_exact(self.cols) {
+                let units = w.chunks(unit).zip(x.chunks(unit));
+                out.push(
+                    units
+                        .map(|(w, x)| {
+                            let largest = w.iter().fold(0f64, |m, w| m.max(f64::from(w.abs())));
+                            2.0 * largest * x.iter().map(|x| f64::from(x.abs())).sum::<f64>()
+                        })
+                        .sum(),
+                );
+            }
+        }
+        out
+    }
+
+    fn compare(&self, name: &str, got: &[f32], want: &[f32], roundings: f64, failures: &mut Failures) {
+        for (i, ((g, w), m)) in got.iter().zip(want).zip(self.magnitudes()).enumerate() {
+            let bound = roundings * EPS * m + 1e-37;
+            let difference = (f64::from(*g) - f64::from(*w)).abs();
+            if difference.is_nan() || difference > bound {
+                failures.push(format!(
+                    "{name} {} {}×{} tokens {}: element {i} is {g}, not {w} (± {bound:e})",
+                    self.ty, self.rows, self.cols, self.tokens
+                ));
+                return;
+            }
+        }
+    }
+}
+
+/// Sizes around the tiles and blocks.
+fn shapes(kernels: Kernels, ty: GgmlType) -> Vec<(usize, usize, usize)> {
+    let (mr, nr) = kernels.tile();
+    let block = ty.block_len().max(32);
+    let mut shapes = Vec::new();
+    for tokens in [1, 2, 3, 4, 5, 6, 7, 8, 9, nr + 1, 31, 32, 33, 65] {
+        shapes.push((mr + 1, block, tokens));
+        shapes.push((2 * mr + 3, 2 * block, tokens));
+    }
+    for rows in [0, 1, mr - 1, mr, mr + 1, 2 * mr + 3] {
+        for tokens in [1, 2, nr] {
+            shapes.push((rows, block, tokens));
+            shapes.push((rows, 3 * block, tokens));
+        }
+    }
+    shapes.push((mr + 2, 2560, 1));
+    shapes.push((mr + 2, 2560, nr + 1));
+    shapes
+}
+
+#[test]
+fn tables_agree_with_scalar() {
+    let pool = pool();
+    let mut failures = Failures::default();
+    for kernels in vector_tables() {
+        for ty in GgmlType::ALL {
+            for (i, (rows, cols, tokens)) in shapes(kernels, *ty).into_iter().enumerate() {
+                let case = Case::new(*ty, rows, cols, tokens, Fill::Random, i as u64 + 1);
+                for precision in [Precision::Fast, Precision::Exact] {
+                    let want = case.run(Kernels::scalar(), &pool, precision);
+                    let got = case.run(kernels, &pool, precision);
+                    let float = precision == Precision::Exact || computes_in_f32(*ty);
+                    // f32 sums of n terms: n + 2 roundings on either side. Integer sums are exact; each unit adds
+                    // five roundings.
+                    let roundings =
+                        if float { 2.0 * (cols + 2) as f64 } else { 2.0 * (5 * (cols / 32).max(1) + 5) as f64 };
+                    case.compare(kernels.name(), &got, &want, roundings, &mut failures);
+                }
+            }
+        }
+    }
+    failures.check();
+}
+
+#[test]
+fn integer_parts_are_equal() {
+    let pool = pool();
+    let mut failures = Failures::default();
+    for kernels in vector_tables() {
+        for ty in GgmlType::ALL {
+            let (mr, nr) = kernels.tile();
+            for (i, tokens) in [1, nr, nr + 1, 7].into_iter().enumerate() {
+                let case = Case::new(*ty, mr + 3, 512, tokens, Fill::Integral, i as u64 + 50);
+                let want = case.run(Kernels::scalar(), &pool, Precision::Fast);
+                let got = case.run(kernels, &pool, Precision::Fast);
+                case.compare(kernels.name(), &got, &want, 0.0, &mut failures);
+                // All activation scales are 1, so quantised activations are the activations: f64 must agree, too.
+                let w = expand(*ty, &case.bytes, case.rows, case.cols);
+                let exact: Vec<f32> = case
+                    .x
+                    .chunks_exact(case.cols)
+                    .flat_map(|x| w.chunks_exact(case.cols).map(|w| dot64(w, x) as f32).collect::<Vec<_>>())
+                    .collect();
+                case.compare("f64", &want, &exact, 0.0, &mut failures);
+            }
+        }
+    }
+    failures.check();
+}
+
+#[test]
+fn extreme_codes_do_not_saturate() {
+    let pool = pool();
+    let mut failures = Failures::default();
+    for kernels in tables() {
+        for ty in GgmlType::ALL {
+            for (byte, sign) in [(0xff, 1.0), (0xff, -1.0), (0x7f, 1.0), (0x80, -1.0), (0x80, 1.0), (0x00, 1.0)] {
+                for tokens in [1, 5] {
+                    let mut case = Case::new(*ty, 5, 512, tokens, Fill::Byte(byte), 9);
+                    case.x.fill(127.0 * sign);
+                    let w = expand(*ty, &case.bytes, case.rows, case.cols);
+                    let want: Vec<f32> =
+                        (0..tokens * 5).map(|i| dot64(&w[i % 5 * 512..][..512], &case.x[..512]) as f32).collect();
+                    let got = case.run(kernels, &pool, Precision::Fast);
+                    case.compare(kernels.name(), &got, &want, 64.0, &mut failures);
+                }
+            }
+        }
+    }
+    failures.check();
+}
+
+#[test]
+fn denormal_scales_and_zero_activations() {
+    let pool = pool();
+    let mut failures = Failures::default();
+    for kernels in tables() {
+        for ty in GgmlType::ALL {
+            for tokens in [1, 5] {
+                let mut case = Case::new(*ty, 6, 256, tokens, Fill::Denormal, 77);
+                let want = case.run(Kernels::scalar(), &pool, Precision::Fast);
+                let got = case.run(kernels, &pool, Precision::Fast);
+                case.compare(kernels.name(), &got, &want, 600.0, &mut failures);
+                case.x.fill(0.0);
+                for precision in [Precision::Fast, Precision::Exact] {
+                    let got = case.run(kernels, &pool, precision);
+                    assert!(got.iter().all(|v| *v == 0.0), "{} {ty}: zeros give {got:?}", kernels.name());
+                }
+            }
+        }
+    }
+    failures.check();
+}
+
+/// The scalar table against f64 on expanded weights: exactly for `Exact`, up to activation rounding for `Fast`.
+#[test]
+fn scalar_agrees_with_f64() {
+    let pool = pool();
+    let mut failures = Failures::default();
+    for ty in GgmlType::ALL {
+        for (tokens, cols) in [(1, 256), (3, 768)] {
+            let case = Case::new(*ty, 7, cols, tokens, Fill::Random, 5);
+            let w = expand(*ty, &case.bytes, 7, cols);
+            let want: Vec<f32> = case
+                .x
+                .chunks_exact(cols)
+                .flat_map(|x| w.chunks_exact(cols).map(|w| dot64(w, x) as f32).collect::<Vec<_>>())
+                .collect();
+            let exact = case.run(Kernels::scalar(), &pool, Precision::Exact);
+            case.compare("scalar exact", &exact, &want, (cols + 2) as f64, &mut failures);
+            let fast = case.run(Kernels::scalar(), &pool, Precision::Fast);
+            // Half a code of 127, relative to the largest activation of 2: the error of one activation is below
+            // 2/254, and `magnitudes` sums |x| whose mean is 1.
+            let relative = if !computes_in_f32(*ty) { 2.0 / 254.0 / EPS } else { (cols + 2) as f64 };
+            case.compare("scalar fast", &fast, &want, relative, &mut failures);
+        }
+    }
+    failures.check();
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    for kernels in tables() {
+        for ty in GgmlType::ALL {
+            for tokens in [1, 6] {
+                let case = Case::new(*ty, 83, 512, tokens, Fill::Random, 3);
+                for precision in [Precision::Fast, Precision::Exact] {
+                    let one = case.run(kernels, &Pool::new(1), precision);
+                    let three = case.run(kernels, &Pool::new(3), precision);
+                    assert_eq!(one, three, "{} {ty} tokens {tokens}", kernels.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn several_products_share_activations() {
+    let pool = pool();
+    for kernels in tables() {
+        for tokens in [1, 5] {
+            let mut rng = Rng::new(11);
+            let cols = 512;
+            let list: Vec<(GgmlType, usize, Vec<u8>)> = GgmlType::ALL
+                .iter()
+                .take(8)
+                .enumerate()
+                .map(|(i, ty)| (*ty, 5 + 9 * i, weight(*ty, 5 + 9 * i, cols, Fill::Random, &mut rng)))
+                .collect();
+            let x = rng.vec(tokens * cols, 1.0);
+            let mut act = ActBuf::new();
+            let needs = ActNeeds::new(Precision::Fast, list.iter().map(|(ty, ..)| *ty));
+            act.fill(&pool, kernels, &x, tokens, cols, needs).expect("fits");
+            let mut outs: Vec<Vec<f32>> = list.iter().map(|(_, rows, _)| vec![f32::NAN; rows * tokens]).collect();
+            let mut products: Vec<MatMul> = list
+                .iter()
+                .zip(&mut outs)
+                .map(|((ty, rows, bytes), out)| MatMul {
+                    weight: WeightRef::new(*ty, bytes, *rows, cols).expect("fits"),
+                    out,
+                })
+                .collect();
+            matmul_many(&pool, kernels, &act, &mut products).expect("fits");
+            for ((ty, rows, bytes), out) in list.iter().zip(&outs) {
+                let mut alone = vec![f32::NAN; rows * tokens];
+                let w = WeightRef::new(*ty, bytes, *rows, cols).expect("fits");
+                matmul(&pool, kernels, &w, &act, &mut alone).expect("fits");
+                assert_eq!(*out, alone, "{} {ty}", kernels.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn fused_swiglu_equals_its_parts() {
+    let pool = pool();
+    for kernels in tables() {
+        for (gate_ty, up_ty) in GgmlType::ALL.iter().zip(GgmlType::ALL.iter().cycle().skip(1)) {
+            for tokens in [1, 2, 37] {
+                let (rows, cols) = (41, 256);
+                let mut rng = Rng::new(21);
+                let gate_bytes = weight(*gate_ty, rows, cols, Fill::Random, &mut rng);
+                let up_bytes = weight(*up_ty, rows, cols, Fill::Random, &mut rng);
+                let gate = WeightRef::new(*gate_ty, &gate_bytes, rows, cols).expect("fits");
+                let up = WeightRef::new(*up_ty, &up_bytes, rows, cols).expect("fits");
+                let x = rng.vec(tokens * cols, 1.0);
+                let mut act = ActBuf::new();
+                let needs = ActNeeds::new(Precision::Fast, [*gate_ty, *up_ty]);
+                act.fill(&pool, kernels, &x, tokens, cols, needs).expect("fits");
+                let mut fused = vec![f32::NAN; tokens * rows];
+                matmul_swiglu(&pool, kernels, &gate, &up, &act, &mut fused).expect("fits");
+                let (mut g, mut u) = (fused.clone(), fused.clone());
+                matmul(&pool, kernels, &gate, &act, &mut g).expect("fits");
+                matmul(&pool, kernels, &up, &act, &mut u).expect("fits");
+                ops::swiglu(&pool, kernels, &mut g, &u).expect("fits");
+                for (i, (a, b)) in fused.iter().zip(&g).enumerate() {
+                    assert!((a - b).abs() <= 1e-5 * b.abs().max(1.0), "{} {i}: {a} {b}", kernels.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_errors() {
+    let (pool, kernels) = (pool(), Kernels::scalar());
+    let bytes = vec![0u8; 34 * 4];
+    assert!(WeightRef::new(GgmlType::Q8_0, &bytes, 2, 64).is_ok());
+    assert!(WeightRef::new(GgmlType::Q8_0, &bytes, 2, 32).is_err());
+    assert!(WeightRef::new(GgmlType::Q8_0, &bytes, 2, 63).is_err());
+    assert!(WeightRef::new(GgmlType::Q8_0, &bytes, usize::MAX, 64).is_err());
+    assert!(WeightRef::new(GgmlType::Q8_0, &[], 2, 0).is_err());
+    let w = WeightRef::new(GgmlType::Q8_0, &bytes, 2, 64).expect("fits");
+    let mut act = ActBuf::new();
+    let mut out = vec![0.0; 2];
+    assert!(matmul(&pool, kernels, &w, &act, &mut out).is_err(), "never filled");
+    let f32_only = ActNeeds::new(Precision::Fast, [GgmlType::F32]);
+    let q8 = ActNeeds::new(Precision::Fast, [GgmlType::Q8_0]);
+    assert!(act.fill(&pool, kernels, &[0.0; 63], 1, 64, q8).is_err());
+    assert!(act.fill(&pool, kernels, &[0.0; 63], 1, 63, q8).is_err());
+    act.fill(&pool, kernels, &[0.0; 64], 1, 64, f32_only).expect("fits");
+    let error = matmul(&pool, kernels, &w, &act, &mut out).expect_err("wrong form").to_string();
+    assert!(error.contains("Q8_0"), "{error}");
+    act.fill(&pool, kernels, &[0.0; 96], 1, 96, q8).expect("fits");
+    assert!(matmul(&pool, kernels, &w, &act, &mut out).is_err(), "depth");
+    act.fill(&pool, kernels, &[0.0; 64], 1, 64, q8).expect("fits");
+    assert!(matmul(&pool, kernels, &w, &act, &mut out[..1]).is_err(), "result length");
+    matmul(&pool, kernels, &w, &act, &mut out).expect("fits");
+    act.fill(&pool, kernels, &[], 0, 64, q8).expect("fits");
+    matmul(&pool, kernels, &w, &act, &mut []).expect("no tokens, no results");
+}
+
+fn dot64(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+}
