@@ -1,6 +1,7 @@
 //! Conversion of tiny checkpoints, compared with what the checkpoint's own numbers say.
 
 mod checkpoint;
+mod cli;
 mod errors;
 
 use std::path::{Path, PathBuf};
