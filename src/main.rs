@@ -23,6 +23,8 @@ enum Command {
     Formats(cmd::formats::Args),
     /// Show how a model cuts a text into tokens.
     Tokenize(cmd::tokenize::Args),
+    /// Write a checkpoint with random weights, to test with and to measure a machine.
+    Synth(cmd::synth::Args),
 }
 
 fn main() -> ExitCode {
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         Command::Convert(args) => cmd::convert::run(args),
         Command::Formats(args) => cmd::formats::run(&args),
         Command::Tokenize(args) => cmd::tokenize::run(args),
+        Command::Synth(args) => cmd::synth::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

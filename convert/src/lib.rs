@@ -22,6 +22,7 @@ mod pipeline;
 mod plan;
 pub mod progress;
 mod rope;
+pub mod synth;
 mod types;
 pub mod vocab;
 

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Failures, computes_in_f32, Fill, Rng, expand, pool, tables, vector_tables, weight};
+use common::{Failures, Fill, Rng, computes_in_f32, expand, pool, tables, vector_tables, weight};
 use ocelli_kernels::{
     ActBuf, ActNeeds, Kernels, MatMul, Pool, Precision, WeightRef, matmul, matmul_many, matmul_swiglu, ops,
 };

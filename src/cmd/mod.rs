@@ -2,4 +2,5 @@
 
 pub(crate) mod convert;
 pub(crate) mod formats;
+pub(crate) mod synth;
 pub(crate) mod tokenize;

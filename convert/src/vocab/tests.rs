@@ -13,6 +13,7 @@ fn dir(files: &[(&str, &str)]) -> tempfile::TempDir {
     dir
 }
 
+#[expect(dead_code)]
 fn config(text: &str) -> VocabConfig {
     VocabConfig::from_json(&serde_json::from_str(text).unwrap()).unwrap()
 }
