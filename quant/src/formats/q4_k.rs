@@ -31,7 +31,7 @@ impl Format for Q4_K {
     #[inline(always)]
     fn quantize_row<S: Simd>(s: S, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
         let plain = Params { n_max: 15.0, first: -1.0, step: 0.1, last: 20, absolute: false };
-        quantize_groups_of_32::<S, 144>(s, row, importance, out, plain, |codes, block| {
+        quantize_groups_of_32::<S, 144>(s, row, importance, out, plain, u8::MAX, |codes, block| {
             pack_nibbles(codes, &mut block[16..]);
         });
     }
@@ -98,6 +98,9 @@ struct Scales {
 }
 
 /// Quantises a row of super-blocks with 8 groups of 32, as Q4_K and Q5_K do. `pack` stores a block's 256 codes.
+///
+/// Groups with hardly any weight can end up with a scale or minimum < 0, whose code wraps around in its byte. With
+/// importance, `scale_limit` says to what such codes are cut; without, it is 63.
 #[inline(always)]
 pub(super) fn quantize_groups_of_32<S: Simd, const B: usize>(
     s: S,
@@ -105,6 +108,7 @@ pub(super) fn quantize_groups_of_32<S: Simd, const B: usize>(
     importance: Option<&[f32]>,
     out: &mut [u8],
     plain: Params,
+    scale_limit: u8,
     pack: impl Fn(&[u8; 256], &mut [u8; B]),
 ) {
     let blocks = out.as_chunks_mut::<B>().0;
@@ -121,7 +125,7 @@ pub(super) fn quantize_groups_of_32<S: Simd, const B: usize>(
             }
             Some(importance) => {
                 let first = run * RUN * 256;
-                fit_with_importance(s, x, &importance[first..first + x.len() * 256], plain.n_max)
+                fit_with_importance(s, x, &importance[first..first + x.len() * 256], plain.n_max, scale_limit)
             }
         };
         for (b, ((x, block), scales)) in x.iter().zip(blocks).zip(&scales).enumerate() {
@@ -149,7 +153,13 @@ fn plain_scales(groups: &Groups, b: usize) -> Scales {
 
 /// With importance, the scales and minima are themselves fitted, weighted by what their groups weigh.
 #[inline(always)]
-fn fit_with_importance<S: Simd>(s: S, x: &[[f32; 256]], importance: &[f32], n_max: f32) -> (Groups, [Scales; RUN]) {
+fn fit_with_importance<S: Simd>(
+    s: S,
+    x: &[[f32; 256]],
+    importance: &[f32],
+    n_max: f32,
+    scale_limit: u8,
+) -> (Groups, [Scales; RUN]) {
     let mut sums = [0f32; RUN];
     sums_of_squares(x, &mut sums[..x.len()]);
     let sigma2: [f32; 8 * RUN] = std::array::from_fn(|g| 2.0 * sums[g / 8] / 256.0);
@@ -159,7 +169,8 @@ fn fit_with_importance<S: Simd>(s: S, x: &[[f32; 256]], importance: &[f32], n_ma
     });
     let (d, sc) = groups::code_positive::<S, 8>(s, x.len(), &groups.scale, &groups.sum_w, 63.0);
     let (dmin, m) = groups::code_positive::<S, 8>(s, x.len(), &groups.neg_min, &groups.sum_w, 63.0);
-    let scales = std::array::from_fn(|b| Scales { d: d[b], dmin: dmin[b], sc: sc[b], m: m[b] });
+    let cut = |codes: [u8; 8]| codes.map(|code| code.min(scale_limit));
+    let scales = std::array::from_fn(|b| Scales { d: d[b], dmin: dmin[b], sc: cut(sc[b]), m: cut(m[b]) });
     (groups, scales)
 }
 

@@ -28,7 +28,7 @@ impl Format for Q5_K {
     #[inline(always)]
     fn quantize_row<S: Simd>(s: S, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
         let plain = Params { n_max: 31.0, first: -0.5, step: 0.1, last: 15, absolute: false };
-        quantize_groups_of_32::<S, 176>(s, row, importance, out, plain, |codes, block| {
+        quantize_groups_of_32::<S, 176>(s, row, importance, out, plain, 63, |codes, block| {
             let (head, qs) = block.split_at_mut(48);
             pack_nibbles(codes, qs);
             let qh = &mut head[16..];

@@ -97,7 +97,7 @@ CASES = [
     ("f16-overflow", (2, 512), lambda g, s: f32(g.normal(0, 1e6, s))),
     ("huge", (2, 512), lambda g, s: f32(g.normal(0, 1e30, s))),
     ("near-f32-max", (2, 512), near_max),
-    ("negative", (2, 512), lambda g, s: f32(-np.abs(g.normal(0, 0.02, s)) - 1e-3)),
+    ("negative", (4, 512), lambda g, s: f32(-np.abs(g.normal(0, 0.02, s)) - 1e-3)),
     ("negative-offset", (2, 512), lambda g, s: f32(-1 + g.normal(0, 1e-3, s))),
     ("positive", (2, 512), lambda g, s: f32(np.abs(g.normal(0, 0.02, s)) + 1e-3)),
     ("half-zeros", (2, 512), lambda g, s: f32(np.maximum(g.normal(0, 1, s), 0))),
@@ -196,7 +196,7 @@ def main():
             # All importance vectors for a few cases, the plainest and three others by turns for the rest.
             every = vectors[cols]
             turn = [every[1 + (turns + 2 * k) % (len(every) - 1)] for k in range(3)] if len(every) > 1 else []
-            used = every if name in ("normal", "real-rows") or args.all else [every[0], *turn]
+            used = every if name in ("normal", "negative", "constants", "real-rows") or args.all else [every[0], *turn]
             turns += 1
             manifest.append(f"case {name} at {store(x)} rows {rows} cols {cols}")
             for format, code, block in FORMATS:
