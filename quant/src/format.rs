@@ -32,9 +32,14 @@ pub trait Format {
     /// The first block with a scale that is not finite: its weights were too large for the format.
     #[inline(always)]
     fn first_overflow(bytes: &[u8]) -> Option<usize> {
-        bytes.chunks_exact(Self::BLOCK_BYTES).position(|block| {
-            Self::SCALES.iter().any(|at| u16::from_le_bytes([block[*at], block[*at + 1]]) & 0x7c00 == 0x7c00)
-        })
+        let overflowed = |block: &[u8]| {
+            Self::SCALES
+                .iter()
+                .fold(false, |any, at| any | (u16::from_le_bytes([block[*at], block[*at + 1]]) & 0x7c00 == 0x7c00))
+        };
+        // Without an early exit the scan vectorises; the block is looked up only on failure.
+        let any = bytes.chunks_exact(Self::BLOCK_BYTES).fold(false, |any, block| any | overflowed(block));
+        if any { bytes.chunks_exact(Self::BLOCK_BYTES).position(overflowed) } else { None }
     }
 }
 
@@ -60,6 +65,7 @@ pub fn quantize_checked<F: Format, S: Simd>(
 ///
 /// # Errors
 /// See [`GgmlType::quantize_row`].
+#[inline(always)]
 pub fn check_quantize(ty: GgmlType, row: &[f32], importance: Option<&[f32]>, out: &[u8]) -> Result<(), QuantError> {
     let want = ty.row_bytes(row.len())?;
     if out.len() != want {
@@ -74,10 +80,23 @@ pub fn check_quantize(ty: GgmlType, row: &[f32], importance: Option<&[f32]>, out
     check_finite(row)
 }
 
+/// Checks the arguments of an expansion.
+///
+/// # Errors
+/// See [`GgmlType::dequantize_row`].
+pub fn check_dequantize(ty: GgmlType, bytes: &[u8], out: &[f32]) -> Result<(), QuantError> {
+    let want = ty.row_bytes(out.len())?;
+    if bytes.len() != want {
+        return Err(QuantError::ByteLength { format: ty.name(), want, got: bytes.len() });
+    }
+    Ok(())
+}
+
 /// Finds the first value that is NaN or infinite.
 ///
 /// # Errors
 /// [`QuantError::NotFinite`] with its index.
+#[inline(always)]
 pub fn check_finite(values: &[f32]) -> Result<(), QuantError> {
     // The fold has no early exit and therefore vectorises; the index is looked up only on failure.
     let bad = values.iter().fold(0u32, |bad, v| bad | u32::from(v.to_bits() & 0x7f80_0000 == 0x7f80_0000));

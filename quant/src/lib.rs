@@ -131,10 +131,7 @@ impl GgmlType {
     /// # Errors
     /// When `bytes` is not exactly `out.len()` weights long.
     pub fn dequantize_row(self, bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
-        let want = self.row_bytes(out.len())?;
-        if bytes.len() != want {
-            return Err(QuantError::ByteLength { format: self.name(), want, got: bytes.len() });
-        }
+        format::check_dequantize(self, bytes, out)?;
         self.raw_dequantize_row(bytes, out);
         Ok(())
     }

@@ -32,7 +32,9 @@ impl Format for BF16 {
 
     #[inline(always)]
     fn first_overflow(bytes: &[u8]) -> Option<usize> {
-        bytes.as_chunks::<2>().0.iter().position(|b| u16::from_le_bytes(*b) & 0x7f80 == 0x7f80)
+        let overflowed = |b: &[u8; 2]| u16::from_le_bytes(*b) & 0x7f80 == 0x7f80;
+        let values = bytes.as_chunks::<2>().0;
+        if values.iter().fold(false, |any, b| any | overflowed(b)) { values.iter().position(overflowed) } else { None }
     }
 }
 

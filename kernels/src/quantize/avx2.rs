@@ -1,0 +1,251 @@
+//! Lanes in AVX2 registers, and the formats compiled for them.
+#![allow(clippy::inline_always)]
+
+use std::arch::x86_64::*;
+use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Not, Sub};
+
+use ocelli_quant::lanes::{Lanes, Mask, Simd, Task};
+use ocelli_quant::{Format, GgmlType, QuantError, format, formats};
+
+use super::RowCodec;
+
+/// Proof that the machine has the features: only [`Avx2::detect`] makes one.
+#[derive(Clone, Copy)]
+struct Avx2(());
+
+impl Avx2 {
+    #[inline]
+    fn detect() -> Option<Self> {
+        is_x86_feature_detected!("avx2").then_some(Self(()))
+    }
+}
+
+/// The codec, if the machine has the features.
+pub(super) fn codec() -> Option<RowCodec> {
+    Avx2::detect().map(|_| RowCodec { name: "avx2", quantize, dequantize })
+}
+
+/// Vector of 8 f32. Vectors come only out of a [`Avx2`] or out of another vector.
+#[derive(Clone, Copy)]
+struct Vector(__m256);
+
+/// One truth value per lane: all bits of a lane set, or none.
+#[derive(Clone, Copy)]
+struct Bits(__m256);
+
+impl Simd for Avx2 {
+    type F = Vector;
+    const W: usize = 8;
+
+    #[inline(always)]
+    fn run<T: Task<Self>>(self, task: T) -> T::Output {
+        #[inline(never)]
+        #[target_feature(enable = "avx2")]
+        fn go<T: Task<Avx2>>(s: Avx2, task: T) -> T::Output {
+            task.run(s)
+        }
+        // SAFETY: `self` exists only where `Avx2::detect` has found the features.
+        unsafe { go(self, task) }
+    }
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Vector {
+        // SAFETY: `self` proves the features.
+        Vector(unsafe { _mm256_set1_ps(value) })
+    }
+
+    #[inline(always)]
+    fn load(self, values: &[f32]) -> Vector {
+        let mut padded = [0f32; 8];
+        let lanes = match values.first_chunk::<8>() {
+            Some(lanes) => lanes,
+            None => {
+                padded[..values.len()].copy_from_slice(values);
+                &padded
+            }
+        };
+        // SAFETY: `self` proves the features; `lanes` holds 8 values, and the load needs no alignment.
+        Vector(unsafe { _mm256_loadu_ps(lanes.as_ptr()) })
+    }
+}
+
+impl Lanes for Vector {
+    type Mask = Bits;
+
+    #[inline(always)]
+    fn store(self, out: &mut [f32]) {
+        if let Some(lanes) = out.first_chunk_mut::<8>() {
+            // SAFETY: the vector proves the features; `lanes` holds 8 values, and the store needs no alignment.
+            unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), self.0) };
+        } else {
+            let mut lanes = [0f32; 8];
+            self.store(&mut lanes);
+            let n = out.len();
+            out.copy_from_slice(&lanes[..n]);
+        }
+    }
+
+    #[inline(always)]
+    fn abs(self) -> Self {
+        // SAFETY: the vector proves the features.
+        Self(unsafe {
+            _mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(self.0), _mm256_set1_epi32(0x7fff_ffff)))
+        })
+    }
+
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        // SAFETY: the vector proves the features.
+        Self(unsafe { _mm256_sqrt_ps(self.0) })
+    }
+
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        // SAFETY: the vector proves the features. The instruction yields its second operand for NaN and for equals.
+        Self(unsafe { _mm256_max_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        // SAFETY: the vector proves the features. The instruction yields its second operand for NaN and for equals.
+        Self(unsafe { _mm256_min_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn lt(self, other: Self) -> Bits {
+        // SAFETY: the vector proves the features.
+        Bits(unsafe { _mm256_cmp_ps::<_CMP_LT_OQ>(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn eq(self, other: Self) -> Bits {
+        // SAFETY: the vector proves the features.
+        Bits(unsafe { _mm256_cmp_ps::<_CMP_EQ_OQ>(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn select(mask: Bits, yes: Self, no: Self) -> Self {
+        // SAFETY: the vectors prove the features.
+        Self(unsafe { _mm256_blendv_ps(no.0, yes.0, mask.0) })
+    }
+
+    #[inline(always)]
+    fn nearest(self) -> Self {
+        // SAFETY: the vector proves the features.
+        Self(unsafe {
+            let mantissa = _mm256_and_si256(
+                _mm256_castps_si256(_mm256_add_ps(self.0, _mm256_set1_ps(12_582_912.0))),
+                _mm256_set1_epi32(0x007f_ffff),
+            );
+            _mm256_cvtepi32_ps(_mm256_sub_epi32(mantissa, _mm256_set1_epi32(0x0040_0000)))
+        })
+    }
+}
+
+/// Implements the operators by one instruction each.
+macro_rules! operators {
+    ($($trait:ident $method:ident $instruction:ident),+) => {$(
+        impl $trait for Vector {
+            type Output = Self;
+            #[inline(always)]
+            fn $method(self, other: Self) -> Self {
+                // SAFETY: the vectors prove the features.
+                Self(unsafe { $instruction(self.0, other.0) })
+            }
+        }
+    )+};
+}
+operators!(Add add _mm256_add_ps, Sub sub _mm256_sub_ps, Mul mul _mm256_mul_ps, Div div _mm256_div_ps);
+
+impl Neg for Vector {
+    type Output = Self;
+    #[inline(always)]
+    fn neg(self) -> Self {
+        // SAFETY: the vector proves the features.
+        Self(unsafe { _mm256_castsi256_ps(_mm256_xor_si256(_mm256_castps_si256(self.0), _mm256_set1_epi32(i32::MIN))) })
+    }
+}
+
+impl Mask for Bits {
+    #[inline(always)]
+    fn any(self) -> bool {
+        // SAFETY: the mask proves the features.
+        unsafe { _mm256_movemask_ps(self.0) != 0 }
+    }
+}
+
+impl BitAnd for Bits {
+    type Output = Self;
+    #[inline(always)]
+    fn bitand(self, other: Self) -> Self {
+        // SAFETY: the masks prove the features.
+        Self(unsafe { _mm256_and_ps(self.0, other.0) })
+    }
+}
+
+impl BitOr for Bits {
+    type Output = Self;
+    #[inline(always)]
+    fn bitor(self, other: Self) -> Self {
+        // SAFETY: the masks prove the features.
+        Self(unsafe { _mm256_or_ps(self.0, other.0) })
+    }
+}
+
+impl Not for Bits {
+    type Output = Self;
+    #[inline(always)]
+    fn not(self) -> Self {
+        // SAFETY: the mask proves the features.
+        Self(unsafe { _mm256_xor_ps(self.0, _mm256_castsi256_ps(_mm256_set1_epi32(-1))) })
+    }
+}
+
+/// Defines `quantize` and `dequantize` out of the list of formats, each format compiled into functions of its own.
+macro_rules! compile_formats {
+    ($($variant:ident $module:ident $ty:ident),+) => {
+        fn quantize(
+            ty: GgmlType,
+            row: &[f32],
+            importance: Option<&[f32]>,
+            out: &mut [u8],
+        ) -> Result<(), QuantError> {
+            let Some(simd) = Avx2::detect() else { return ty.quantize_row(row, importance, out) };
+            match ty {
+                $(GgmlType::$variant => {
+                    #[inline(never)]
+                    #[target_feature(enable = "avx2")]
+                    fn go(s: Avx2, x: &[f32], w: Option<&[f32]>, out: &mut [u8]) -> Result<(), QuantError> {
+                        format::check_quantize(GgmlType::$variant, x, w, out)?;
+                        format::quantize_checked::<formats::$module::$ty, _>(s, x, w, out)
+                    }
+                    // SAFETY: `simd` exists only where `Avx2::detect` has found the features.
+                    unsafe { go(simd, row, importance, out) }
+                })+
+                // The list names every format there is.
+                _ => ty.quantize_row(row, importance, out),
+            }
+        }
+
+        fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
+            if Avx2::detect().is_none() {
+                return ty.dequantize_row(bytes, out);
+            }
+            match ty {
+                $(GgmlType::$variant => {
+                    #[inline(never)]
+                    #[target_feature(enable = "avx2")]
+                    fn go(bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
+                        format::check_dequantize(GgmlType::$variant, bytes, out)?;
+                        <formats::$module::$ty as Format>::dequantize_row(bytes, out);
+                        Ok(())
+                    }
+                    // SAFETY: `Avx2::detect` has just found the features.
+                    unsafe { go(bytes, out) }
+                })+
+                _ => ty.dequantize_row(bytes, out),
+            }
+        }
+    };
+}
+ocelli_quant::for_each_format!(compile_formats);

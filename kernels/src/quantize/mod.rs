@@ -1,0 +1,95 @@
+//! Row quantisation and expansion compiled for the widest instruction set of the machine.
+//!
+//! `ocelli-quant` writes each format once, against lanes ([`ocelli_quant::lanes`]). Here the lanes become vector
+//! registers: one [`RowCodec`] per instruction set, made from the list of formats, so that a format gains every
+//! instruction set the day it is registered. All codecs give the same bytes.
+
+use std::sync::OnceLock;
+
+use ocelli_quant::{GgmlType, QuantError};
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(test)]
+mod tests;
+
+type Quantize = fn(GgmlType, &[f32], Option<&[f32]>, &mut [u8]) -> Result<(), QuantError>;
+type Dequantize = fn(GgmlType, &[u8], &mut [f32]) -> Result<(), QuantError>;
+
+/// Quantiser and dequantiser of one instruction set. Holding one means that the machine has it.
+#[derive(Debug)]
+pub struct RowCodec {
+    name: &'static str,
+    quantize: Quantize,
+    dequantize: Dequantize,
+}
+
+impl RowCodec {
+    /// The codecs this machine can run, best first; the portable one is always there.
+    #[must_use]
+    pub fn available() -> &'static [RowCodec] {
+        static AVAILABLE: OnceLock<Vec<RowCodec>> = OnceLock::new();
+        AVAILABLE.get_or_init(|| {
+            let portable =
+                RowCodec { name: "portable", quantize: GgmlType::quantize_row, dequantize: GgmlType::dequantize_row };
+            #[cfg(target_arch = "x86_64")]
+            let candidates = [avx512::codec(), avx2::codec(), Some(portable)];
+            #[cfg(not(target_arch = "x86_64"))]
+            let candidates = [Some(portable)];
+            candidates.into_iter().flatten().collect()
+        })
+    }
+
+    /// The best codec of this machine.
+    #[must_use]
+    pub fn best() -> &'static RowCodec {
+        // `available` ends with the portable codec, so there is a first one.
+        &Self::available()[0]
+    }
+
+    /// Name of the instruction set.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Quantises one row, with the same bytes as [`GgmlType::quantize_row`].
+    ///
+    /// # Errors
+    /// As [`GgmlType::quantize_row`].
+    pub fn quantize_row(
+        &self,
+        ty: GgmlType,
+        row: &[f32],
+        importance: Option<&[f32]>,
+        out: &mut [u8],
+    ) -> Result<(), QuantError> {
+        (self.quantize)(ty, row, importance, out)
+    }
+
+    /// Expands one row, to the same values as [`GgmlType::dequantize_row`].
+    ///
+    /// # Errors
+    /// As [`GgmlType::dequantize_row`].
+    pub fn dequantize_row(&self, ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
+        (self.dequantize)(ty, bytes, out)
+    }
+}
+
+/// Quantises one row, with the same bytes as [`GgmlType::quantize_row`] whatever the machine.
+///
+/// # Errors
+/// As [`GgmlType::quantize_row`].
+pub fn quantize_row(ty: GgmlType, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) -> Result<(), QuantError> {
+    RowCodec::best().quantize_row(ty, row, importance, out)
+}
+
+/// Expands one row, to the same values as [`GgmlType::dequantize_row`] whatever the machine.
+///
+/// # Errors
+/// As [`GgmlType::dequantize_row`].
+pub fn dequantize_row(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
+    RowCodec::best().dequantize_row(ty, bytes, out)
+}
