@@ -7,7 +7,7 @@
 //!   and `d`, which cancels in every product. Sums of 16 and of 32 codes serve the formats' mins.
 //! * `Q8B`: one scale per 32, for blocks of 32: `d = A/127` (kept in f32), `q = round_half_even(x·(127/A))`.
 //!
-//! Codes are −127…127, so that no kernel meets −128 as an activation.
+//! Values below 1e-30 throughout a unit count as zeros, so that no scale overflows. Codes are −127…127, so that no kernel meets −128 as an activation.
 
 use ocelli_quant::GgmlType;
 
@@ -15,6 +15,9 @@ use crate::error::{KernelError, check_len};
 use crate::pool::Pool;
 use crate::select::Kernels;
 use crate::table::{ActKind, Acts, index};
+
+/// A unit whose largest magnitude is below this is all zeros.
+pub(crate) const TINY: f32 = 1e-30;
 
 /// How products are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -21,6 +21,10 @@ pub mod quantize;
 mod scalar;
 mod select;
 mod table;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod wide;
+#[cfg(target_arch = "x86_64")]
+mod x86_avx2;
 
 pub use act::{ActBuf, ActNeeds, Precision};
 pub use attention::{AttnScratch, AttnShape, attention};

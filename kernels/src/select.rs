@@ -16,7 +16,11 @@ struct Candidate {
 }
 
 /// The tables of this build, best first. A new instruction set is one line.
-const CANDIDATES: &[Candidate] = &[Candidate { name: scalar::NAME, table: || Some(scalar::table()), needs: "nothing" }];
+const CANDIDATES: &[Candidate] = &[
+    #[cfg(target_arch = "x86_64")]
+    Candidate { name: crate::x86_avx2::NAME, table: crate::x86_avx2::table, needs: crate::x86_avx2::NEEDS },
+    Candidate { name: scalar::NAME, table: || Some(scalar::table()), needs: "nothing" },
+];
 
 /// The kernels of one instruction set. Holding one proves that this machine can run it.
 #[derive(Clone, Copy)]

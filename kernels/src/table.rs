@@ -9,6 +9,16 @@ use ocelli_quant::GgmlType;
 /// Rows (lanes) of a panel of f32 weights, the same for every table: the panel's layout is `[depth][F32_LANES]`.
 pub(crate) const F32_LANES: usize = 16;
 
+/// One row: values to codes, scales, sums of 16 and sums of 32.
+pub(crate) type QuantizeQ8k = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i16], &mut [i16]);
+
+/// One row: values to codes, scales and sums of 32.
+pub(crate) type QuantizeQ8b = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i16]);
+
+/// A hand-tuned kernel for one token, in place of a format's generic one.
+#[cfg(target_arch = "x86_64")]
+pub(crate) type TunedGemv = (GgmlType, unsafe fn(&mut Gemv));
+
 /// Kernels of one instruction set.
 #[derive(Debug)]
 pub(crate) struct KernelTable {
@@ -27,9 +37,9 @@ pub(crate) struct KernelTable {
     /// `Σ a·b` in f32; equal lengths.
     pub(crate) dot_f32: unsafe fn(&[f32], &[f32]) -> f32,
     /// Quantises one row with one scale per 256: codes, scales, sums per 16, sums per 32.
-    pub(crate) quantize_q8k: unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i16], &mut [i16]),
+    pub(crate) quantize_q8k: QuantizeQ8k,
     /// Quantises one row with one scale per 32: codes, scales, sums per 32.
-    pub(crate) quantize_q8b: unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i16]),
+    pub(crate) quantize_q8b: QuantizeQ8b,
     /// `out = x·w / sqrt(mean(x²) + eps)`.
     pub(crate) rmsnorm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     /// `gate[i] = silu(gate[i])·up[i]`.

@@ -133,8 +133,9 @@ fn tables_agree_with_scalar() {
 fn integer_parts_are_equal() {
     let pool = pool();
     let mut failures = Failures::default();
-    for kernels in vector_tables() {
-        for ty in GgmlType::ALL {
+    for kernels in tables() {
+        // Q8_K is quantised but multiplies as floats: it has no integer part.
+        for ty in GgmlType::ALL.iter().filter(|ty| !(computes_in_f32(**ty) && ty.is_quantized())) {
             let (mr, nr) = kernels.tile();
             for (i, tokens) in [1, nr, nr + 1, 7].into_iter().enumerate() {
                 let case = Case::new(*ty, mr + 3, 512, tokens, Fill::Integral, i as u64 + 50);

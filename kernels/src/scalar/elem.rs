@@ -2,6 +2,8 @@
 //!
 //! All are `unsafe fn` only because tables hold such pointers; lengths are checked by slicing and zipping.
 
+use crate::act::TINY;
+
 /// See [`crate::act`] for the arithmetic.
 ///
 /// # Safety
@@ -9,8 +11,8 @@
 pub(super) unsafe fn quantize_q8k(x: &[f32], q: &mut [i8], d: &mut [f32], sums16: &mut [i16], sums32: &mut [i16]) {
     for (i, x) in x.as_chunks::<256>().0.iter().enumerate() {
         let largest = x.iter().fold(0f32, |m, v| m.max(v.abs()));
-        let scale = if largest == 0.0 { 0.0 } else { 127.0 / largest };
-        d[i] = if largest == 0.0 { 0.0 } else { 1.0 / scale };
+        let scale = if largest < TINY { 0.0 } else { 127.0 / largest };
+        d[i] = if largest < TINY { 0.0 } else { 1.0 / scale };
         codes(x, scale, &mut q[256 * i..256 * i + 256]);
     }
     sums::<16>(q, sums16);
@@ -24,14 +26,14 @@ pub(super) unsafe fn quantize_q8k(x: &[f32], q: &mut [i8], d: &mut [f32], sums16
 pub(super) unsafe fn quantize_q8b(x: &[f32], q: &mut [i8], d: &mut [f32], sums32: &mut [i16]) {
     for (i, x) in x.as_chunks::<32>().0.iter().enumerate() {
         let largest = x.iter().fold(0f32, |m, v| m.max(v.abs()));
-        let scale = if largest == 0.0 { 0.0 } else { 127.0 / largest };
-        d[i] = largest / 127.0;
+        let scale = if largest < TINY { 0.0 } else { 127.0 / largest };
+        d[i] = if largest < TINY { 0.0 } else { largest / 127.0 };
         codes(x, scale, &mut q[32 * i..32 * i + 32]);
     }
     sums::<32>(q, sums32);
 }
 
-/// `round_half_even(x·scale)`, at most 127 in magnitude. A scale that overflowed makes NaN of 0·∞, stored as 0.
+/// `round_half_even(x·scale)`, at most 127 in magnitude.
 fn codes(x: &[f32], scale: f32, q: &mut [i8]) {
     for (q, x) in q.iter_mut().zip(x) {
         *q = (x * scale).round_ties_even().clamp(-127.0, 127.0) as i8;

@@ -14,11 +14,9 @@ use crate::table::{Acts, Gemm, GemmF32, Gemv, GemvF32, Pack};
 /// mins are at most 4096·2032·16 < 2²⁸.
 fn dot_super(w: &SuperBlock, q: &[i8], sums16: &[i16], d: f32) -> f32 {
     let (mut products, mut mins) = (0i32, 0i32);
-    for g in 0..16 {
-        let mut sum = 0i32;
-        for i in 16 * g..16 * g + 16 {
-            sum += i32::from(w.codes[i]) * i32::from(q[i]);
-        }
+    let groups = w.codes.as_chunks::<16>().0.iter().zip(q.as_chunks::<16>().0);
+    for (g, (codes, q)) in groups.enumerate() {
+        let sum: i32 = codes.iter().zip(q).map(|(c, q)| i32::from(*c) * i32::from(*q)).sum();
         products += i32::from(w.scales[g]) * sum;
         mins += i32::from(w.mins[g]) * i32::from(sums16[g]);
     }

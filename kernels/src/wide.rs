@@ -1,0 +1,294 @@
+//! Element-wise functions for every vector instruction set, written once.
+//!
+//! Plain Rust over fixed numbers of lanes: an instruction set instantiates it with [`wide_functions!`] inside functions
+//! that have its features, and the compiler vectorises it there. Lane counts are fixed, so that all vector tables give
+//! the same bits. `mul_add` is one instruction wherever this is instantiated.
+
+use crate::act::TINY;
+
+/// Lanes of every accumulator.
+const LANES: usize = 16;
+
+/// `1.5·2²³`: adding it rounds to the nearest integer (ties to even) and leaves that integer in the low bits.
+const MAGIC: f32 = 12_582_912.0;
+
+/// `exp(x)` within 2 ulp: `2ⁿ·exp(r)`, `|r| ≤ ln2 / 2`, with the Taylor polynomial of degree 7 (remainder below
+/// `0.35⁸/8! < 6e-9`). Below −87.3 the result is 0, above 88.3 it is that of 88.3; NaN stays NaN.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    let clamped = if x > 88.3 { 88.3 } else { x };
+    let clamped = if clamped < -87.3 { -87.3 } else { clamped };
+    let shifted = clamped.mul_add(std::f32::consts::LOG2_E, MAGIC);
+    let n = shifted - MAGIC;
+    // ln 2 in two parts: the first has few enough bits that its product with n is exact.
+    let r = n.mul_add(-0.693_359_4, clamped);
+    let r = n.mul_add(2.121_944_4e-4, r);
+    let p = r.mul_add(1.0 / 5040.0, 1.0 / 720.0);
+    let p = p.mul_add(r, 1.0 / 120.0);
+    let p = p.mul_add(r, 1.0 / 24.0);
+    let p = p.mul_add(r, 1.0 / 6.0);
+    let p = p.mul_add(r, 0.5);
+    let p = p.mul_add(r, 1.0);
+    let p = p.mul_add(r, 1.0);
+    let power = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
+    if x < -87.3 { 0.0 } else { p * power }
+}
+
+/// Adds the lanes pairwise.
+#[inline(always)]
+fn sum(lanes: &[f32; LANES]) -> f32 {
+    let mut v = *lanes;
+    let mut n = LANES / 2;
+    while n > 0 {
+        for i in 0..n {
+            v[i] += v[i + n];
+        }
+        n /= 2;
+    }
+    v[0]
+}
+
+#[inline(always)]
+pub(crate) fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
+    let mut acc = [[0f32; LANES]; 2];
+    let (a2, a_rest) = a.as_chunks::<{ 2 * LANES }>();
+    let (b2, b_rest) = b.as_chunks::<{ 2 * LANES }>();
+    for (a, b) in a2.iter().zip(b2) {
+        for half in 0..2 {
+            for l in 0..LANES {
+                acc[half][l] = a[half * LANES + l].mul_add(b[half * LANES + l], acc[half][l]);
+            }
+        }
+    }
+    let [mut low, high] = acc;
+    for (low, high) in low.iter_mut().zip(high) {
+        *low += high;
+    }
+    for ((a, b), acc) in a_rest.iter().zip(b_rest).zip((0..2 * LANES).map(|l| l % LANES)) {
+        low[acc] = a.mul_add(*b, low[acc]);
+    }
+    sum(&low)
+}
+
+#[inline(always)]
+pub(crate) fn max(x: &[f32]) -> f32 {
+    let mut acc = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for x in chunks {
+        for l in 0..LANES {
+            acc[l] = if x[l] > acc[l] { x[l] } else { acc[l] };
+        }
+    }
+    rest.iter().chain(&acc).fold(f32::NEG_INFINITY, |m, v| if *v > m { *v } else { m })
+}
+
+/// Largest magnitude of a unit of activations.
+#[inline(always)]
+fn largest<const N: usize>(x: &[f32; N]) -> f32 {
+    let mut acc = [0f32; LANES];
+    for x in x.as_chunks::<LANES>().0 {
+        for l in 0..LANES {
+            let a = x[l].abs();
+            acc[l] = if a > acc[l] { a } else { acc[l] };
+        }
+    }
+    let mut n = LANES / 2;
+    while n > 0 {
+        for i in 0..n {
+            acc[i] = if acc[i + n] > acc[i] { acc[i + n] } else { acc[i] };
+        }
+        n /= 2;
+    }
+    acc[0]
+}
+
+/// Codes of one unit; `|x·scale|` is at most 127 up to rounding, so the low byte of the shifted sum is the code.
+#[inline(always)]
+fn codes<const N: usize>(x: &[f32; N], scale: f32, q: &mut [i8; N]) {
+    for (q, x) in q.iter_mut().zip(x) {
+        *q = (x * scale + MAGIC).to_bits() as i8;
+    }
+}
+
+#[inline(always)]
+fn sums<const N: usize>(q: &[i8], sums: &mut [i16]) {
+    for (sum, q) in sums.iter_mut().zip(q.as_chunks::<N>().0) {
+        *sum = q.iter().map(|q| i16::from(*q)).sum();
+    }
+}
+
+#[inline(always)]
+pub(crate) fn quantize_q8k(x: &[f32], q: &mut [i8], d: &mut [f32], sums16: &mut [i16], sums32: &mut [i16]) {
+    for ((x, codes_out), d) in x.as_chunks::<256>().0.iter().zip(q.as_chunks_mut::<256>().0).zip(d) {
+        let largest = largest(x);
+        let scale = if largest < TINY { 0.0 } else { 127.0 / largest };
+        *d = if largest < TINY { 0.0 } else { 1.0 / scale };
+        codes(x, scale, codes_out);
+    }
+    sums::<16>(q, sums16);
+    for (sum, pair) in sums32.iter_mut().zip(sums16.as_chunks::<2>().0) {
+        *sum = pair[0] + pair[1];
+    }
+}
+
+#[inline(always)]
+pub(crate) fn quantize_q8b(x: &[f32], q: &mut [i8], d: &mut [f32], sums32: &mut [i16]) {
+    for ((x, codes_out), d) in x.as_chunks::<32>().0.iter().zip(q.as_chunks_mut::<32>().0).zip(d) {
+        let largest = largest(x);
+        let scale = if largest < TINY { 0.0 } else { 127.0 / largest };
+        *d = if largest < TINY { 0.0 } else { largest / 127.0 };
+        codes(x, scale, codes_out);
+    }
+    sums::<32>(q, sums32);
+}
+
+#[inline(always)]
+pub(crate) fn rmsnorm(x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
+    let mean = dot_f32(x, x) / x.len() as f32;
+    let scale = 1.0 / (mean + eps).sqrt();
+    for ((out, x), w) in out.iter_mut().zip(x).zip(w) {
+        *out = x * scale * w;
+    }
+}
+
+#[inline(always)]
+pub(crate) fn swiglu(gate: &mut [f32], up: &[f32]) {
+    for (g, u) in gate.iter_mut().zip(up) {
+        *g = *g / (1.0 + exp(-*g)) * u;
+    }
+}
+
+#[inline(always)]
+pub(crate) fn add(x: &mut [f32], y: &[f32]) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x += y;
+    }
+}
+
+#[inline(always)]
+pub(crate) fn exp_sum(x: &mut [f32], max: f32) -> f32 {
+    let mut acc = [0f32; LANES];
+    let (chunks, rest) = x.as_chunks_mut::<LANES>();
+    for x in chunks {
+        for l in 0..LANES {
+            x[l] = exp(x[l] - max);
+            acc[l] += x[l];
+        }
+    }
+    for (x, acc) in rest.iter_mut().zip(&mut acc) {
+        *x = exp(*x - max);
+        *acc += *x;
+    }
+    sum(&acc)
+}
+
+#[inline(always)]
+pub(crate) fn scale(x: &mut [f32], s: f32) {
+    for x in x {
+        *x *= s;
+    }
+}
+
+#[inline(always)]
+pub(crate) fn rope_interleaved(x: &mut [f32], cos_sin: &[f32]) {
+    for (x, cs) in x.as_chunks_mut::<2>().0.iter_mut().zip(cos_sin.as_chunks::<2>().0) {
+        *x = [x[0] * cs[0] - x[1] * cs[1], x[1] * cs[0] + x[0] * cs[1]];
+    }
+}
+
+#[inline(always)]
+pub(crate) fn rope_halves(x: &mut [f32], cos_sin: &[f32]) {
+    let (low, high) = x.split_at_mut(x.len() / 2);
+    for ((a, b), cs) in low.iter_mut().zip(high).zip(cos_sin.as_chunks::<2>().0) {
+        (*a, *b) = (*a * cs[0] - *b * cs[1], *b * cs[0] + *a * cs[1]);
+    }
+}
+
+#[inline(always)]
+#[allow(dead_code, reason = "a table may have something better for this slot")]
+pub(crate) fn f32_to_f16(x: &[f32], out: &mut [u8]) {
+    for (out, x) in out.as_chunks_mut::<2>().0.iter_mut().zip(x) {
+        *out = ocelli_quant::half_bits::f32_to_f16(*x).to_le_bytes();
+    }
+}
+
+/// Weights expanded at once by [`gemv_f32`]; a multiple of every block length.
+const CHUNK: usize = 256;
+
+/// One f32 token times stored rows, expanding them piece by piece.
+#[inline(always)]
+pub(crate) fn gemv_f32<F: ocelli_quant::Format>(a: &mut crate::table::GemvF32) {
+    let mut w = [0f32; CHUNK];
+    for (out, row) in a.out.iter_mut().zip(a.rows.chunks_exact(a.row_bytes)) {
+        *out = 0.0;
+        for (bytes, x) in row.chunks(CHUNK / F::BLOCK_LEN * F::BLOCK_BYTES).zip(a.x.chunks(CHUNK)) {
+            F::dequantize_row(bytes, &mut w[..x.len()]);
+            *out += dot_f32(&w[..x.len()], x);
+        }
+    }
+}
+
+/// Makes the module `elem` with the functions above compiled for the features given.
+macro_rules! wide_functions {
+    ($features:literal) => {
+        /// The portable element-wise functions, compiled for this instruction set.
+        #[allow(dead_code, reason = "a table may have something better for a slot")]
+        mod elem {
+            use crate::wide;
+
+            crate::wide::wide_functions!(@each $features
+                dot_f32(a: &[f32], b: &[f32]) -> f32;
+                max(x: &[f32]) -> f32;
+                quantize_q8k(x: &[f32], q: &mut [i8], d: &mut [f32], sums16: &mut [i16], sums32: &mut [i16]) -> ();
+                quantize_q8b(x: &[f32], q: &mut [i8], d: &mut [f32], sums32: &mut [i16]) -> ();
+                rmsnorm(x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) -> ();
+                swiglu(gate: &mut [f32], up: &[f32]) -> ();
+                add(x: &mut [f32], y: &[f32]) -> ();
+                exp_sum(x: &mut [f32], max: f32) -> f32;
+                scale(x: &mut [f32], s: f32) -> ();
+                rope_interleaved(x: &mut [f32], cos_sin: &[f32]) -> ();
+                rope_halves(x: &mut [f32], cos_sin: &[f32]) -> ();
+                f32_to_f16(x: &[f32], out: &mut [u8]) -> ();
+            );
+
+            #[target_feature(enable = $features)]
+            pub(super) fn dequantize<F: ocelli_quant::Format>(bytes: &[u8], out: &mut [f32]) {
+                F::dequantize_row(bytes, out);
+            }
+
+            #[target_feature(enable = $features)]
+            pub(super) fn gemv_f32<F: ocelli_quant::Format>(a: &mut crate::table::GemvF32) {
+                wide::gemv_f32::<F>(a);
+            }
+        }
+    };
+    (@each $features:literal $($name:ident($($arg:ident: $ty:ty),*) -> $ret:ty;)+) => {
+        $(
+            #[target_feature(enable = $features)]
+            pub(super) fn $name($($arg: $ty),*) -> $ret {
+                wide::$name($($arg),*)
+            }
+        )+
+    };
+}
+pub(crate) use wide_functions;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_within_two_ulp() {
+        let mut worst = 0f64;
+        for i in -873_000..883_000 {
+            let x = i as f32 * 1e-4;
+            let want = f64::from(x).exp();
+            worst = worst.max((f64::from(exp(x)) - want).abs() / want);
+        }
+        assert!(worst < 2.0 / f64::from(1 << 23), "{worst:e}");
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(f32::NAN).is_nan());
+        assert!(exp(f32::INFINITY) > 1e38);
+    }
+}

@@ -1,0 +1,307 @@
+//! Panels times tokens: 16 rows × up to 4 tokens at once.
+
+use std::arch::x86_64::*;
+
+use ocelli_quant::Unpack;
+use ocelli_quant::panel::{Block32, SuperBlock};
+
+use super::pack::{BLOCK_BYTES, BLOCK_CODES, SUPER_CODES, super_bytes};
+use super::{MR, NR};
+use crate::table::{Gemm, GemmF32};
+
+/// `vpmaddubsw` results that add up in 16 bits without overflow: each is at most 2·127·`max_code`. A power of two that
+/// divides the steps of a group.
+const fn chain(max_code: u8, group: usize) -> usize {
+    let mut n = group / 4;
+    while n > 1 && n * 254 * max_code as usize > 32767 {
+        n /= 2;
+    }
+    n
+}
+
+/// Runs `tile::<N>(first)` over all tokens, 4 at a time, the remainder divided evenly.
+macro_rules! over_tokens {
+    ($tokens:expr, $tile:ident :: <$F:ident>, $a:expr) => {{
+        let tokens = $tokens;
+        let mut t = 0;
+        while tokens - t >= NR {
+            if tokens - t == NR + 1 {
+                // SAFETY: tokens `t..t + 5` exist.
+                unsafe { $tile::<$F, 3>($a, t) };
+                // SAFETY: as above.
+                unsafe { $tile::<$F, 2>($a, t + 3) };
+                t += 5;
+            } else {
+                // SAFETY: tokens `t..t + 4` exist.
+                unsafe { $tile::<$F, 4>($a, t) };
+                t += 4;
+            }
+        }
+        // SAFETY: the remaining tokens exist.
+        unsafe {
+            match tokens - t {
+                3 => $tile::<$F, 3>($a, t),
+                2 => $tile::<$F, 2>($a, t),
+                1 => $tile::<$F, 1>($a, t),
+                _ => {}
+            }
+        }
+    }};
+}
+
+/// Reads 4 codes of an activation into every lane.
+///
+/// # Safety
+/// `p` must be readable for 4 bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn broadcast(p: *const i8) -> __m256i {
+    // SAFETY: promised by the caller.
+    _mm256_set1_epi32(unsafe { p.cast::<i32>().read_unaligned() })
+}
+
+/// Stores or adds 16 lanes, of which `n` exist.
+///
+/// # Safety
+/// `out` must be valid for `n` floats.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn store(out: *mut f32, n: usize, v: [__m256; 2], accumulate: bool) {
+    if n == MR {
+        for (i, v) in v.into_iter().enumerate() {
+            // SAFETY: 16 floats are valid.
+            unsafe {
+                let out = out.add(8 * i);
+                let v = if accumulate { _mm256_add_ps(_mm256_loadu_ps(out), v) } else { v };
+                _mm256_storeu_ps(out, v);
+            }
+        }
+        return;
+    }
+    let mut lanes = [0f32; MR];
+    // SAFETY: the array has 16 floats; `out` has `n`.
+    unsafe {
+        _mm256_storeu_ps(lanes.as_mut_ptr(), v[0]);
+        _mm256_storeu_ps(lanes.as_mut_ptr().add(8), v[1]);
+        for (i, lane) in lanes.iter().enumerate().take(n) {
+            let out = out.add(i);
+            *out = if accumulate { *out + lane } else { *lane };
+        }
+    }
+}
+
+/// See [`crate::table::IntKernels::gemm`].
+///
+/// # Safety
+/// The panel must come from `pack_super::<F>`; lengths as [`Gemm`] states them.
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn gemm_super<F: Unpack<Unit = SuperBlock>>(a: &Gemm) {
+    over_tokens!(a.acts.q.len() / a.acts.depth, tile_super::<F>, a);
+}
+
+/// `N` tokens from `t`.
+///
+/// 16-bit sums hold `chain` results of at most 254·MAX_CODE; times a scale of at most 128 and two lanes, 32-bit sums
+/// of a super-block stay below 63·127·256·128 < 2²⁸, and those of the mins below 4096·2032·16 < 2²⁸.
+///
+/// # Safety
+/// As [`gemm_super`]; tokens `t..t + N` must exist.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn tile_super<F: Unpack<Unit = SuperBlock>, const N: usize>(a: &Gemm, t: usize) {
+    let chain = const { chain(F::MAX_CODE, F::GROUP) };
+    let groups = 256 / F::GROUP;
+    let depth = a.acts.depth;
+    let sums: &[i16] = if F::GROUP == 32 { a.acts.sums32 } else { a.acts.sums16 };
+    let mut acc = [[_mm256_setzero_ps(); 2]; N];
+    for u in 0..a.units {
+        // SAFETY: the panel holds `units` super-blocks; the tokens hold `depth` codes, `depth / GROUP` sums and
+        // `depth / 256` scales each, of which this unit is number `unit0 + u`.
+        unsafe {
+            let panel = a.panel.as_ptr().add(u * super_bytes(F::GROUP));
+            let unit = a.unit0 + u;
+            let y: [*const i8; N] = std::array::from_fn(|c| a.acts.q.as_ptr().add((t + c) * depth + 256 * unit));
+            let s: [*const i16; N] =
+                std::array::from_fn(|c| sums.as_ptr().add((t + c) * (depth / F::GROUP) + groups * unit));
+            let mut total = [[_mm256_setzero_si256(); 2]; N];
+            for g in 0..groups {
+                let scale = panel.add(SUPER_CODES + 64 * g).cast::<__m256i>();
+                for part in 0..F::GROUP / 4 / chain {
+                    let mut pairs = [[_mm256_setzero_si256(); 2]; N];
+                    for k in 0..chain {
+                        let step = g * (F::GROUP / 4) + part * chain + k;
+                        let w = panel.add(64 * step).cast::<__m256i>();
+                        let w = [_mm256_load_si256(w), _mm256_load_si256(w.add(1))];
+                        for c in 0..N {
+                            let y = broadcast(y[c].add(4 * step));
+                            for h in 0..2 {
+                                pairs[c][h] = _mm256_add_epi16(pairs[c][h], _mm256_maddubs_epi16(w[h], y));
+                            }
+                        }
+                    }
+                    for c in 0..N {
+                        for h in 0..2 {
+                            let scaled = _mm256_madd_epi16(pairs[c][h], _mm256_load_si256(scale.add(h)));
+                            total[c][h] = _mm256_add_epi32(total[c][h], scaled);
+                        }
+                    }
+                }
+            }
+            let mins = panel.add(SUPER_CODES + 64 * groups);
+            let mut below = [[_mm256_setzero_si256(); 2]; N];
+            for g in 0..groups / 2 {
+                let m = mins.add(64 * g).cast::<__m256i>();
+                let m = [_mm256_load_si256(m), _mm256_load_si256(m.add(1))];
+                for c in 0..N {
+                    let s = broadcast(s[c].add(2 * g).cast());
+                    for h in 0..2 {
+                        below[c][h] = _mm256_add_epi32(below[c][h], _mm256_madd_epi16(m[h], s));
+                    }
+                }
+            }
+            let floats = mins.add(64 * (groups / 2)).cast::<f32>();
+            for h in 0..2 {
+                let d = _mm256_load_ps(floats.add(8 * h));
+                let dmin = _mm256_load_ps(floats.add(MR + 8 * h));
+                for c in 0..N {
+                    let dy = _mm256_set1_ps(*a.acts.d.as_ptr().add((t + c) * (depth / 256) + unit));
+                    acc[c][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total[c][h]), _mm256_mul_ps(d, dy), acc[c][h]);
+                    let below = _mm256_cvtepi32_ps(below[c][h]);
+                    acc[c][h] = _mm256_fnmadd_ps(below, _mm256_mul_ps(dmin, dy), acc[c][h]);
+                }
+            }
+        }
+    }
+    for (c, acc) in acc.into_iter().enumerate() {
+        // SAFETY: the result has `n_rows` values for every token.
+        unsafe { store(a.out.add((t + c) * a.out_stride), a.n_rows, acc, a.accumulate) };
+    }
+}
+
+/// See [`crate::table::IntKernels::gemm`].
+///
+/// # Safety
+/// The panel must come from `pack_block::<F>`; lengths as [`Gemm`] states them.
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn gemm_block<F: Unpack<Unit = Block32>>(a: &Gemm) {
+    over_tokens!(a.acts.q.len() / a.acts.depth, tile_block::<F>, a);
+}
+
+/// `N` tokens from `t`.
+///
+/// Unsigned codes: as in [`tile_super`]. Signed codes: `|w|` times `y` with the sign of `w`; a pair is at most
+/// 2·128·127 = 32,512.
+///
+/// # Safety
+/// As [`gemm_block`]; tokens `t..t + N` must exist.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn tile_block<F: Unpack<Unit = Block32>, const N: usize>(a: &Gemm, t: usize) {
+    let chain = const { if F::SIGNED { 1 } else { chain(F::MAX_CODE, 32) } };
+    let depth = a.acts.depth;
+    let ones = _mm256_set1_epi16(1);
+    let mut acc = [[_mm256_setzero_ps(); 2]; N];
+    for u in 0..a.units {
+        // SAFETY: the panel holds `units` blocks; the tokens hold `depth` codes, `depth / 32` sums and scales each, of
+        // which this unit is number `unit0 + u`.
+        unsafe {
+            let panel = a.panel.as_ptr().add(u * BLOCK_BYTES);
+            let unit = a.unit0 + u;
+            let y: [*const i8; N] = std::array::from_fn(|c| a.acts.q.as_ptr().add((t + c) * depth + 32 * unit));
+            let mut total = [[_mm256_setzero_si256(); 2]; N];
+            for part in 0..8 / chain {
+                let mut pairs = [[_mm256_setzero_si256(); 2]; N];
+                for k in 0..chain {
+                    let step = part * chain + k;
+                    let w = panel.add(64 * step).cast::<__m256i>();
+                    let w = [_mm256_load_si256(w), _mm256_load_si256(w.add(1))];
+                    let magnitude = [_mm256_abs_epi8(w[0]), _mm256_abs_epi8(w[1])];
+                    for c in 0..N {
+                        let y = broadcast(y[c].add(4 * step));
+                        for h in 0..2 {
+                            let product = if F::SIGNED {
+                                _mm256_maddubs_epi16(magnitude[h], _mm256_sign_epi8(y, w[h]))
+                            } else {
+                                _mm256_maddubs_epi16(w[h], y)
+                            };
+                            pairs[c][h] = _mm256_add_epi16(pairs[c][h], product);
+                        }
+                    }
+                }
+                for c in 0..N {
+                    for h in 0..2 {
+                        total[c][h] = _mm256_add_epi32(total[c][h], _mm256_madd_epi16(pairs[c][h], ones));
+                    }
+                }
+            }
+            let floats = panel.add(BLOCK_CODES).cast::<f32>();
+            for c in 0..N {
+                let at = (t + c) * (depth / 32) + unit;
+                let dy = *a.acts.d.as_ptr().add(at);
+                let below = _mm256_set1_ps(dy * f32::from(*a.acts.sums32.as_ptr().add(at)));
+                let dy = _mm256_set1_ps(dy);
+                for h in 0..2 {
+                    let d = _mm256_mul_ps(_mm256_load_ps(floats.add(8 * h)), dy);
+                    acc[c][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total[c][h]), d, acc[c][h]);
+                    if !F::SIGNED {
+                        acc[c][h] = _mm256_fnmadd_ps(_mm256_load_ps(floats.add(MR + 8 * h)), below, acc[c][h]);
+                    }
+                }
+            }
+        }
+    }
+    for (c, acc) in acc.into_iter().enumerate() {
+        // SAFETY: the result has `n_rows` values for every token.
+        unsafe { store(a.out.add((t + c) * a.out_stride), a.n_rows, acc, a.accumulate) };
+    }
+}
+
+/// See [`crate::table::KernelTable::gemm_f32`].
+///
+/// # Safety
+/// Pointers valid for the sizes that [`GemmF32`] states.
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn gemm_f32(a: &GemmF32) {
+    let mut c = 0;
+    while c < a.cols {
+        // SAFETY: columns `c..c + N` exist.
+        unsafe {
+            match a.cols - c {
+                1 => tile_f32::<1>(a, c),
+                2 => tile_f32::<2>(a, c),
+                3 => tile_f32::<3>(a, c),
+                4 => tile_f32::<4>(a, c),
+                5 => tile_f32::<5>(a, c),
+                _ => tile_f32::<6>(a, c),
+            }
+        }
+        c += 6;
+    }
+}
+
+/// `N` columns from `first`: 2·N accumulators, two registers of weights, one broadcast.
+///
+/// # Safety
+/// As [`gemm_f32`]; columns `first..first + N` must exist.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn tile_f32<const N: usize>(a: &GemmF32, first: usize) {
+    let mut acc = [[_mm256_setzero_ps(); 2]; N];
+    // SAFETY: the panel has `depth` steps of 16 lanes, `x` rows of `depth` values, the result `n_rows` lanes.
+    unsafe {
+        let x: [*const f32; N] = std::array::from_fn(|c| a.x.add((first + c) * a.x_stride));
+        for k in 0..a.depth {
+            let w = a.panel.add(k * a.panel_stride);
+            let w = [_mm256_loadu_ps(w), _mm256_loadu_ps(w.add(8))];
+            for c in 0..N {
+                let x = _mm256_set1_ps(*x[c].add(k));
+                for h in 0..2 {
+                    acc[c][h] = _mm256_fmadd_ps(w[h], x, acc[c][h]);
+                }
+            }
+        }
+        for (c, acc) in acc.into_iter().enumerate() {
+            store(a.out.add((first + c) * a.out_stride), a.n_rows, acc, a.accumulate);
+        }
+    }
+}

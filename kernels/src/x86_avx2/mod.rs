@@ -1,0 +1,133 @@
+//! AVX2 with FMA and F16C: 16 registers of 32 bytes, no dot-product instruction.
+//!
+//! `vpmaddubsw` multiplies unsigned by signed bytes and adds pairs with *saturation* to 16 bits, so every use states
+//! the bound that keeps its sums inside. Panels interleave rows in steps of 4 weights, so that a 32-bit lane is a row:
+//!
+//! ```text
+//! super-block of 16 rows        codes [64 steps][16 rows][4] u8
+//!                               scales [groups][16 rows][2] i16, each twice
+//!                               mins [groups / 2][16 rows][2] i16, of two neighbouring groups
+//!                               d [16] f32, dmin [16] f32
+//! block of 32 of 16 rows        codes [8 steps][16 rows][4] u8 or i8, d [16] f32, min [16] f32
+//! ```
+
+#![allow(clippy::needless_range_loop, reason = "kernels walk several arrays and pointers in step")]
+
+mod gemm;
+mod gemv;
+mod pack;
+
+use std::sync::OnceLock;
+
+use ocelli_quant::panel::{Block32, SuperBlock, Unquantized};
+use ocelli_quant::{GgmlType, Unpack};
+
+use crate::table::{ActKind, FormatKernels, IntKernels, KernelTable, index};
+
+crate::wide::wide_functions!("avx2,fma,f16c");
+
+pub(crate) const NAME: &str = "avx2";
+
+/// What detection asks for, in words.
+pub(crate) const NEEDS: &str = "an x86-64 CPU with AVX2, FMA and F16C";
+
+/// Rows of a panel: two registers of 8 lanes.
+const MR: usize = 16;
+
+/// Tokens of a tile: 16 rows × 4 tokens are 8 registers of 16-bit sums.
+const NR: usize = 4;
+
+trait Layout: Sized {
+    fn int<F: Unpack<Unit = Self>>() -> Option<IntKernels>;
+}
+
+impl Layout for SuperBlock {
+    fn int<F: Unpack<Unit = Self>>() -> Option<IntKernels> {
+        Some(IntKernels {
+            act: ActKind::Q8K,
+            unit: 256,
+            panel_unit_bytes: pack::super_bytes(F::GROUP),
+            gemv: gemv::gemv_super::<F>,
+            pack: pack::pack_super::<F>,
+            gemm: gemm::gemm_super::<F>,
+        })
+    }
+}
+
+impl Layout for Block32 {
+    fn int<F: Unpack<Unit = Self>>() -> Option<IntKernels> {
+        Some(IntKernels {
+            act: ActKind::Q8B,
+            unit: 32,
+            panel_unit_bytes: pack::BLOCK_BYTES,
+            gemv: gemv::gemv_block::<F>,
+            pack: pack::pack_block::<F>,
+            gemm: gemm::gemm_block::<F>,
+        })
+    }
+}
+
+impl Layout for Unquantized {
+    fn int<F: Unpack<Unit = Self>>() -> Option<IntKernels> {
+        None
+    }
+}
+
+fn format<F: Unpack>() -> FormatKernels
+where
+    F::Unit: Layout,
+{
+    FormatKernels { int: F::Unit::int::<F>(), dequantize: elem::dequantize::<F>, gemv_f32: elem::gemv_f32::<F> }
+}
+
+macro_rules! formats {
+    ($($variant:ident $module:ident $ty:ident),+) => {
+        vec![$(format::<ocelli_quant::formats::$module::$ty>()),+]
+    };
+}
+
+/// Fills the slots of formats that have hand-tuned kernels.
+fn tune(formats: &mut [FormatKernels]) {
+    for (ty, gemv) in gemv::TUNED {
+        if let Some(int) = &mut formats[index(*ty)].int {
+            int.gemv = *gemv;
+        }
+    }
+    formats[index(GgmlType::F16)].dequantize = gemv::dequantize_f16;
+    formats[index(GgmlType::F16)].gemv_f32 = gemv::gemv_f16;
+}
+
+/// The table, where the CPU has every feature that its functions are compiled with.
+pub(crate) fn table() -> Option<&'static KernelTable> {
+    static TABLE: OnceLock<Option<KernelTable>> = OnceLock::new();
+    let detected =
+        || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+    TABLE
+        .get_or_init(|| {
+            detected().then(|| {
+                let mut formats = ocelli_quant::for_each_format!(formats);
+                tune(&mut formats);
+                KernelTable {
+                    name: NAME,
+                    mr: MR,
+                    nr: NR,
+                    may_saturate: false,
+                    formats,
+                    gemm_f32: gemm::gemm_f32,
+                    dot_f32: elem::dot_f32,
+                    quantize_q8k: elem::quantize_q8k,
+                    quantize_q8b: elem::quantize_q8b,
+                    rmsnorm: elem::rmsnorm,
+                    swiglu: elem::swiglu,
+                    add: elem::add,
+                    max: elem::max,
+                    exp_sum: elem::exp_sum,
+                    scale: elem::scale,
+                    rope_interleaved: elem::rope_interleaved,
+                    rope_halves: elem::rope_halves,
+                    f32_to_f16: gemv::f32_to_f16,
+                }
+            })
+        })
+        .as_ref()
+}
