@@ -1,3 +1,40 @@
-//! Llama-shaped text models on the CPU.
+//! Llama-shaped text models on the CPU: GGUF in, text out.
+//!
+//! ```text
+//! Model     mapped weights, hyperparameters, one of the registered architectures
+//! Context   a model with threads, cache and buffers: tokens in, logits out
+//! Session   one conversation in a context: computes only what is new, saves and restores
+//! ```
+//!
+//! [`tokenizer`] turns text to ids and back. [`perplexity`] and [`probe`] measure a model; [`kv`] is the paged cache, [`rope`] the rotary embedding, [`weights`]
+//! the checked view of a file's tensors.
+#![deny(unsafe_code)]
 
+mod config;
+mod context;
+mod error;
+pub mod kv;
+mod layers;
+pub mod memory;
+#[allow(unsafe_code)]
+mod mmap;
+mod model;
+mod models;
+pub mod perplexity;
+pub mod probe;
+pub mod rope;
+mod session;
+mod session_file;
+mod threads;
 pub mod tokenizer;
+pub mod weights;
+
+pub use config::Config;
+pub use context::{Context, ContextOptions, Sequence};
+pub use error::RuntimeError;
+pub use layers::LayerProbe;
+pub use mmap::{FileOptions, ModelFile};
+pub use model::{BuiltinFactors, LoadOptions, Model, architectures};
+pub use ocelli_kernels::Precision;
+pub use session::{Prefill, Session, Stop};
+pub use threads::physical_cores;

@@ -1,0 +1,206 @@
+//! What can go wrong between a model file and its answer.
+
+use std::path::PathBuf;
+
+use ocelli_gguf::GgufError;
+use ocelli_kernels::{IsaError, KernelError};
+
+use crate::memory::human;
+
+/// Everything the runtime refuses, with a reason and a remedy.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RuntimeError {
+    /// The file cannot be opened or read.
+    #[error("cannot read {}: {source}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A folder, a pipe or a device.
+    #[error("{} is no regular file; give the path of a .gguf file", path.display())]
+    NotAFile {
+        /// The path given.
+        path: PathBuf,
+    },
+    /// A file of no bytes.
+    #[error("{} is empty; download or convert it again", path.display())]
+    EmptyFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// `mlock` was refused.
+    #[error("cannot lock {} in memory: {source}; raise the limit (`ulimit -l`) or leave --mlock out", path.display())]
+    Mlock {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// `--mlock` locks a mapping, and there is none.
+    #[error("--mlock locks the mapped file; it cannot be used with --no-mmap")]
+    MlockWithoutMmap,
+    /// Something does not fit into memory.
+    #[error("{what} needs {}, more than the memory available; use a smaller context (-c), a smaller batch (-ub) or q8_0 KV types (-ctk, -ctv)", human(*bytes))]
+    NoMemory {
+        /// What was to be allocated.
+        what: String,
+        /// Its bytes (the largest u64 when beyond it).
+        bytes: u64,
+    },
+    /// An error in the model file at `path`.
+    #[error("{}: {source}", path.display())]
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        source: Box<RuntimeError>,
+    },
+    /// The container is damaged or foreign.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// A metadata key that is missing or has a value no model can have.
+    #[error("key `{key}` {problem}")]
+    Metadata {
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The file holds another kind of model.
+    #[error("architecture `{}` cannot be run by this build; it runs: {}", found.escape_debug(), known.join(", "))]
+    Architecture {
+        /// `general.architecture` of the file.
+        found: String,
+        /// The registered architectures.
+        known: Vec<&'static str>,
+    },
+    /// A tensor the model needs is not there.
+    #[error(
+        "tensor `{name}` is missing; the file is incomplete or of another architecture: convert or download it again"
+    )]
+    MissingTensor {
+        /// Its name.
+        name: String,
+    },
+    /// A tensor whose shape contradicts the metadata.
+    #[error("tensor `{name}` has shape {found} where the metadata asks for {expected}")]
+    TensorShape {
+        /// Its name.
+        name: String,
+        /// The shape in the file, innermost first.
+        found: String,
+        /// The shape wanted.
+        expected: String,
+    },
+    /// A tensor stored in a format that cannot be used there.
+    #[error("tensor `{name}` is stored as {found}; here {expected} can be used")]
+    TensorType {
+        /// Its name.
+        name: String,
+        /// Its format.
+        found: String,
+        /// What would do.
+        expected: String,
+    },
+    /// A tensor nobody reads: running without it would give wrong answers in silence.
+    #[error(
+        "tensor `{name}` is not one that a `{arch}` model reads ({more} such in all); the file holds another kind of model"
+    )]
+    UnusedTensor {
+        /// The first one's name.
+        name: String,
+        /// The architecture.
+        arch: String,
+        /// How many there are.
+        more: usize,
+    },
+    /// Rope factors that do not fit the model.
+    #[error("{name} {problem}")]
+    RopeFactors {
+        /// Which list.
+        name: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A KV cache format that the head length does not divide into.
+    #[error("KV type {ty} stores blocks of {block} values, but a head has {head_dim}; use f16 or f32")]
+    KvType {
+        /// The format.
+        ty: &'static str,
+        /// Its block length.
+        block: usize,
+        /// Elements of one head.
+        head_dim: usize,
+    },
+    /// More tokens than the context holds.
+    #[error("{wanted} tokens do not fit the context of {n_ctx}; use a larger context (-c){}", if *shift { " or shorten the input" } else { ", a shorter input, or --context-shift to drop the oldest turns" })]
+    ContextFull {
+        /// Tokens the sequence would have.
+        wanted: usize,
+        /// The context.
+        n_ctx: usize,
+        /// Whether dropping turns was allowed (and did not help).
+        shift: bool,
+    },
+    /// A token id that is not in the vocabulary.
+    #[error("token id {id} is outside the vocabulary of {n_vocab}")]
+    Token {
+        /// The id.
+        id: u32,
+        /// Size of the vocabulary.
+        n_vocab: usize,
+    },
+    /// Somebody asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// No kernels of that name, or not on this machine.
+    #[error(transparent)]
+    Isa(#[from] IsaError),
+    /// A kernel refused its arguments, which the checks at load should have prevented.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// An option whose value makes no sense.
+    #[error("{option}: {problem}")]
+    Option {
+        /// Name of the option.
+        option: &'static str,
+        /// What is wrong, and what would do.
+        problem: String,
+    },
+    /// A session file that cannot be used.
+    #[error("session {}: {problem}", path.display())]
+    Session {
+        /// The file.
+        path: PathBuf,
+        /// Why, and what to do.
+        problem: String,
+    },
+    /// A file that cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A text or logits file that cannot be used for an evaluation.
+    #[error("{problem}")]
+    Evaluation {
+        /// Why, and what to do.
+        problem: String,
+    },
+}
+
+impl RuntimeError {
+    /// The same error, naming the model file it is about.
+    #[must_use]
+    pub fn in_file(self, path: &std::path::Path) -> Self {
+        match self {
+            named @ (Self::Open { .. } | Self::NotAFile { .. } | Self::EmptyFile { .. } | Self::InFile { .. }) => named,
+            other => Self::InFile { path: path.to_owned(), source: Box::new(other) },
+        }
+    }
+}

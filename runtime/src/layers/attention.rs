@@ -1,0 +1,53 @@
+//! Grouped-query attention over the paged cache: `x += W_o attn(rope(W_q h), rope(W_k h), W_v h)`.
+
+use super::{Linear, Pass};
+use crate::RuntimeError;
+use crate::weights::Loader;
+
+/// Attention of one layer.
+#[derive(Debug)]
+pub(crate) struct Attention {
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+}
+
+impl Attention {
+    pub(crate) fn load(loader: &mut Loader<'_>, il: usize) -> Result<Self, RuntimeError> {
+        let config = loader.config();
+        let (n_embd, q_width, kv_width) = (config.n_embd, config.q_width(), config.kv_width());
+        Ok(Self {
+            q: Linear::load(loader, &format!("blk.{il}.attn_q"), q_width, n_embd)?,
+            k: Linear::load(loader, &format!("blk.{il}.attn_k"), kv_width, n_embd)?,
+            v: Linear::load(loader, &format!("blk.{il}.attn_v"), kv_width, n_embd)?,
+            o: Linear::load(loader, &format!("blk.{il}.attn_output"), n_embd, q_width)?,
+        })
+    }
+
+    /// Stores keys and values of the normed rows, and adds the attention over all positions so far to the residual
+    /// stream. In the last layer only the rows whose logits are wanted go on from there.
+    pub(crate) fn run(&self, il: usize, pass: &mut Pass<'_>) -> Result<(), RuntimeError> {
+        let n = pass.n;
+        let (n_embd, q_width, kv_width) = (pass.config.n_embd, pass.config.q_width(), pass.config.kv_width());
+        let (engine, ws) = (pass.engine, &mut *pass.ws);
+        let (q, k, v) = (&mut ws.q[..n * q_width], &mut ws.k[..n * kv_width], &mut ws.v[..n * kv_width]);
+        engine.prepare(&mut ws.acts, &ws.h[..n * n_embd], n, &[&self.q.weight, &self.k.weight, &self.v.weight])?;
+        engine.multiply(
+            &ws.acts,
+            &mut [(&self.q.weight, &mut *q), (&self.k.weight, &mut *k), (&self.v.weight, &mut *v)],
+        )?;
+        for (linear, rows) in [(&self.q, &mut *q), (&self.k, &mut *k), (&self.v, &mut *v)] {
+            engine.add_bias(linear, rows)?;
+        }
+        pass.rope()?;
+        pass.store(il)?;
+        pass.keep_wanted(il);
+        pass.attend(il)?;
+        let (n, ws) = (pass.n, &mut *pass.ws);
+        engine.prepare(&mut ws.acts, &ws.attn[..n * q_width], n, &[&self.o.weight])?;
+        engine.multiply(&ws.acts, &mut [(&self.o.weight, &mut ws.h[..n * n_embd])])?;
+        engine.add_bias(&self.o, &mut ws.h[..n * n_embd])?;
+        engine.add(&mut ws.x[..n * n_embd], &ws.h[..n * n_embd])
+    }
+}

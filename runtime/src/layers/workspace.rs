@@ -1,0 +1,74 @@
+//! All buffers a pass uses.
+
+use ocelli_kernels::{ActBuf, ActNeeds, AttnScratch, Precision};
+
+use crate::weights::Weights;
+use crate::{Config, RuntimeError, memory};
+
+/// Rows of logits computed at a time.
+pub(crate) const LOGIT_ROWS: usize = 32;
+
+/// Buffers for micro-batches of up to `n_ubatch` rows.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    /// Residual stream, `[n, n_embd]`.
+    pub(crate) x: Vec<f32>,
+    /// Normed rows, and results on their way into `x`, `[n, n_embd]`.
+    pub(crate) h: Vec<f32>,
+    /// Queries, `[n, q_width]`.
+    pub(crate) q: Vec<f32>,
+    /// Keys, `[n, kv_width]`.
+    pub(crate) k: Vec<f32>,
+    /// Values, `[n, kv_width]`.
+    pub(crate) v: Vec<f32>,
+    /// Attention results, `[n, q_width]`.
+    pub(crate) attn: Vec<f32>,
+    /// Inside of the feed-forward, `[n, n_ff]`.
+    pub(crate) ff: Vec<f32>,
+    /// (Cosine, sine) pairs of the positions, `[n, n_rot]`.
+    pub(crate) rope: Vec<f32>,
+    /// Logits of some rows, `[LOGIT_ROWS, n_vocab]`.
+    pub(crate) logits: Vec<f32>,
+    /// Input of the matrix products, in the forms they take.
+    pub(crate) acts: ActBuf,
+    /// Attention's own.
+    pub(crate) scratch: AttnScratch,
+}
+
+impl Workspace {
+    /// Allocates everything for micro-batches of `n` rows in a context of `n_ctx` positions.
+    ///
+    /// # Errors
+    /// When it does not fit into the memory available.
+    pub(crate) fn new(
+        config: &Config,
+        weights: &Weights,
+        precision: Precision,
+        n: usize,
+        n_ctx: usize,
+    ) -> Result<Self, RuntimeError> {
+        let (q, kv) = (config.q_width(), config.kv_width());
+        let widest = config.n_embd.max(config.n_ff).max(q);
+        let logits = LOGIT_ROWS.min(n);
+        let per_row = [config.n_embd, config.n_embd, q, q, kv, kv, config.n_ff, config.rope.n_rot, 2 * widest];
+        let floats = per_row.iter().try_fold(0u64, |sum, w| sum.checked_add(*w as u64));
+        let floats = floats.and_then(|f| f.checked_mul(n as u64));
+        let floats = floats.and_then(|f| f.checked_add(logits as u64 * config.n_vocab as u64));
+        let bytes = floats.and_then(|f| f.checked_mul(4));
+        memory::check(format!("the workspace for micro-batches of {n} tokens"), bytes)?;
+        let needs = ActNeeds::new(precision, weights.types());
+        Ok(Self {
+            x: vec![0.0; n * config.n_embd],
+            h: vec![0.0; n * config.n_embd],
+            q: vec![0.0; n * q],
+            k: vec![0.0; n * kv],
+            v: vec![0.0; n * kv],
+            attn: vec![0.0; n * q],
+            ff: vec![0.0; n * config.n_ff],
+            rope: vec![0.0; n * config.rope.n_rot],
+            logits: vec![0.0; logits * config.n_vocab],
+            acts: ActBuf::with_capacity(n, widest.next_multiple_of(256), needs),
+            scratch: AttnScratch::with_capacity(config.n_head, config.head_dim, n_ctx),
+        })
+    }
+}

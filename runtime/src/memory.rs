@@ -1,0 +1,69 @@
+//! How much memory the machine has left, asked before anything large is allocated.
+
+use crate::RuntimeError;
+
+/// Bytes the system could hand out without swapping, where it says so (Linux: `MemAvailable`).
+#[must_use]
+pub fn available() -> Option<u64> {
+    parse_mem_available(&std::fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+fn parse_mem_available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// Refuses `bytes` (`None`: beyond 64 bits) when they are more than the system has left.
+///
+/// # Errors
+/// [`RuntimeError::NoMemory`] naming `what`.
+pub fn check(what: impl Into<String>, bytes: Option<u64>) -> Result<(), RuntimeError> {
+    let fits = match (bytes, available()) {
+        (None, _) => false,
+        (Some(bytes), Some(left)) => bytes <= left,
+        (Some(bytes), None) => isize::try_from(bytes).is_ok(),
+    };
+    if fits { Ok(()) } else { Err(RuntimeError::NoMemory { what: what.into(), bytes: bytes.unwrap_or(u64::MAX) }) }
+}
+
+/// `bytes` for people: `1.5 GiB`.
+#[must_use]
+pub fn human(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for larger in ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"] {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = larger;
+    }
+    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn meminfo_lines() {
+        assert_eq!(parse_mem_available("MemTotal: 10 kB\nMemAvailable:    2048 kB\n"), Some(2 << 20));
+        assert_eq!(parse_mem_available("MemTotal: 10 kB\n"), None);
+        assert_eq!(parse_mem_available("MemAvailable: 99999999999999999999 kB"), None);
+    }
+
+    #[test]
+    fn absurd_sizes_are_refused() {
+        assert!(check("a test", Some(1)).is_ok());
+        let text = check("the KV cache", Some(1 << 62)).unwrap_err().to_string();
+        assert!(text.contains("the KV cache") && text.contains("4.0 EiB"), "{text}");
+        assert!(check("a test", None).is_err());
+    }
+
+    #[test]
+    fn sizes_for_people() {
+        assert_eq!(human(999), "999 B");
+        assert_eq!(human(1536), "1.5 KiB");
+        assert_eq!(human(1 << 30), "1.0 GiB");
+    }
+}

@@ -1,0 +1,170 @@
+//! Model files in memory: mapped, or read whole into an aligned buffer.
+//!
+//! This is the only file of the crate with `unsafe`: creating a mapping is unsafe because another process could
+//! truncate or rewrite the file underneath it. Everything above sees plain `&[u8]`.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use memmap2::{Advice, Mmap, MmapOptions};
+
+use crate::RuntimeError;
+
+/// How the bytes of a model file come into memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileOptions {
+    /// Map the file instead of reading it (llama.cpp's `--no-mmap` turns this off).
+    pub mmap: bool,
+    /// Fault every page in before returning (`MAP_POPULATE`); otherwise the kernel is only advised to read ahead.
+    pub populate: bool,
+    /// Lock the pages so that they are never swapped or dropped (`--mlock`).
+    pub mlock: bool,
+}
+
+impl Default for FileOptions {
+    fn default() -> Self {
+        Self { mmap: true, populate: false, mlock: false }
+    }
+}
+
+/// The bytes of one file, for as long as any model uses them.
+#[derive(Debug)]
+pub struct ModelFile {
+    path: PathBuf,
+    bytes: Bytes,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    Mapped(Mmap),
+    /// `u64` words keep the first byte aligned as a mapping's would be for every type a GGUF tensor holds.
+    Read {
+        words: Vec<u64>,
+        len: usize,
+    },
+}
+
+impl ModelFile {
+    /// Opens `path`.
+    ///
+    /// # Errors
+    /// When it cannot be opened, is no regular file or is empty, when memory for a copy is missing, or when
+    /// `mlock` is refused by the system.
+    pub fn open(path: &Path, options: FileOptions) -> Result<Self, RuntimeError> {
+        let io = |source| RuntimeError::Open { path: path.to_owned(), source };
+        let file = File::open(path).map_err(io)?;
+        let meta = file.metadata().map_err(io)?;
+        if !meta.is_file() {
+            return Err(RuntimeError::NotAFile { path: path.to_owned() });
+        }
+        if meta.len() == 0 {
+            return Err(RuntimeError::EmptyFile { path: path.to_owned() });
+        }
+        let bytes = if options.mmap { map(&file, options).map_err(io)? } else { read(file, path, meta.len())? };
+        let file = Self { path: path.to_owned(), bytes };
+        if options.mlock {
+            file.lock()?;
+        }
+        Ok(file)
+    }
+
+    /// Where the file lies.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All bytes of the file.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Mapped(map) => map,
+            Bytes::Read { words, len } => &bytemuck::cast_slice(words)[..*len],
+        }
+    }
+
+    /// Whether the bytes are a mapping of the file.
+    #[must_use]
+    pub fn is_mapped(&self) -> bool {
+        matches!(self.bytes, Bytes::Mapped(_))
+    }
+
+    fn lock(&self) -> Result<(), RuntimeError> {
+        match &self.bytes {
+            Bytes::Mapped(map) => map.lock().map_err(|source| RuntimeError::Mlock { path: self.path.clone(), source }),
+            Bytes::Read { .. } => Err(RuntimeError::MlockWithoutMmap),
+        }
+    }
+}
+
+fn map(file: &File, options: FileOptions) -> std::io::Result<Bytes> {
+    let mut how = MmapOptions::new();
+    if options.populate {
+        how.populate();
+    }
+    // SAFETY: the mapping is read-only and the caller's file was checked above to be a regular file. That nobody
+    // truncates or rewrites it while the program runs is the documented condition of use, the same as for every
+    // program that maps model files.
+    let map = unsafe { how.map(file)? };
+    if !options.populate {
+        // Advice only: a kernel without it pages the file in on first use.
+        let _ = map.advise(Advice::WillNeed);
+    }
+    Ok(Bytes::Mapped(map))
+}
+
+fn read(mut file: File, path: &Path, len: u64) -> Result<Bytes, RuntimeError> {
+    let too_large = || RuntimeError::NoMemory { what: format!("{} without --mmap", path.display()), bytes: len };
+    let len = usize::try_from(len).map_err(|_| too_large())?;
+    let mut words: Vec<u64> = Vec::new();
+    words.try_reserve_exact(len.div_ceil(8)).map_err(|_| too_large())?;
+    words.resize(len.div_ceil(8), 0);
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+    file.read_exact(&mut bytes[..len]).map_err(|source| RuntimeError::Open { path: path.to_owned(), source })?;
+    Ok(Bytes::Read { words, len })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("some.bin");
+        std::fs::write(&path, (0..1001u32).map(|i| i as u8).collect::<Vec<_>>()).unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn mapped_and_read_hold_the_same_bytes() {
+        let (_dir, path) = sample();
+        let mapped = ModelFile::open(&path, FileOptions::default()).unwrap();
+        let populated = ModelFile::open(&path, FileOptions { populate: true, ..FileOptions::default() }).unwrap();
+        let read = ModelFile::open(&path, FileOptions { mmap: false, ..FileOptions::default() }).unwrap();
+        assert!(mapped.is_mapped() && populated.is_mapped() && !read.is_mapped());
+        assert_eq!(mapped.bytes().len(), 1001);
+        assert_eq!(mapped.bytes(), read.bytes());
+        assert_eq!(populated.bytes(), read.bytes());
+        assert_eq!(read.bytes().as_ptr() as usize % 8, 0);
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused() {
+        let (dir, path) = sample();
+        let missing = ModelFile::open(&dir.path().join("nothing"), FileOptions::default()).unwrap_err();
+        assert!(missing.to_string().contains("nothing"), "{missing}");
+        let folder = ModelFile::open(dir.path(), FileOptions::default()).unwrap_err();
+        assert!(matches!(folder, RuntimeError::NotAFile { .. }), "{folder}");
+        std::fs::write(&path, b"").unwrap();
+        let empty = ModelFile::open(&path, FileOptions::default()).unwrap_err();
+        assert!(matches!(empty, RuntimeError::EmptyFile { .. }), "{empty}");
+    }
+
+    #[test]
+    fn locking_needs_a_mapping() {
+        let (_dir, path) = sample();
+        let error = ModelFile::open(&path, FileOptions { mmap: false, mlock: true, populate: false }).unwrap_err();
+        assert!(matches!(error, RuntimeError::MlockWithoutMmap), "{error}");
+    }
+}

@@ -1,0 +1,46 @@
+//! `llama`: RMS norm, grouped-query attention with interleaved rope, SwiGLU; no gates, caps or sliding windows.
+
+use super::TextModel;
+use crate::RuntimeError;
+use crate::layers::{Attention, Mlp, Pass};
+use crate::weights::{Loader, Vector};
+
+#[derive(Debug)]
+struct Layer {
+    attn_norm: Vector,
+    attention: Attention,
+    ffn_norm: Vector,
+    mlp: Mlp,
+}
+
+#[derive(Debug)]
+struct Llama {
+    layers: Vec<Layer>,
+}
+
+pub(super) fn load(loader: &mut Loader<'_>) -> Result<Box<dyn TextModel>, RuntimeError> {
+    let n_embd = loader.config().n_embd;
+    // Every layer must find its tensors in the file, so a false layer count ends at the first one missing.
+    let mut layers = Vec::new();
+    for il in 0..loader.config().n_layer {
+        layers.push(Layer {
+            attn_norm: loader.vector(&format!("blk.{il}.attn_norm.weight"), n_embd)?,
+            attention: Attention::load(loader, il)?,
+            ffn_norm: loader.vector(&format!("blk.{il}.ffn_norm.weight"), n_embd)?,
+            mlp: Mlp::load(loader, il)?,
+        });
+        // Written by some old converters: the angles that are computed here anyway.
+        loader.ignore(&format!("blk.{il}.attn_rot_embd.weight"));
+    }
+    Ok(Box::new(Llama { layers }))
+}
+
+impl TextModel for Llama {
+    fn layer(&self, il: usize, pass: &mut Pass<'_>) -> Result<(), RuntimeError> {
+        let layer = &self.layers[il];
+        pass.norm(&layer.attn_norm)?;
+        layer.attention.run(il, pass)?;
+        pass.norm(&layer.ffn_norm)?;
+        layer.mlp.run(pass)
+    }
+}

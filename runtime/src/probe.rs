@@ -1,0 +1,158 @@
+//! What a model computes, written down for comparison with another implementation.
+//!
+//! The file is safetensors:
+//!
+//! | name | type | shape | what |
+//! |---|---|---|---|
+//! | `ids` | I32 | prompt tokens | the whole prompt |
+//! | `logits` | F32 | steps × vocabulary | the last position's, before each step |
+//! | `tokens` | I32 | steps | the greedy tokens |
+//! | `layers.<i>` | F32 | prompt tokens × embedding | the residual stream after layer i (from 0) |
+
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, TensorView};
+
+use crate::layers::LayerProbe;
+use crate::{Context, RuntimeError};
+
+/// Results of a probe.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Probe {
+    /// The prompt.
+    pub ids: Vec<u32>,
+    /// One row of logits per step.
+    pub logits: Vec<f32>,
+    /// The greedy token of each step.
+    pub tokens: Vec<u32>,
+    /// The residual stream after each layer, when asked for.
+    pub layers: Vec<Vec<f32>>,
+    n_vocab: usize,
+    n_embd: usize,
+}
+
+impl LayerProbe for Vec<Vec<f32>> {
+    fn layer(&mut self, il: usize, _first: usize, rows: &[f32]) {
+        if self.len() <= il {
+            self.resize_with(il + 1, Vec::new);
+        }
+        self[il].extend_from_slice(rows);
+    }
+}
+
+/// Index of the first largest value; 0 for none.
+#[must_use]
+pub fn argmax(values: &[f32]) -> usize {
+    let mut best = 0;
+    for (i, v) in values.iter().enumerate() {
+        if *v > values[best] || values[best].is_nan() {
+            best = i;
+        }
+    }
+    best
+}
+
+impl Probe {
+    /// Runs the prompt `ids` and `steps` greedy steps in a fresh sequence.
+    ///
+    /// # Errors
+    /// When the prompt is empty, holds a token outside the vocabulary, or does not fit the context with its steps.
+    pub fn run(context: &mut Context, ids: &[u32], steps: usize, layers: bool) -> Result<Self, RuntimeError> {
+        if ids.is_empty() {
+            return Err(RuntimeError::Option {
+                option: "-p/--prompt",
+                problem: "gives no tokens; say something".to_owned(),
+            });
+        }
+        let wanted = ids.len().saturating_add(steps.saturating_sub(1));
+        if wanted > context.n_ctx() {
+            return Err(RuntimeError::ContextFull { wanted, n_ctx: context.n_ctx(), shift: true });
+        }
+        let config = context.model().config();
+        let mut probe = Self { ids: ids.to_vec(), n_vocab: config.n_vocab, n_embd: config.n_embd, ..Self::default() };
+        let mut seq = context.new_sequence();
+        let mut done = if layers {
+            context.decode_probed(&mut seq, ids, &mut probe.layers)
+        } else {
+            context.decode(&mut seq, ids)
+        };
+        for step in 0..steps {
+            let Ok(()) = done else { break };
+            let logits = context.logits().unwrap_or_default();
+            let token = u32::try_from(argmax(logits)).unwrap_or(0);
+            probe.logits.extend_from_slice(logits);
+            probe.tokens.push(token);
+            if step + 1 < steps {
+                done = context.decode(&mut seq, &[token]);
+            }
+        }
+        context.clear(&mut seq);
+        done.map(|()| probe)
+    }
+
+    /// Writes the results to `path`, by way of a temporary file beside it.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<(), RuntimeError> {
+        let failed = |source| RuntimeError::Write { path: path.to_owned(), source };
+        let bytes = self.serialize().map_err(|e| failed(std::io::Error::other(e)))?;
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+        std::io::Write::write_all(&mut file, &bytes).map_err(failed)?;
+        file.persist(path).map_err(|e| failed(e.error))?;
+        Ok(())
+    }
+
+    fn serialize(&self) -> Result<Vec<u8>, safetensors::SafeTensorError> {
+        let i32s = |ids: &[u32]| -> Vec<u8> { ids.iter().flat_map(|id| id.to_le_bytes()).collect() };
+        let f32s = |values: &[f32]| -> Vec<u8> { values.iter().flat_map(|v| v.to_le_bytes()).collect() };
+        let steps = self.tokens.len();
+        let mut parts = vec![
+            ("ids".to_owned(), Dtype::I32, vec![self.ids.len()], i32s(&self.ids)),
+            ("logits".to_owned(), Dtype::F32, vec![steps, self.n_vocab], f32s(&self.logits)),
+            ("tokens".to_owned(), Dtype::I32, vec![steps], i32s(&self.tokens)),
+        ];
+        for (i, layer) in self.layers.iter().enumerate() {
+            parts.push((format!("layers.{i}"), Dtype::F32, vec![self.ids.len(), self.n_embd], f32s(layer)));
+        }
+        let views = parts
+            .iter()
+            .map(|(name, dtype, shape, bytes)| Ok((name.as_str(), TensorView::new(*dtype, shape.clone(), bytes)?)))
+            .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
+        safetensors::serialize(views, None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn argmax_takes_the_first_largest() {
+        assert_eq!(argmax(&[1.0, 3.0, 3.0]), 1);
+        assert_eq!(argmax(&[f32::NAN, 0.0]), 1);
+        assert_eq!(argmax(&[]), 0);
+    }
+
+    #[test]
+    fn files_are_safetensors() {
+        let probe = Probe {
+            ids: vec![1, 2],
+            logits: vec![0.5, 1.5, 2.5],
+            tokens: vec![2],
+            layers: vec![vec![1.0; 4]],
+            n_vocab: 3,
+            n_embd: 2,
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("probe.safetensors");
+        probe.write(&path).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(file.tensor("ids").unwrap().shape(), [2]);
+        assert_eq!(file.tensor("logits").unwrap().shape(), [1, 3]);
+        assert_eq!(file.tensor("layers.0").unwrap().shape(), [2, 2]);
+        assert_eq!(file.tensor("tokens").unwrap().data(), 2u32.to_le_bytes());
+    }
+}

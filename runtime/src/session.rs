@@ -1,0 +1,182 @@
+//! One conversation in one context: keeps what was computed, computes only what is new.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use sha2::{Digest, Sha256};
+
+use crate::context::Sequence;
+use crate::{Context, RuntimeError, session_file};
+
+/// How a prompt was taken in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Prefill {
+    /// Tokens of the prompt that were in the cache already.
+    pub reused: usize,
+    /// Tokens computed.
+    pub evaluated: usize,
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stop {
+    /// The model ended it.
+    EndOfGeneration,
+    /// As many tokens as were asked for.
+    Length,
+    /// There is no room for another token.
+    ContextFull,
+    /// Somebody asked for it.
+    Interrupted,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Session {
+    context: Context,
+    seq: Sequence,
+    interrupt: Arc<AtomicBool>,
+}
+
+impl Session {
+    /// An empty conversation.
+    #[must_use]
+    pub fn new(context: Context) -> Self {
+        let seq = context.new_sequence();
+        let interrupt = context.interrupt_flag();
+        Self { context, seq, interrupt }
+    }
+
+    /// The context.
+    #[must_use]
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Set this to stop a prompt or an answer that is being computed; clear it before the next one.
+    #[must_use]
+    pub fn interrupt(&self) -> &Arc<AtomicBool> {
+        &self.interrupt
+    }
+
+    /// Tokens in the cache.
+    #[must_use]
+    pub fn tokens(&self) -> &[u32] {
+        self.seq.tokens()
+    }
+
+    /// Positions left.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.context.n_ctx() - self.seq.tokens().len()
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.context.clear(&mut self.seq);
+    }
+
+    /// Makes `prompt` the content of the cache and computes the logits of its last token. What the cache and the
+    /// prompt have in common at the start is kept, not computed again. `progress(done, all)` is told in tokens.
+    ///
+    /// Interrupted, it keeps what is done, so that a second call goes on from there.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Interrupted`]; when the prompt is empty, longer than the context, or holds a token outside the
+    /// vocabulary.
+    pub fn prefill(&mut self, prompt: &[u32], progress: &mut dyn FnMut(usize, usize)) -> Result<Prefill, RuntimeError> {
+        let n_ctx = self.context.n_ctx();
+        if prompt.len() > n_ctx {
+            return Err(RuntimeError::ContextFull { wanted: prompt.len(), n_ctx, shift: false });
+        }
+        if prompt.is_empty() {
+            return Err(RuntimeError::Option {
+                option: "-p/--prompt",
+                problem: "gives no tokens; say something".to_owned(),
+            });
+        }
+        let same = prompt.iter().zip(self.seq.tokens()).take_while(|(a, b)| a == b).count();
+        // The last token always runs: its logits are wanted.
+        let reused = same.min(prompt.len() - 1);
+        self.context.truncate(&mut self.seq, reused);
+        let rest = &prompt[reused..];
+        let chunk = self.context.n_ubatch();
+        for (i, tokens) in rest.chunks(chunk).enumerate() {
+            progress(i * chunk, rest.len());
+            self.context.decode(&mut self.seq, tokens)?;
+        }
+        progress(rest.len(), rest.len());
+        Ok(Prefill { reused, evaluated: rest.len() })
+    }
+
+    /// Goes on from the prompt for up to `n_predict` tokens. `pick` chooses from the logits, `ends` says at which
+    /// tokens the answer is over (such a token is not part of it), `each` is given every token of the answer.
+    ///
+    /// # Errors
+    /// When the session is empty, or `pick` fails or gives a token outside the vocabulary.
+    pub fn generate(
+        &mut self,
+        n_predict: usize,
+        ends: &dyn Fn(u32) -> bool,
+        pick: &mut dyn FnMut(&[f32]) -> Result<u32, RuntimeError>,
+        each: &mut dyn FnMut(u32),
+    ) -> Result<Stop, RuntimeError> {
+        for _ in 0..n_predict {
+            if self.interrupt.load(Ordering::Relaxed) {
+                return Ok(Stop::Interrupted);
+            }
+            let Some(logits) = self.context.logits() else {
+                return Err(RuntimeError::Option {
+                    option: "-p/--prompt",
+                    problem: "comes before an answer".to_owned(),
+                });
+            };
+            let token = pick(logits)?;
+            if ends(token) {
+                return Ok(Stop::EndOfGeneration);
+            }
+            if self.room() == 0 {
+                return Ok(Stop::ContextFull);
+            }
+            each(token);
+            match self.context.decode(&mut self.seq, &[token]) {
+                Err(RuntimeError::Interrupted) => return Ok(Stop::Interrupted),
+                done => done?,
+            }
+        }
+        Ok(Stop::Length)
+    }
+
+    /// A digest of everything that decides whether saved keys and values can be used here: the model and its rope.
+    fn fingerprint(&self) -> [u8; 32] {
+        let mut digest = Sha256::new();
+        digest.update(self.context.model().weights().fingerprint());
+        for value in self.context.rope().inv_freq().iter().chain([&self.context.rope().magnitude()]) {
+            digest.update(value.to_le_bytes());
+        }
+        digest.finalize().into()
+    }
+
+    /// Saves the tokens with their keys and values, and `note`, to `path`.
+    ///
+    /// # Errors
+    /// When the file cannot be written; an existing one is untouched then.
+    pub fn save(&self, path: &Path, note: &[u8]) -> Result<(), RuntimeError> {
+        let Sequence { table, tokens } = &self.seq;
+        session_file::save(path, &self.fingerprint(), &self.context.kv, table, tokens, note)
+    }
+
+    /// Replaces the content of the cache by what [`Session::save`] wrote; gives the note.
+    ///
+    /// # Errors
+    /// When the file is missing, damaged, of another model or other KV types, or longer than this context. The cache
+    /// is empty then if the file turned out to be unreadable half-way, and untouched otherwise.
+    pub fn load(&mut self, path: &Path) -> Result<Vec<u8>, RuntimeError> {
+        let fingerprint = self.fingerprint();
+        let file = session_file::Checked::open(path, &fingerprint, &self.context)?;
+        self.clear();
+        file.read(&mut self.context.kv, &mut self.seq)
+    }
+}

@@ -1,0 +1,226 @@
+//! Saved conversations: tokens, their keys and values, and whatever the program wants to keep beside them.
+//!
+//! ```text
+//! "OCELLISN" | version u32 | model and rope fingerprint, 32 bytes
+//! n_layer u32 | n_head_kv u32 | head_dim u32 | type_k u32 | type_v u32
+//! n_tokens u64 | note length u64 | tokens u32 × n_tokens | note
+//! per layer: keys of all positions, head by head; values likewise
+//! SHA-256 of everything before
+//! ```
+//!
+//! All numbers are little-endian. The length is known from the first fields, and the checksum is verified over the
+//! whole file before anything is taken from it.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
+
+use crate::context::Sequence;
+use crate::kv::{BlockTable, KvCache, KvShape};
+use crate::{Context, RuntimeError};
+
+const MAGIC: &[u8; 8] = b"OCELLISN";
+const VERSION: u32 = 1;
+const HEAD_LEN: usize = 8 + 4 + 32 + 5 * 4 + 2 * 8;
+const SUM_LEN: u64 = 32;
+
+/// Longest note accepted, in bytes.
+const MAX_NOTE: u64 = 1 << 26;
+
+fn shape_words(shape: &KvShape) -> [u32; 5] {
+    // Widths and layer counts are bounded far below u32 by the configuration.
+    [shape.n_layer as u32, shape.n_head_kv as u32, shape.head_dim as u32, shape.type_k.id(), shape.type_v.id()]
+}
+
+fn head(fingerprint: &[u8; 32], shape: &KvShape, n_tokens: usize, note: usize) -> Vec<u8> {
+    let mut head = Vec::with_capacity(HEAD_LEN);
+    head.extend_from_slice(MAGIC);
+    head.extend_from_slice(&VERSION.to_le_bytes());
+    head.extend_from_slice(fingerprint);
+    head.extend(shape_words(shape).iter().flat_map(|w| w.to_le_bytes()));
+    head.extend_from_slice(&(n_tokens as u64).to_le_bytes());
+    head.extend_from_slice(&(note as u64).to_le_bytes());
+    head
+}
+
+/// A writer that keeps the checksum of what went through it.
+struct Summed<W> {
+    out: W,
+    sum: Sha256,
+}
+
+impl<W: Write> Write for Summed<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let n = self.out.write(bytes)?;
+        self.sum.update(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// Writes `tokens`, their part of the cache and `note` to `path`, by way of a temporary file beside it.
+///
+/// # Errors
+/// When the file cannot be written; the old one, if any, is untouched then.
+pub(crate) fn save(
+    path: &Path,
+    fingerprint: &[u8; 32],
+    kv: &KvCache,
+    table: &BlockTable,
+    tokens: &[u32],
+    note: &[u8],
+) -> Result<(), RuntimeError> {
+    let failed = |source| RuntimeError::Write { path: path.to_owned(), source };
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let file = NamedTempFile::new_in(folder).map_err(failed)?;
+    let mut out = Summed { out: BufWriter::with_capacity(1 << 20, file), sum: Sha256::new() };
+    let body = |out: &mut Summed<_>| -> std::io::Result<()> {
+        out.write_all(&head(fingerprint, kv.shape(), tokens.len(), note.len()))?;
+        for token in tokens {
+            out.write_all(&token.to_le_bytes())?;
+        }
+        out.write_all(note)?;
+        kv.for_each_run(table, tokens.len(), |run| out.write_all(run))
+    };
+    body(&mut out).map_err(failed)?;
+    let Summed { out: mut buffered, sum } = out;
+    buffered.write_all(&sum.finalize()).map_err(failed)?;
+    let file = buffered.into_inner().map_err(|e| failed(e.into_error()))?;
+    file.persist(path).map_err(|e| failed(e.error))?;
+    Ok(())
+}
+
+/// A session file that was found sound and fitting, not yet read.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    path: PathBuf,
+    file: BufReader<File>,
+    tokens: Vec<u32>,
+    note: usize,
+}
+
+impl Checked {
+    /// Opens `path` and checks everything that can be wrong with it.
+    ///
+    /// # Errors
+    /// When the file is missing, damaged, of another model or other KV types, or longer than the context.
+    pub(crate) fn open(path: &Path, fingerprint: &[u8; 32], context: &Context) -> Result<Self, RuntimeError> {
+        let io = |source| RuntimeError::Open { path: path.to_owned(), source };
+        let bad = |problem: String| RuntimeError::Session { path: path.to_owned(), problem };
+        let mut file = BufReader::with_capacity(1 << 20, File::open(path).map_err(io)?);
+        let len = file.get_ref().metadata().map_err(io)?.len();
+        let (n_tokens, note) = check_head(&mut file, len, fingerprint, context.kv_shape()).map_err(bad)?;
+        let (n_ctx, n_vocab) = (context.n_ctx(), context.model().config().n_vocab);
+        if n_tokens > n_ctx {
+            return Err(bad(format!(
+                "holds {n_tokens} tokens, more than the context of {n_ctx}; use a larger context (-c)"
+            )));
+        }
+        check_sum(&mut file, len).map_err(bad)?;
+        file.seek(SeekFrom::Start(HEAD_LEN as u64)).map_err(io)?;
+        let mut bytes = vec![0u8; n_tokens * 4];
+        file.read_exact(&mut bytes).map_err(io)?;
+        let tokens: Vec<u32> = bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
+        match tokens.iter().copied().find(|t| *t as usize >= n_vocab) {
+            Some(id) => Err(RuntimeError::Token { id, n_vocab }),
+            None => Ok(Self { path: path.to_owned(), file, tokens, note }),
+        }
+    }
+
+    /// Reads the session into the empty `seq`; gives the note.
+    ///
+    /// # Errors
+    /// When the file cannot be read on; `seq` is still empty then.
+    pub(crate) fn read(mut self, kv: &mut KvCache, seq: &mut Sequence) -> Result<Vec<u8>, RuntimeError> {
+        let mut note = vec![0u8; self.note];
+        kv.grow(&mut seq.table, self.tokens.len())?;
+        let file = &mut self.file;
+        let done = file
+            .read_exact(&mut note)
+            .and_then(|()| kv.for_each_run_mut(&seq.table, self.tokens.len(), |run| file.read_exact(run)));
+        if let Err(source) = done {
+            kv.clear(&mut seq.table);
+            return Err(RuntimeError::Open { path: self.path, source });
+        }
+        seq.tokens.extend_from_slice(&self.tokens);
+        Ok(note)
+    }
+}
+
+/// Checks the fields and the length they imply; gives the numbers of tokens and of note bytes.
+fn check_head(
+    file: &mut impl Read,
+    len: u64,
+    fingerprint: &[u8; 32],
+    shape: &KvShape,
+) -> Result<(usize, usize), String> {
+    const DAMAGED: &str = "is damaged or incomplete; remove it and start a new one";
+    let mut head = [0u8; HEAD_LEN];
+    file.read_exact(&mut head).map_err(|_| DAMAGED.to_owned())?;
+    let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
+    if head[..8] != MAGIC[..] {
+        return Err("is no session file; give another name".to_owned());
+    }
+    if word(8) != VERSION {
+        return Err(format!("has version {}, this build reads version {VERSION}; start a new one", word(8)));
+    }
+    if head[12..44] != fingerprint[..] {
+        return Err("was saved with another model or other rope settings; use the model it was saved with".to_owned());
+    }
+    let found: [u32; 5] = std::array::from_fn(|i| word(44 + 4 * i));
+    let want = shape_words(shape);
+    if found[..3] != want[..3] {
+        return Err("was saved with a model of another shape; use the model it was saved with".to_owned());
+    }
+    if found[3..] != want[3..] {
+        let name = |id| ocelli_quant::GgmlType::from_id(id).map_or("unknown".to_owned(), |t| t.name().to_lowercase());
+        return Err(format!(
+            "was saved with KV types {} and {}; start with -ctk {} -ctv {}",
+            name(found[3]),
+            name(found[4]),
+            name(found[3]),
+            name(found[4])
+        ));
+    }
+    let (n_tokens, note) = (long(64), long(72));
+    let per_token = shape.bytes_per_position().map_err(|e| e.to_string())?;
+    let whole = per_token
+        .checked_add(4)
+        .and_then(|b| b.checked_mul(n_tokens))
+        .and_then(|b| b.checked_add(note))
+        .and_then(|b| b.checked_add(HEAD_LEN as u64 + SUM_LEN));
+    match (whole, usize::try_from(n_tokens), usize::try_from(note)) {
+        (Some(whole), Ok(n_tokens), Ok(note_len)) if whole == len && note <= MAX_NOTE => Ok((n_tokens, note_len)),
+        _ => Err(DAMAGED.to_owned()),
+    }
+}
+
+fn check_sum(file: &mut (impl Read + Seek), len: u64) -> Result<(), String> {
+    let run = |file: &mut dyn Read| -> std::io::Result<bool> {
+        let mut sum = Sha256::new();
+        let mut left = len - SUM_LEN;
+        let mut buffer = vec![0u8; 1 << 16];
+        while left > 0 {
+            let n = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+            file.read_exact(&mut buffer[..n])?;
+            sum.update(&buffer[..n]);
+            left -= n as u64;
+        }
+        let mut stored = [0u8; SUM_LEN as usize];
+        file.read_exact(&mut stored)?;
+        Ok(sum.finalize()[..] == stored[..])
+    };
+    file.seek(SeekFrom::Start(0)).map_err(|e| e.to_string())?;
+    match run(file) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("is damaged: its checksum does not match; remove it and start a new one".to_owned()),
+        Err(e) => Err(format!("cannot be read: {e}")),
+    }
+}
