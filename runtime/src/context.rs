@@ -65,6 +65,9 @@ impl Sequence {
     }
 }
 
+/// Is given the index and the logits of every token whose logits are wanted.
+pub type EachLogits<'e> = dyn FnMut(usize, &[f32]) -> Result<(), RuntimeError> + 'e;
+
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Context {
@@ -217,7 +220,7 @@ impl Context {
         seq: &mut Sequence,
         tokens: &[u32],
         from: usize,
-        each: &mut dyn FnMut(usize, &[f32]) -> Result<(), RuntimeError>,
+        each: &mut EachLogits<'_>,
     ) -> Result<(), RuntimeError> {
         self.run(seq, tokens, from, None, each)
     }
@@ -250,7 +253,7 @@ impl Context {
         tokens: &[u32],
         from: usize,
         mut probe: Option<&mut dyn LayerProbe>,
-        each: &mut dyn FnMut(usize, &[f32]) -> Result<(), RuntimeError>,
+        each: &mut EachLogits<'_>,
     ) -> Result<(), RuntimeError> {
         let n_vocab = self.model.config().n_vocab;
         if let Some(id) = tokens.iter().copied().find(|id| *id as usize >= n_vocab) {
@@ -276,7 +279,7 @@ impl Context {
         tokens: &[u32],
         from: usize,
         probe: &mut Option<&mut dyn LayerProbe>,
-        each: &mut dyn FnMut(usize, &[f32]) -> Result<(), RuntimeError>,
+        each: &mut EachLogits<'_>,
     ) -> Result<(), RuntimeError> {
         let mut done = 0;
         for chunk in tokens.chunks(self.n_ubatch) {
@@ -331,11 +334,7 @@ impl Context {
     }
 
     /// Final norm and output matrix for the first `n` rows of the residual stream, some rows at a time.
-    fn run_output(
-        &mut self,
-        n: usize,
-        each: &mut dyn FnMut(usize, &[f32]) -> Result<(), RuntimeError>,
-    ) -> Result<(), RuntimeError> {
+    fn run_output(&mut self, n: usize, each: &mut EachLogits<'_>) -> Result<(), RuntimeError> {
         let model = &*self.model;
         let (n_embd, n_vocab, ws) = (model.config().n_embd, model.config().n_vocab, &mut self.ws);
         let at_once = ws.logits.len() / n_vocab;

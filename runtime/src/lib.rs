@@ -30,7 +30,7 @@ pub mod tokenizer;
 pub mod weights;
 
 pub use config::Config;
-pub use context::{Context, ContextOptions, Sequence};
+pub use context::{Context, ContextOptions, EachLogits, Sequence};
 pub use error::RuntimeError;
 pub use layers::LayerProbe;
 pub use mmap::{FileOptions, ModelFile};

@@ -175,7 +175,7 @@ impl KvCache {
         let full =
             RuntimeError::ContextFull { wanted: table.len.saturating_add(n), n_ctx: self.shape.n_ctx, shift: false };
         let Some(len) = table.len.checked_add(n).filter(|len| *len <= self.shape.n_ctx) else { return Err(full) };
-        let partial = (!table.len.is_multiple_of(BLOCK_LEN)).then(|| table.len / BLOCK_LEN);
+        let partial = (!table.len.is_multiple_of(BLOCK_LEN)).then_some(table.len / BLOCK_LEN);
         let copied = partial.filter(|i| n > 0 && self.pool.is_shared(table.blocks[*i]));
         let more = len.div_ceil(BLOCK_LEN) - table.blocks.len();
         if more + usize::from(copied.is_some()) > self.pool.n_free() {
