@@ -21,6 +21,8 @@ enum Command {
     Convert(cmd::convert::Args),
     /// List the tensor formats that can be written.
     Formats(cmd::formats::Args),
+    /// Say what a GGUF file or folder holds and what is wrong with it.
+    Inspect(cmd::inspect::Args),
     /// Show how a model cuts a text into tokens.
     Tokenize(cmd::tokenize::Args),
     /// Write a checkpoint with random weights, to test with and to measure a machine.
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Convert(args) => cmd::convert::run(args),
         Command::Formats(args) => cmd::formats::run(&args),
+        Command::Inspect(args) => cmd::inspect::run(&args),
         Command::Tokenize(args) => cmd::tokenize::run(args),
         Command::Synth(args) => cmd::synth::run(&args),
     };

@@ -15,6 +15,7 @@ mod convert;
 mod error;
 mod family;
 mod general;
+pub mod inspect;
 mod json;
 pub mod mixture;
 pub mod output;

@@ -241,7 +241,7 @@ pub enum GgufError {
         file_len: u64,
     },
     /// Two tensors that share bytes.
-    #[error("{item}: data at offset {offset} overlaps tensor `{other}`, which ends at offset {other_end}")]
+    #[error("{item}: data at offset {offset} overlaps tensor `{}`, which ends at offset {other_end}", other.escape_debug())]
     Overlap {
         /// The tensor that begins later.
         item: Item,
@@ -335,20 +335,20 @@ pub enum GgufError {
         expected: String,
     },
     /// An error inside one file of several.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {error}", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
-        source: Box<GgufError>,
+        /// What is wrong with it. Part of the message, therefore not its `source` too.
+        error: Box<GgufError>,
     },
     /// Reading or writing failed.
-    #[error("{context}: {source}")]
+    #[error("{context}: {error}")]
     Io {
         /// What was being done.
         context: String,
-        /// The system's error.
-        source: std::io::Error,
+        /// The system's error. Part of the message, therefore not its `source` too.
+        error: std::io::Error,
     },
     /// A key or tensor was added to a writer twice.
     #[error("{item} was added twice")]
@@ -391,7 +391,7 @@ impl GgufError {
         match self {
             // These name their file already.
             already @ (Self::File { .. } | Self::SplitName { .. } | Self::SplitMissing { .. }) => already,
-            source => Self::File { path: path.to_owned(), source: Box::new(source) },
+            error => Self::File { path: path.to_owned(), error: Box::new(error) },
         }
     }
 }

@@ -213,7 +213,7 @@ pub fn read_header(path: &Path) -> Result<HeaderBuf, GgufError> {
 fn read_header_from(path: &Path) -> Result<HeaderBuf, GgufError> {
     let io = |context: &str| {
         let context = context.to_owned();
-        move |source| GgufError::Io { context, source }
+        move |error| GgufError::Io { context, error }
     };
     let file = File::open(path).map_err(io("cannot open the file"))?;
     let file_len = file.metadata().map_err(io("cannot find the file's size"))?.len();

@@ -143,7 +143,7 @@ impl GgufWriter {
     pub fn start<W: Write>(self, mut out: W) -> Result<TensorSink<W>, GgufError> {
         let (header, data) = self.layout()?;
         let total = header.len() as u64 + data;
-        out.write_all(&header).map_err(|source| io("cannot write the header", source))?;
+        out.write_all(&header).map_err(|error| io("cannot write the header", error))?;
         let alignment = self.alignment();
         Ok(TensorSink { out, tensors: self.tensors, current: None, next: 0, got: 0, alignment, total })
     }
@@ -249,7 +249,7 @@ impl<W: Write> TensorSink<W> {
         }
         self.out
             .write_all(bytes)
-            .map_err(|source| io(&format!("cannot write the data of tensor `{}`", tensor.name), source))?;
+            .map_err(|error| io(&format!("cannot write the data of tensor `{}`", tensor.name), error))?;
         self.got = got;
         Ok(())
     }
@@ -273,7 +273,7 @@ impl<W: Write> TensorSink<W> {
         if let Some(missing) = self.tensors.get(self.next) {
             return Err(GgufError::WriteLength { name: missing.name.clone(), got: 0, want: missing.n_bytes });
         }
-        self.out.flush().map_err(|source| io("cannot finish writing the file", source))?;
+        self.out.flush().map_err(|error| io("cannot finish writing the file", error))?;
         Ok(self.out)
     }
 
@@ -284,7 +284,7 @@ impl<W: Write> TensorSink<W> {
         }
         // The header was padded to the alignment, so padding by length pads by offset too.
         let zeros = vec![0; padding(self.got, self.alignment)];
-        self.out.write_all(&zeros).map_err(|source| io("cannot write padding", source))?;
+        self.out.write_all(&zeros).map_err(|error| io("cannot write padding", error))?;
         self.current = None;
         Ok(())
     }
@@ -300,6 +300,6 @@ fn invalid(item: Item, problem: String) -> GgufError {
     GgufError::WriteInvalid { item, problem }
 }
 
-fn io(context: &str, source: std::io::Error) -> GgufError {
-    GgufError::Io { context: context.to_owned(), source }
+fn io(context: &str, error: std::io::Error) -> GgufError {
+    GgufError::Io { context: context.to_owned(), error }
 }

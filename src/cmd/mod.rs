@@ -2,5 +2,6 @@
 
 pub(crate) mod convert;
 pub(crate) mod formats;
+pub(crate) mod inspect;
 pub(crate) mod synth;
 pub(crate) mod tokenize;
