@@ -6,7 +6,8 @@
 //! Session   one conversation in a context: computes only what is new, saves and restores
 //! ```
 //!
-//! [`tokenizer`] turns text to ids and back. [`perplexity`] and [`probe`] measure a model; [`kv`] is the paged cache, [`rope`] the rotary embedding, [`weights`]
+//! [`template`] turns a conversation into a prompt, [`tokenizer`] text into ids and back, [`sampler`] chooses the next
+//! id from the logits. [`perplexity`] and [`probe`] measure a model; [`kv`] is the paged cache, [`rope`] the rotary embedding, [`weights`]
 //! the checked view of a file's tensors.
 #![deny(unsafe_code)]
 
@@ -23,8 +24,10 @@ mod models;
 pub mod perplexity;
 pub mod probe;
 pub mod rope;
+pub mod sampler;
 mod session;
 mod session_file;
+pub mod template;
 mod threads;
 pub mod tokenizer;
 pub mod weights;
