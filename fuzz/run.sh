@@ -1,0 +1,38 @@
+#!/bin/sh
+# Runs fuzz targets: fuzz/run.sh [SECONDS [TARGET...]]; all targets for 60 seconds each by default.
+#
+# Needs `cargo install cargo-fuzz`. A nightly compiler gives the address sanitizer; with a stable one only coverage is
+# used (`--sanitizer none`), which finds all that matters here because the code under test has no unsafe blocks.
+# Memory beyond 512 MiB and inputs that take over 5 seconds count as findings.
+set -eu
+cd "$(dirname "$0")/.."
+seconds=${1:-60}
+[ $# -gt 0 ] && shift
+targets=${*:-gguf_read gguf_split gguf_roundtrip inspect safetensors_header tokenizer_model tokenizer_json}
+sanitizer=${SANITIZER:-none}
+export RUSTC_BOOTSTRAP=1
+
+# Seeds: the corpus of malformed files, and sound ones.
+seed() { mkdir -p "fuzz/corpus/$1"; }
+for target in gguf_read gguf_split gguf_roundtrip inspect; do
+    seed "$target"
+    cp gguf/tests/corpus/*.gguf "fuzz/corpus/$target/"
+    for alignment in 1 32 64; do
+        cargo run -q -p ocelli-gguf --example interop -- write "fuzz/corpus/$target/sound-$alignment.gguf" "$alignment"
+    done
+done
+seed safetensors_header
+printf '\100\0\0\0\0\0\0\0{"w":{"dtype":"F16","shape":[2,3],"data_offsets":[0,12]}}       000000000000' \
+    >fuzz/corpus/safetensors_header/one-tensor
+seed tokenizer_model
+printf '\012\016\012\005<unk>\025\0\0\0\0\030\002\012\014\012\003\342\226\201\025\0\0\200\277\030\001' \
+    >fuzz/corpus/tokenizer_model/two-pieces
+seed tokenizer_json
+printf '{"model":{"type":"BPE","byte_fallback":true,"vocab":{"<unk>":0,"a":1,"b":2,"ab":3},"merges":["a b"]},"added_tokens":[{"id":0,"content":"<unk>","special":true}]}' \
+    >fuzz/corpus/tokenizer_json/four-tokens
+
+for target in $targets; do
+    case $target in gguf_*) features=--no-default-features ;; *) features= ;; esac
+    cargo fuzz run --sanitizer "$sanitizer" $features "$target" -- \
+        -max_total_time="$seconds" -rss_limit_mb=512 -timeout=5 -print_final_stats=1
+done
