@@ -38,13 +38,7 @@ pub trait Simd: Copy {
     /// Transposes groups of `N` consecutive values: lane `g` of vector `i` is `values[g·N + i]`, zero past the end.
     #[inline(always)]
     fn load_groups<const N: usize>(self, values: &[f32]) -> [Self::F; N] {
-        let mut columns = [[0f32; MAX_LANES]; N];
-        for (g, group) in values.as_chunks::<N>().0.iter().take(Self::W).enumerate() {
-            for (column, value) in columns.iter_mut().zip(group) {
-                column[g] = *value;
-            }
-        }
-        columns.map(|column| self.load(&column))
+        self.run(LoadGroups(values))
     }
 }
 
@@ -57,6 +51,28 @@ pub trait Task<S: Simd> {
     fn run(self, s: S) -> Self::Output;
 }
 
+/// The work of [`Simd::load_groups`].
+struct LoadGroups<'a, const N: usize>(&'a [f32]);
+
+impl<S: Simd, const N: usize> Task<S> for LoadGroups<'_, N> {
+    type Output = [S::F; N];
+
+    #[inline(always)]
+    fn run(self, s: S) -> [S::F; N] {
+        let mut columns = [[0f32; MAX_LANES]; N];
+        for (g, group) in self.0.as_chunks::<N>().0.iter().take(S::W).enumerate() {
+            for (column, value) in columns.iter_mut().zip(group) {
+                column[g] = *value;
+            }
+        }
+        let mut out = [s.splat(0.0); N];
+        for (out, column) in out.iter_mut().zip(&columns) {
+            *out = s.load(column);
+        }
+        out
+    }
+}
+
 /// A vector of f32, one lane per group of weights.
 pub trait Lanes:
     Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self> + Neg<Output = Self>
@@ -66,6 +82,8 @@ pub trait Lanes:
 
     /// Writes the lanes to the front of `out`, as many as fit.
     fn store(self, out: &mut [f32]);
+    /// Writes the lanes without their fractions to the front of `out`, as many as fit: [`truncate`] of each.
+    fn store_truncated(self, out: &mut [i32]);
     /// Absolute value.
     fn abs(self) -> Self;
     /// Square root, correctly rounded.
@@ -111,6 +129,16 @@ pub trait Mask: Copy + BitAnd<Output = Self> + BitOr<Output = Self> + Not<Output
 #[must_use]
 pub fn nearest(x: f32) -> i32 {
     ((x + MAGIC).to_bits() & 0x007f_ffff) as i32 - 0x0040_0000
+}
+
+/// `v` without its fraction; `i32::MIN` where that does not fit or `v` is NaN.
+///
+/// Blocks of denormals have infinite inverse scales, so this happens; the reference quantiser's conversion
+/// instruction answers the same, of which the formats then store the low byte, 0.
+#[inline(always)]
+#[must_use]
+pub fn truncate(v: f32) -> i32 {
+    if v.abs() < 2_147_483_648.0 { v as i32 } else { i32::MIN }
 }
 
 /// `W` lanes in an array.
@@ -176,6 +204,13 @@ impl<const W: usize> Lanes for Array<W> {
     fn store(self, out: &mut [f32]) {
         for (slot, lane) in out.iter_mut().zip(self.0) {
             *slot = lane;
+        }
+    }
+
+    #[inline(always)]
+    fn store_truncated(self, out: &mut [i32]) {
+        for (slot, lane) in out.iter_mut().zip(self.0) {
+            *slot = truncate(lane);
         }
     }
 

@@ -74,14 +74,32 @@ impl Lanes for Vector {
 
     #[inline(always)]
     fn store(self, out: &mut [f32]) {
-        if let Some(lanes) = out.first_chunk_mut::<8>() {
-            // SAFETY: the vector proves the features; `lanes` holds 8 values, and the store needs no alignment.
-            unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), self.0) };
-        } else {
-            let mut lanes = [0f32; 8];
-            self.store(&mut lanes);
-            let n = out.len();
-            out.copy_from_slice(&lanes[..n]);
+        let mut padded = [0f32; 8];
+        let n = out.len().min(8);
+        let (lanes, whole) = match out.first_chunk_mut::<8>() {
+            Some(lanes) => (lanes, true),
+            None => (&mut padded, false),
+        };
+        // SAFETY: the vector proves the features; `lanes` holds 8 values, and the store needs no alignment.
+        unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), self.0) };
+        if !whole {
+            out[..n].copy_from_slice(&padded[..n]);
+        }
+    }
+
+    #[inline(always)]
+    fn store_truncated(self, out: &mut [i32]) {
+        let mut padded = [0i32; 8];
+        let n = out.len().min(8);
+        let (lanes, whole) = match out.first_chunk_mut::<8>() {
+            Some(lanes) => (lanes, true),
+            None => (&mut padded, false),
+        };
+        // SAFETY: the vector proves the features; `lanes` holds 8 values, and the store needs no alignment. The
+        // conversion yields `i32::MIN` for whatever does not fit.
+        unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), _mm256_cvttps_epi32(self.0)) };
+        if !whole {
+            out[..n].copy_from_slice(&padded[..n]);
         }
     }
 

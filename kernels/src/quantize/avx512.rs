@@ -78,14 +78,32 @@ impl Lanes for Vector {
 
     #[inline(always)]
     fn store(self, out: &mut [f32]) {
-        if let Some(lanes) = out.first_chunk_mut::<16>() {
-            // SAFETY: the vector proves the features; `lanes` holds 16 values, and the store needs no alignment.
-            unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), self.0) };
-        } else {
-            let mut lanes = [0f32; 16];
-            self.store(&mut lanes);
-            let n = out.len();
-            out.copy_from_slice(&lanes[..n]);
+        let mut padded = [0f32; 16];
+        let n = out.len().min(16);
+        let (lanes, whole) = match out.first_chunk_mut::<16>() {
+            Some(lanes) => (lanes, true),
+            None => (&mut padded, false),
+        };
+        // SAFETY: the vector proves the features; `lanes` holds 16 values, and the store needs no alignment.
+        unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), self.0) };
+        if !whole {
+            out[..n].copy_from_slice(&padded[..n]);
+        }
+    }
+
+    #[inline(always)]
+    fn store_truncated(self, out: &mut [i32]) {
+        let mut padded = [0i32; 16];
+        let n = out.len().min(16);
+        let (lanes, whole) = match out.first_chunk_mut::<16>() {
+            Some(lanes) => (lanes, true),
+            None => (&mut padded, false),
+        };
+        // SAFETY: the vector proves the features; `lanes` holds 16 values, and the store needs no alignment. The
+        // conversion yields `i32::MIN` for whatever does not fit.
+        unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), _mm512_cvttps_epi32(self.0)) };
+        if !whole {
+            out[..n].copy_from_slice(&padded[..n]);
         }
     }
 

@@ -12,7 +12,7 @@ use crate::half_bits::{read_f16, write_f16};
 use crate::lanes::Simd;
 use crate::panel::{Block32, Unpack};
 use crate::search::groups;
-use crate::search::simple::{inverse, pack_halves, signed_abs_max, truncate};
+use crate::search::simple::{inverse, limited, pack_halves, signed_abs_max, truncated};
 
 /// 4-bit codes with one scale per 32 weights.
 pub struct Q4_0;
@@ -35,11 +35,10 @@ impl Format for Q4_0 {
             return;
         }
         for (block, x) in blocks.iter_mut().zip(row.as_chunks::<32>().0) {
-            let d = signed_abs_max(x) / -8.0;
-            let id = inverse(d);
+            let d = signed_abs_max(s, x) / -8.0;
             write_f16(block, 0, d);
-            let codes = x.map(|x| (truncate(x * id + 8.5) as i8).min(15) as u8);
-            pack_halves(&codes, &mut block[2..]);
+            let codes = truncated(s, x, 0.0, inverse(d), 8.5);
+            pack_halves(&limited(&codes, 15), &mut block[2..]);
         }
     }
 

@@ -12,7 +12,7 @@ use crate::half_bits::{read_f16, write_f16};
 use crate::lanes::Simd;
 use crate::panel::{Block32, Unpack};
 use crate::search::groups;
-use crate::search::simple::{inverse, min_max, pack_halves, truncate};
+use crate::search::simple::{inverse, limited, min_max, pack_halves, truncated};
 
 /// 4-bit codes with scale and minimum per 32 weights.
 pub struct Q4_1;
@@ -36,13 +36,12 @@ impl Format for Q4_1 {
             return;
         }
         for (block, x) in blocks.iter_mut().zip(row.as_chunks::<32>().0) {
-            let (min, max) = min_max(x);
+            let (min, max) = min_max(s, x);
             let d = (max - min) / 15.0;
-            let id = inverse(d);
             write_f16(block, 0, d);
             write_f16(block, 2, min);
-            let codes = x.map(|x| (truncate((x - min) * id + 0.5) as i8).min(15) as u8);
-            pack_halves(&codes, &mut block[4..]);
+            let codes = truncated(s, x, min, inverse(d), 0.5);
+            pack_halves(&limited(&codes, 15), &mut block[4..]);
         }
     }
 

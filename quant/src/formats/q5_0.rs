@@ -13,7 +13,7 @@ use crate::half_bits::{read_f16, write_f16};
 use crate::lanes::Simd;
 use crate::panel::{Block32, Unpack};
 use crate::search::groups;
-use crate::search::simple::{fifth_bits, inverse, pack_halves, signed_abs_max, truncate, unpack_fifth};
+use crate::search::simple::{fifth_bits, inverse, limited, pack_halves, signed_abs_max, truncated, unpack_fifth};
 
 /// 5-bit codes with one scale per 32 weights.
 pub struct Q5_0;
@@ -38,9 +38,8 @@ impl Format for Q5_0 {
             return;
         }
         for (block, x) in blocks.iter_mut().zip(row.as_chunks::<32>().0) {
-            let d = signed_abs_max(x) / -16.0;
-            let id = inverse(d);
-            pack(block, d, &x.map(|x| (truncate(x * id + 16.5) as i8).min(31) as u8));
+            let d = signed_abs_max(s, x) / -16.0;
+            pack(block, d, &limited(&truncated(s, x, 0.0, inverse(d), 16.5), 31));
         }
     }
 

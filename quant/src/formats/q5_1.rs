@@ -13,7 +13,7 @@ use crate::half_bits::{read_f16, write_f16};
 use crate::lanes::Simd;
 use crate::panel::{Block32, Unpack};
 use crate::search::groups;
-use crate::search::simple::{fifth_bits, inverse, min_max, pack_halves, truncate, unpack_fifth};
+use crate::search::simple::{fifth_bits, inverse, limited, min_max, pack_halves, truncated, unpack_fifth};
 
 /// 5-bit codes with scale and minimum per 32 weights.
 pub struct Q5_1;
@@ -39,10 +39,9 @@ impl Format for Q5_1 {
             return;
         }
         for (block, x) in blocks.iter_mut().zip(row.as_chunks::<32>().0) {
-            let (min, max) = min_max(x);
+            let (min, max) = min_max(s, x);
             let d = (max - min) / 31.0;
-            let id = inverse(d);
-            pack(block, d, min, &x.map(|x| truncate((x - min) * id + 0.5) as u8));
+            pack(block, d, min, &limited(&truncated(s, x, min, inverse(d), 0.5), i8::MAX));
         }
     }
 

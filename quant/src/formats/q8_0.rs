@@ -9,7 +9,7 @@ use crate::Format;
 use crate::half_bits::{read_f16, write_f16};
 use crate::lanes::Simd;
 use crate::panel::{Block32, Unpack};
-use crate::search::simple::{abs_max, inverse, truncate};
+use crate::search::simple::{abs_max, inverse, rounded_half_away};
 
 /// 8-bit codes with one scale per 32 weights.
 pub struct Q8_0;
@@ -22,13 +22,13 @@ impl Format for Q8_0 {
     const SCALES: &'static [usize] = &[0];
 
     #[inline(always)]
-    fn quantize_row<S: Simd>(_s: S, row: &[f32], _importance: Option<&[f32]>, out: &mut [u8]) {
+    fn quantize_row<S: Simd>(s: S, row: &[f32], _importance: Option<&[f32]>, out: &mut [u8]) {
         for (block, x) in out.as_chunks_mut::<34>().0.iter_mut().zip(row.as_chunks::<32>().0) {
-            let d = abs_max(x) / 127.0;
-            let id = inverse(d);
+            let d = abs_max(s, x) / 127.0;
             write_f16(block, 0, d);
-            for (q, x) in block[2..].iter_mut().zip(x) {
-                *q = round_half_away(x * id) as u8;
+            let codes = rounded_half_away(s, x, inverse(d));
+            for (q, code) in block[2..].iter_mut().zip(codes) {
+                *q = code as u8;
             }
         }
     }
@@ -44,13 +44,6 @@ impl Format for Q8_0 {
     }
 }
 
-/// `v` rounded to the nearest integer, halves away from zero, without the library call that `round` is where the
-/// instruction set lacks it. Adding the number just below one half keeps 0.49999997 from rounding up.
-#[inline(always)]
-fn round_half_away(v: f32) -> i32 {
-    truncate(v + 0.5f32.next_down().copysign(v))
-}
-
 impl Unpack for Q8_0 {
     type Unit = Block32;
     const MAX_CODE: u8 = 128;
@@ -63,25 +56,5 @@ impl Unpack for Q8_0 {
         out.codes.copy_from_slice(&block[2..]);
         out.d = read_f16(block, 0);
         out.min = 0.0;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::round_half_away;
-
-    #[test]
-    fn rounding_agrees_with_the_library() {
-        for bits in (0..0x4300_0000u32).step_by(61) {
-            let v = f32::from_bits(bits);
-            assert_eq!(round_half_away(v), v.round() as i32, "{v:e}");
-            assert_eq!(round_half_away(-v), (-v).round() as i32, "{v:e}");
-        }
-        for k in -128i16..128 {
-            let tie = f32::from(k) + 0.5;
-            for v in [tie.next_down(), tie, tie.next_up()] {
-                assert_eq!(round_half_away(v), v.round() as i32, "{v:e}");
-            }
-        }
     }
 }

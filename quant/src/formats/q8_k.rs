@@ -23,9 +23,9 @@ impl Format for Q8_K {
     const SCALES: &'static [usize] = &[];
 
     #[inline(always)]
-    fn quantize_row<S: Simd>(_s: S, row: &[f32], _importance: Option<&[f32]>, out: &mut [u8]) {
+    fn quantize_row<S: Simd>(s: S, row: &[f32], _importance: Option<&[f32]>, out: &mut [u8]) {
         for (block, x) in out.as_chunks_mut::<292>().0.iter_mut().zip(row.as_chunks::<256>().0) {
-            let max = signed_abs_max(x);
+            let max = signed_abs_max(s, x);
             if max == 0.0 {
                 block.fill(0);
                 continue;

@@ -70,7 +70,10 @@ impl<S: Simd, const N: usize> Task<S> for Search<'_, S::F, N> {
             }
         }
         let scale = S::F::select(suml2.gt(zero) & !empty, sumlx / suml2, zero);
-        (scale, l.map(|l| S::F::select(empty, zero, l)))
+        for l in &mut l {
+            *l = S::F::select(empty, zero, *l);
+        }
+        (scale, l)
     }
 }
 

@@ -1,21 +1,47 @@
-//! What the 32-weight formats need: extremes of a block, truncating conversion, bit packing.
+//! What the formats without a search need: extremes of a block, truncating conversion, bit packing.
 //!
-//! Extremes are taken over the bit patterns as integers. Integer maxima may be regrouped freely, so these loops
-//! vectorise; the few cases in which the order of the values matters are settled afterwards.
+//! Here a vector holds neighbouring weights. Extremes may be taken in any order except where magnitudes tie or zeros
+//! have different signs, which is settled afterwards.
 
-/// Largest magnitude.
+use crate::lanes::{Lanes, MAX_LANES, Mask, Simd};
+
+// Plain loops throughout: a closure with lane operations is compiled on its own before it is inlined, and on its own it
+// lacks the instruction set.
+
+/// The lanes of a vector.
 #[inline(always)]
-pub(crate) fn abs_max(x: &[f32]) -> f32 {
-    f32::from_bits(x.iter().fold(0, |max, v| max.max(v.to_bits() & 0x7fff_ffff)))
+fn lanes<F: Lanes>(v: F) -> [f32; MAX_LANES] {
+    let mut lanes = [0f32; MAX_LANES];
+    v.store(&mut lanes);
+    lanes
+}
+
+/// Largest magnitude. The length of `x` is a multiple of [`MAX_LANES`], as everywhere in this module.
+#[inline(always)]
+pub(crate) fn abs_max<S: Simd>(s: S, x: &[f32]) -> f32 {
+    let mut max = s.splat(0.0);
+    for x in x.chunks_exact(S::W) {
+        max = s.load(x).abs().max(max);
+    }
+    // Magnitudes are ordered as their bits, and integer maxima vectorise.
+    f32::from_bits(lanes(max).iter().fold(0, |max, v| max.max(v.to_bits())))
 }
 
 /// The value of largest magnitude with its sign: the first one on ties, +0 for a block of zeros.
 #[inline(always)]
-pub(crate) fn signed_abs_max(x: &[f32]) -> f32 {
-    let max = abs_max(x);
-    let has = |value: f32| x.iter().fold(false, |any, v| any | (v.to_bits() == value.to_bits()));
-    match (has(max), has(-max)) {
-        _ if max == 0.0 => 0.0,
+pub(crate) fn signed_abs_max<S: Simd>(s: S, x: &[f32]) -> f32 {
+    let max = abs_max(s, x);
+    if max == 0.0 {
+        return 0.0;
+    }
+    let (plus, minus) = (s.splat(max), s.splat(-max));
+    let (mut has_plus, mut has_minus) = (plus.lt(plus), plus.lt(plus));
+    for x in x.chunks_exact(S::W) {
+        let v = s.load(x);
+        has_plus = has_plus | v.eq(plus);
+        has_minus = has_minus | v.eq(minus);
+    }
+    match (has_plus.any(), has_minus.any()) {
         (true, false) => max,
         (false, _) => -max,
         (true, true) => x.iter().copied().find(|v| v.abs() == max).unwrap_or(max),
@@ -24,33 +50,67 @@ pub(crate) fn signed_abs_max(x: &[f32]) -> f32 {
 
 /// Smallest and largest value; of zeros with different signs, the first.
 #[inline(always)]
-pub(crate) fn min_max(x: &[f32]) -> (f32, f32) {
-    // Flipping the lower bits of negative values makes the integers rise with the floats.
-    let key = |bits: u32| bits as i32 ^ ((bits as i32 >> 31) & 0x7fff_ffff);
-    let (min, max) = x.iter().fold((i32::MAX, i32::MIN), |(min, max), v| {
-        let key = key(v.to_bits());
-        (min.min(key), max.max(key))
-    });
-    let value = |k: i32| {
-        let value = f32::from_bits(key(k as u32) as u32);
+pub(crate) fn min_max<S: Simd>(s: S, x: &[f32]) -> (f32, f32) {
+    let (mut low, mut high) = (s.load(x), s.load(x));
+    for x in x.chunks_exact(S::W) {
+        let v = s.load(x);
+        low = v.min(low);
+        high = v.max(high);
+    }
+    let (mut low, mut high) = (lanes(low), lanes(high));
+    let mut half = S::W / 2;
+    while half > 0 {
+        for i in 0..half {
+            low[i] = if low[i + half] < low[i] { low[i + half] } else { low[i] };
+            high[i] = if high[i + half] > high[i] { high[i + half] } else { high[i] };
+        }
+        half /= 2;
+    }
+    let first_zero = |value: f32| {
         if value == 0.0 { x.iter().copied().find(|v| *v == 0.0).unwrap_or(value) } else { value }
     };
-    (value(min), value(max))
+    (first_zero(low[0]), first_zero(high[0]))
+}
+
+/// `(x − low)·inverse + offset` without fractions.
+#[inline(always)]
+pub(crate) fn truncated<S: Simd>(s: S, x: &[f32; 32], low: f32, inverse: f32, offset: f32) -> [i32; 32] {
+    let (low, inverse, offset) = (s.splat(low), s.splat(inverse), s.splat(offset));
+    let mut out = [0i32; 32];
+    for (out, x) in out.chunks_exact_mut(S::W).zip(x.chunks_exact(S::W)) {
+        ((s.load(x) - low) * inverse + offset).store_truncated(out);
+    }
+    out
+}
+
+/// `x·inverse` rounded to the nearest integer, halves away from zero.
+///
+/// Adding the number just below one half before truncation keeps 0.49999997 from rounding up.
+#[inline(always)]
+pub(crate) fn rounded_half_away<S: Simd>(s: S, x: &[f32; 32], inverse: f32) -> [i32; 32] {
+    let (zero, inverse, half) = (s.splat(0.0), s.splat(inverse), s.splat(0.5f32.next_down()));
+    let mut out = [0i32; 32];
+    for (out, x) in out.chunks_exact_mut(S::W).zip(x.chunks_exact(S::W)) {
+        let v = s.load(x) * inverse;
+        (v + S::F::select(v.lt(zero), -half, half)).store_truncated(out);
+    }
+    out
+}
+
+/// Codes out of integers: the low byte, read as signed, and at most `limit`.
+#[inline(always)]
+pub(crate) fn limited(v: &[i32; 32], limit: i8) -> [u8; 32] {
+    let mut out = [0u8; 32];
+    for (out, v) in out.iter_mut().zip(v) {
+        *out = (*v as i8).min(limit) as u8;
+    }
+    out
 }
 
 /// `1 / d`, or 0 for 0.
 #[inline(always)]
 pub(crate) fn inverse(d: f32) -> f32 {
     if d == 0.0 { 0.0 } else { 1.0 / d }
-}
-
-/// `v` without its fraction; `i32::MIN` where that does not fit or `v` is NaN.
-///
-/// Blocks of denormals have infinite inverse scales, so this happens; the reference quantiser's conversion
-/// instruction answers the same, of which the formats then store the low byte, 0.
-#[inline(always)]
-pub(crate) fn truncate(v: f32) -> i32 {
-    if v.abs() < 2_147_483_648.0 { v as i32 } else { i32::MIN }
 }
 
 /// `σ²` of a row: the mean square, summed in order.
@@ -94,23 +154,44 @@ pub(crate) fn unpack_fifth(qh: [u8; 4], qs: &[u8], codes: &mut [u8; 32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lanes::{Portable, truncate};
+
+    const S: Portable<4> = Portable;
 
     #[test]
     fn extremes_settle_ties_by_position() {
         let mut x = [0.5f32; 32];
         x[3] = -2.0;
         x[9] = 2.0;
-        assert_eq!(signed_abs_max(&x), -2.0);
-        assert_eq!(min_max(&x), (-2.0, 2.0));
+        assert_eq!(signed_abs_max(S, &x), -2.0);
+        assert_eq!(min_max(S, &x), (-2.0, 2.0));
         x[2] = 2.0;
-        assert_eq!(signed_abs_max(&x), 2.0);
+        assert_eq!(signed_abs_max(S, &x), 2.0);
         let zeros = [-0.0f32; 32];
-        assert_eq!(signed_abs_max(&zeros).to_bits(), 0);
+        assert_eq!(signed_abs_max(S, &zeros).to_bits(), 0);
         let mut x = [0.0f32; 32];
         x[5] = -0.0;
-        assert_eq!(min_max(&x).0.to_bits(), 0, "the first zero counts");
+        assert_eq!(min_max(S, &x).0.to_bits(), 0, "the first zero counts");
         x[0] = -0.0;
-        assert_eq!(min_max(&x).0.to_bits(), 0x8000_0000);
+        assert_eq!(min_max(S, &x).0.to_bits(), 0x8000_0000);
+    }
+
+    #[test]
+    fn rounding_agrees_with_the_library() {
+        let check = |values: &[f32; 32]| {
+            for (v, got) in values.iter().zip(rounded_half_away(S, values, 1.0)) {
+                assert_eq!(got, v.round() as i32, "{v:e}");
+            }
+        };
+        for bits in (0..0x4300_0000u32).step_by(32 * 61) {
+            let values = std::array::from_fn(|i| f32::from_bits(bits + 61 * i as u32));
+            check(&values);
+            check(&values.map(|v| -v));
+        }
+        for k in -128i16..128 {
+            let tie = f32::from(k) + 0.5;
+            check(&std::array::from_fn(|i| [tie.next_down(), tie, tie.next_up()][i % 3]));
+        }
     }
 
     #[test]

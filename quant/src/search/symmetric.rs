@@ -104,6 +104,10 @@ impl<F: Lanes> Fit<F> {
         let zero = s.splat(0.0);
         let empty = signed_max(s, x).abs().lt(s.splat(EPS));
         let shift = s.splat(n_max);
-        x.map(|x| F::select(empty, zero, signed_code::<S, true>(s, self.code_scale * x, n_max) + shift))
+        let mut codes = *x;
+        for code in &mut codes {
+            *code = F::select(empty, zero, signed_code::<S, true>(s, self.code_scale * *code, n_max) + shift);
+        }
+        codes
     }
 }
