@@ -82,11 +82,18 @@ impl SourceTensor {
     }
 }
 
+/// Weights that are computed when they are read.
+pub(crate) trait Generate: std::fmt::Debug + Send + Sync {
+    /// Fills `out` with the bytes of tensor `name` from byte `offset` on; the range lies inside the tensor.
+    fn read_at(&self, name: &str, offset: u64, out: &mut [u8]);
+}
+
 /// An opened checkpoint folder: the table of its tensors and the files behind it.
 #[derive(Debug)]
 pub struct Checkpoint {
     dir: PathBuf,
     shards: Vec<(PathBuf, Mutex<File>)>,
+    generator: Option<Box<dyn Generate>>,
     tensors: BTreeMap<String, SourceTensor>,
 }
 
@@ -98,7 +105,7 @@ impl Checkpoint {
     /// header that does not describe its file.
     pub fn open(dir: &Path) -> Result<Self, ConvertError> {
         let (files, index) = shard_files(dir)?;
-        let mut this = Self { dir: dir.to_owned(), shards: Vec::new(), tensors: BTreeMap::new() };
+        let mut this = Self { dir: dir.to_owned(), shards: Vec::new(), generator: None, tensors: BTreeMap::new() };
         for file in files {
             this.add_shard(dir.join(file))?;
         }
@@ -106,6 +113,27 @@ impl Checkpoint {
             this.check_index(&dir.join(INDEX), &index)?;
         }
         Ok(this)
+    }
+
+    /// A checkpoint whose weights are computed instead of read: tensors as name, shape and shard, all of type `ty`.
+    /// The folder `dir` holds the other files.
+    pub(crate) fn generated(
+        dir: &Path,
+        ty: SourceType,
+        tensors: impl IntoIterator<Item = (String, Vec<u64>, usize)>,
+        generator: Box<dyn Generate>,
+    ) -> Self {
+        let dtype = match ty {
+            SourceType::F32 => "F32",
+            SourceType::F16 => "F16",
+            SourceType::Bf16 => "BF16",
+        };
+        let entry = |(name, shape, shard): (String, Vec<u64>, usize)| {
+            let n_bytes = shape.iter().fold(ty.size() as u64, |n, d| n.saturating_mul(*d));
+            (name.clone(), SourceTensor { name, shape, dtype: dtype.to_owned(), shard, offset: 0, n_bytes })
+        };
+        let tensors = tensors.into_iter().map(entry).collect();
+        Self { dir: dir.to_owned(), shards: Vec::new(), generator: Some(generator), tensors }
     }
 
     /// The folder.
@@ -143,12 +171,14 @@ impl Checkpoint {
     /// [`ConvertError::Io`] when reading fails, [`ConvertError::Damaged`] when the range is not inside the tensor.
     pub fn read_at(&self, tensor: &SourceTensor, offset: u64, out: &mut [u8]) -> Result<(), ConvertError> {
         let end = u64::try_from(out.len()).ok().and_then(|n| offset.checked_add(n));
-        let (Some((path, file)), Some(end)) = (self.shards.get(tensor.shard), end) else {
-            return Err(self.out_of_range(tensor));
-        };
-        if end > tensor.n_bytes {
+        if end.is_none_or(|end| end > tensor.n_bytes) {
             return Err(self.out_of_range(tensor));
         }
+        if let Some(generator) = &self.generator {
+            generator.read_at(&tensor.name, offset, out);
+            return Ok(());
+        }
+        let Some((path, file)) = self.shards.get(tensor.shard) else { return Err(self.out_of_range(tensor)) };
         let mut file = file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         file.seek(SeekFrom::Start(tensor.offset + offset))
             .and_then(|_| file.read_exact(out))

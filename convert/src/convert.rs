@@ -32,6 +32,8 @@ pub struct ConvertOptions {
     /// Whether longrope factors are stored as tensors. Old loaders refuse files that have them; without them every
     /// loader computes wrong rotations.
     pub rope_factors: bool,
+    /// `tokenizer.ggml.pre` of a byte-level tokenizer; recognised from its definition when `None`.
+    pub pre: Option<String>,
     /// Worker threads; as many as there are cores when `None`.
     pub threads: Option<NonZeroUsize>,
 }
@@ -45,6 +47,7 @@ impl Default for ConvertOptions {
             name: None,
             overwrite: false,
             rope_factors: true,
+            pre: None,
             threads: None,
         }
     }
@@ -93,19 +96,29 @@ pub fn convert(dir: &Path, options: &ConvertOptions, progress: &dyn Progress) ->
         Some(name) => name.clone(),
         None => general::folder_name(dir).unwrap_or_default(),
     };
-    general::check_name(&name)?;
-    let config = Section::read(dir, "config.json", "a checkpoint folder has one; download it from the model's page")?;
-    let checkpoint = Checkpoint::open(dir)?;
-    let family = family::detect(&checkpoint, &config)?;
-    let vocab = vocab::load(dir, &VocabConfig::from_json(&config.to_value())?)?;
     let title = if options.name.is_some() { name.clone() } else { general::title(&name) };
-    let job = Job {
-        checkpoint: &checkpoint,
-        config: &config,
-        vocab: &vocab,
-        title: &title,
-        rope_factors: options.rope_factors,
-    };
+    let checkpoint = || Checkpoint::open(dir);
+    convert_checkpoint(dir, checkpoint, (&name, &title), options, progress)
+}
+
+/// As [`convert`], with the weights of another source than the folder. `open` is called once the name and the
+/// configuration have been read.
+pub(crate) fn convert_checkpoint(
+    dir: &Path,
+    open: impl FnOnce() -> Result<Checkpoint, ConvertError>,
+    (name, title): (&str, &str),
+    options: &ConvertOptions,
+    progress: &dyn Progress,
+) -> Result<ConvertReport, ConvertError> {
+    general::check_name(name)?;
+    let config = Section::read(dir, "config.json", "a checkpoint folder has one; download it from the model's page")?;
+    let checkpoint = open()?;
+    let family = family::detect(&checkpoint, &config)?;
+    let mut vocab_config = VocabConfig::from_json(&config.to_value())?;
+    vocab_config.pre.clone_from(&options.pre);
+    let vocab = vocab::load(dir, &vocab_config)?;
+    let job =
+        Job { checkpoint: &checkpoint, config: &config, vocab: &vocab, title, rope_factors: options.rope_factors };
     let mut plan = (family.plan)(&job)?;
     let mut remarks = vocab.notes.clone();
     remarks.extend(types::apply_text(&mut plan.text, &plan.facts, options.file_type)?);

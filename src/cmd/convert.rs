@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// Leave the longrope factor tensors out, for loaders that refuse them. Such a file computes wrong rotations.
     #[arg(long)]
     no_rope_factors: bool,
+    /// Pre-tokenizer of a byte-level tokenizer, where it is not recognised: llama-bpe, qwen2, gpt-2 …
+    #[arg(long, value_name = "NAME")]
+    pre: Option<String>,
     /// Worker threads; as many as there are cores if not given.
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
@@ -58,6 +61,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         name: args.name,
         overwrite: args.overwrite,
         rope_factors: !args.no_rope_factors,
+        pre: args.pre,
         threads: args.threads,
     };
     let started = Instant::now();

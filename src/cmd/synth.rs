@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use ocelli_convert::checkpoint::SourceType;
+use ocelli_convert::mixture::FileType;
 use ocelli_convert::synth::{self, Preset, SynthOptions};
+use ocelli_convert::{ConvertOptions, VisionType};
 
 use crate::progress::Bar;
 
@@ -27,6 +29,12 @@ pub(crate) struct Args {
     /// Number of weight files [default: 2 for minicpm-v-4, otherwise 1].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     shards: Option<u32>,
+    /// Write the GGUF pair instead of a checkpoint, with the text file in this type: Q4_K_M, Q8_0, F16 …
+    #[arg(long, value_name = "TYPE")]
+    gguf: Option<FileType>,
+    /// Type of the vision file of the GGUF pair: f16, q8_0, bf16 or f32.
+    #[arg(long, value_name = "TYPE", default_value = "f16", requires = "gguf")]
+    vision_outtype: VisionType,
     /// Replace files that exist already.
     #[arg(long)]
     overwrite: bool,
@@ -66,7 +74,28 @@ impl From<Dtype> for SourceType {
     }
 }
 
-/// Writes the checkpoint and says what was written.
+/// Says which GGUF files were written.
+fn show_pair(args: &Args, report: &ocelli_convert::ConvertReport, seconds: f64) -> anyhow::Result<()> {
+    if args.json {
+        let files: Vec<_> = report
+            .files
+            .iter()
+            .map(|file| serde_json::json!({"path": file.path, "bytes": file.bytes, "tensors": file.tensors}))
+            .collect();
+        let value = serde_json::json!({
+            "preset": args.preset.0.name(), "seed": args.seed, "files": files, "seconds": seconds,
+        });
+        println!("{value}");
+        return Ok(());
+    }
+    for file in &report.files {
+        println!("{}  {:.1} MB, {} tensors", file.path.display(), file.bytes as f64 / 1e6, file.tensors);
+    }
+    eprintln!("written in {seconds:.1} s");
+    Ok(())
+}
+
+/// Writes the checkpoint or the GGUF pair and says what was written.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let options = SynthOptions {
         preset: args.preset.0,
@@ -76,7 +105,24 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         overwrite: args.overwrite,
     };
     let started = std::time::Instant::now();
-    let report = synth::write_checkpoint(&args.out, &options, &Bar::new(false)?)?;
+    let bar = Bar::new(false)?;
+    if let Some(file_type) = args.gguf {
+        let convert = ConvertOptions {
+            file_type,
+            vision_type: args.vision_outtype,
+            outdir: args.out.clone(),
+            overwrite: args.overwrite,
+            ..ConvertOptions::default()
+        };
+        let report = synth::write_gguf(&options, &convert, &bar)?;
+        drop(bar);
+        for remark in &report.remarks {
+            eprintln!("ocelli: note: {remark}");
+        }
+        return show_pair(args, &report, started.elapsed().as_secs_f64());
+    }
+    let report = synth::write_checkpoint(&args.out, &options, &bar)?;
+    drop(bar);
     let seconds = started.elapsed().as_secs_f64();
     if args.json {
         let value = serde_json::json!({

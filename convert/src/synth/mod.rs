@@ -4,6 +4,7 @@
 //! preset and seed give the same bytes on every machine, whatever the number of threads.
 
 mod files;
+mod gguf;
 mod preset;
 mod rng;
 mod tokenizer;
@@ -11,6 +12,7 @@ mod tokenizer_files;
 mod weights;
 mod write;
 
+pub use gguf::write_gguf;
 pub use preset::{Preset, TextShape, VisionShape};
 pub use weights::{SynthTensor, SynthWeights};
 pub use write::{SynthOptions, SynthReport, write_checkpoint};

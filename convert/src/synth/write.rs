@@ -128,7 +128,7 @@ fn shard_name(i: usize, n: usize) -> String {
 }
 
 /// Cuts the list of tensors into at most `n` runs of about equal size.
-fn split(tensors: &[SynthTensor], n: usize) -> Vec<&[SynthTensor]> {
+pub(super) fn split(tensors: &[SynthTensor], n: usize) -> Vec<&[SynthTensor]> {
     let n = n.clamp(1, tensors.len().max(1));
     let total: usize = tensors.iter().map(SynthTensor::len).sum();
     let mut out = Vec::new();

@@ -2,8 +2,11 @@
 
 use super::*;
 use crate::checkpoint::Checkpoint;
+use crate::mixture::FileType;
 use crate::progress::Silent;
+use crate::synth::write_gguf;
 use crate::vocab::{self, SpecialKind, TokenType, VocabConfig};
+use crate::{ConvertOptions, convert};
 
 fn options(dtype: SourceType, shards: usize) -> SynthOptions {
     SynthOptions { preset: Preset::Mini, seed: 42, dtype, shards: Some(shards), overwrite: false }
@@ -109,4 +112,27 @@ fn both_tokenizer_files_give_the_same_vocabulary() {
         ids
     };
     assert_eq!(order(&from_model), order(&from_json));
+}
+
+/// Computing the weights on the fly gives the files that the detour by a checkpoint gives.
+#[test]
+fn direct_gguf_is_the_converted_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let [checkpoint, one, two] = ["checkpoint", "one", "two"].map(|name| dir.path().join(name));
+    let options = options(SourceType::Bf16, 2);
+    let to = |outdir: &Path| ConvertOptions {
+        file_type: FileType::Q8_0,
+        outdir: outdir.to_owned(),
+        name: Some("mini".into()),
+        ..ConvertOptions::default()
+    };
+    write_checkpoint(&checkpoint, &options, &Silent).unwrap();
+    let detour = convert(&checkpoint, &to(&one), &Silent).unwrap();
+    let direct = write_gguf(&options, &to(&two), &Silent).unwrap();
+    assert_eq!(detour.files.len(), 2);
+    for (a, b) in detour.files.iter().zip(&direct.files) {
+        assert_eq!(a.path.file_name(), b.path.file_name());
+        assert!(std::fs::read(&a.path).unwrap() == std::fs::read(&b.path).unwrap(), "{}", a.path.display());
+    }
+    assert_eq!(std::fs::read_dir(&two).unwrap().count(), 2, "the temporary folder is gone");
 }
