@@ -133,6 +133,16 @@ impl Dry {
         self.window.clear();
     }
 
+    #[cfg(test)]
+    pub(super) fn set_breaker(&mut self, token: u32) {
+        self.breakers = HashMap::from([(token, vec![Vec::new()])]);
+    }
+
+    /// Whether a token is a breaker all by itself.
+    pub(super) fn breaks_alone(&self, token: u32) -> bool {
+        self.breakers.get(&token).is_some_and(|tails| tails.iter().any(Vec::is_empty))
+    }
+
     /// The token `back` places before the end.
     fn nth_last(&self, back: usize) -> Option<u32> {
         self.window.len().checked_sub(back + 1).and_then(|i| self.window.get(i)).copied()
@@ -200,7 +210,7 @@ impl Dry {
         let most = if self.base > 1.000_001 { (f32::MAX.ln() / self.base.ln()).floor() } else { f32::MAX };
         for x in &mut c.list {
             let longest = self.longest.get(x.id as usize).copied().unwrap_or(0);
-            if longest == 0 || self.breakers.get(&x.id).is_some_and(|tails| tails.iter().any(Vec::is_empty)) {
+            if longest == 0 || self.breaks_alone(x.id) {
                 continue;
             }
             let exponent = ((longest - 1) as f32 - self.allowed as f32).min(most);

@@ -329,6 +329,7 @@ fn spaced_punctuation(text: &str) -> usize {
     spaced(text, is_punctuation)
 }
 
+/// `[一-龥ࠀ-一가-퟿]+`, which takes in everything from U+0800 on, the ideographic space U+3000 among it.
 fn cjk_run(text: &str) -> usize {
     run(text, |c| matches!(c, '\u{800}'..='\u{9fa5}' | '\u{ac00}'..='\u{d7ff}'))
 }
