@@ -287,7 +287,8 @@ fn mirostat_reaches_its_target_surprise() {
 
 #[test]
 fn impossible_values_are_named() {
-    let cases: Vec<(&str, fn(&mut SamplerParams))> = vec![
+    type Change = fn(&mut SamplerParams);
+    let cases: Vec<(&str, Change)> = vec![
         ("temp", |s| s.temperature = f32::NAN),
         ("top-p", |s| s.top_p = -0.1),
         ("top-p", |s| s.top_p = 1.5),
