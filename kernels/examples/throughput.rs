@@ -3,15 +3,14 @@
 //! `cargo run --release -p ocelli-kernels --example throughput -- [rows] [cols] [tokens] [threads]`; `OCELLI_ISA`
 //! chooses the table. With one thread the clock is that thread's CPU time. Every figure is the median of several runs, checked against the scalar table.
 
-use std::time::Instant;
-
 use ocelli_kernels::{ActBuf, ActNeeds, Kernels, Pool, Precision, WeightRef, matmul};
 use ocelli_quant::GgmlType;
 
-/// Seconds of CPU time of this thread where the system tells, for machines that others keep busy.
-fn cpu_seconds() -> Option<f64> {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    Some(text.split_whitespace().next()?.parse::<f64>().ok()? * 1e-9)
+/// Seconds since some start: of this thread's CPU time (for machines that others keep busy), or of the clock.
+fn seconds(threads: usize) -> f64 {
+    use rustix::time::{ClockId, clock_gettime};
+    let time = clock_gettime(if threads == 1 { ClockId::ThreadCPUTime } else { ClockId::Monotonic });
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
 fn median(mut times: Vec<f64>) -> f64 {
@@ -43,7 +42,7 @@ fn main() {
         let mut one = vec![0; ty.row_bytes(cols).expect("columns divide into blocks")];
         ty.quantize_row(&row, None, &mut one).expect("finite");
         // Enough copies that generation reads memory, not cache.
-        let copies = (256 << 20) / (one.len() * rows) + 1;
+        let copies = (64 << 20) / (one.len() * rows) + 1;
         let weights: Vec<Vec<u8>> = (0..copies).map(|_| one.repeat(rows)).collect();
         let run = |precision: Precision, tokens: usize, reps: usize| {
             let mut act = ActBuf::new();
@@ -52,12 +51,9 @@ fn main() {
             let times = (0..reps)
                 .map(|i| {
                     let w = WeightRef::new(*ty, &weights[i % copies], rows, cols).expect("fits");
-                    let (start, cpu) = (Instant::now(), cpu_seconds());
+                    let start = seconds(threads);
                     matmul(&pool, kernels, &w, &act, &mut out).expect("fits");
-                    match (cpu, cpu_seconds()) {
-                        (Some(from), Some(to)) if threads == 1 => to - from,
-                        _ => start.elapsed().as_secs_f64(),
-                    }
+                    seconds(threads) - start
                 })
                 .collect();
             let mut want = vec![0f32; 1];
