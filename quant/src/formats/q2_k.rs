@@ -11,7 +11,7 @@
 use crate::Format;
 use crate::half_bits::{read_f16, write_f16};
 use crate::lanes::{Lanes, Simd, nearest};
-use crate::panel::{SuperBlock, Unpack};
+use crate::panel::{SuperBlock, Unpack, unpack_pairs};
 use crate::search::affine::Params;
 use crate::search::groups::{self, Groups, RUN};
 use crate::search::sums_of_squares;
@@ -146,14 +146,10 @@ impl Unpack for Q2_K {
     #[inline(always)]
     fn unpack(block: &[u8], out: &mut SuperBlock) {
         let Some(block) = block.first_chunk::<84>() else { return };
-        for (k, codes) in out.codes.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-            let (half, shift) = (k / 8, 2 * (k % 8 / 2));
-            let qs = &block[16 + 32 * half + 16 * (k % 2)..][..16];
-            for (code, q) in codes.iter_mut().zip(qs) {
-                *code = q >> shift & 3;
-            }
-            out.scales[k] = i16::from(block[k] & 15);
-            out.mins[k] = i16::from(block[k] >> 4);
+        unpack_pairs(&block[16..80], &mut out.codes);
+        for (k, s) in block[..16].iter().enumerate() {
+            out.scales[k] = i16::from(s & 15);
+            out.mins[k] = i16::from(s >> 4);
         }
         (out.d, out.dmin) = (read_f16(block, 80), read_f16(block, 82));
     }

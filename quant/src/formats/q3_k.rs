@@ -14,7 +14,7 @@ use super::q2_k::pack_pairs;
 use crate::Format;
 use crate::half_bits::{read_f16, write_f16};
 use crate::lanes::{Lanes, Simd, nearest};
-use crate::panel::{SuperBlock, Unpack};
+use crate::panel::{SuperBlock, Unpack, add_plane, unpack_pairs};
 use crate::search::groups::{self, RUN, store_codes};
 use crate::search::{sums_of_squares, symmetric};
 
@@ -156,13 +156,10 @@ impl Unpack for Q3_K {
     #[inline(always)]
     fn unpack(block: &[u8], out: &mut SuperBlock) {
         let Some(block) = block.first_chunk::<110>() else { return };
-        for (k, codes) in out.codes.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-            let (half, shift) = (k / 8, 2 * (k % 8 / 2));
-            let qs = &block[32 + 32 * half + 16 * (k % 2)..][..16];
-            let hmask = &block[16 * (k % 2)..][..16];
-            for ((code, q), bits) in codes.iter_mut().zip(qs).zip(hmask) {
-                *code = (q >> shift & 3) | ((bits >> (k / 2) & 1) << 2);
-            }
+        let Some((hmask, qs)) = block.split_first_chunk::<32>() else { return };
+        unpack_pairs(&qs[..64], &mut out.codes);
+        add_plane(hmask, 2, &mut out.codes);
+        for k in 0..16 {
             let low = block[96 + k % 8] >> (4 * (k / 8)) & 15;
             let high = block[104 + k % 4] >> (2 * (k / 4)) & 3;
             out.scales[k] = i16::from(low | (high << 4)) - 32;

@@ -10,7 +10,7 @@
 use crate::Format;
 use crate::half_bits::{read_f16, write_f16};
 use crate::lanes::Simd;
-use crate::panel::{Block32, Unpack};
+use crate::panel::{Block32, Unpack, unpack_halves};
 use crate::search::groups;
 use crate::search::simple::{inverse, limited, pack_halves, signed_abs_max, truncated};
 
@@ -64,11 +64,7 @@ impl Unpack for Q4_0 {
     #[inline(always)]
     fn unpack(block: &[u8], out: &mut Block32) {
         let Some(block) = block.first_chunk::<18>() else { return };
-        let (low, high) = out.codes.split_at_mut(16);
-        for ((low, high), q) in low.iter_mut().zip(high).zip(&block[2..]) {
-            *low = q & 15;
-            *high = q >> 4;
-        }
+        unpack_halves(&block[2..], &mut out.codes);
         out.d = read_f16(block, 0);
         out.min = 8.0 * out.d;
     }

@@ -10,7 +10,7 @@
 use crate::Format;
 use crate::half_bits::{read_f16, write_f16};
 use crate::lanes::Simd;
-use crate::panel::{Block32, Unpack};
+use crate::panel::{Block32, Unpack, unpack_halves};
 use crate::search::groups;
 use crate::search::simple::{inverse, limited, min_max, pack_halves, truncated};
 
@@ -67,11 +67,7 @@ impl Unpack for Q4_1 {
     #[inline(always)]
     fn unpack(block: &[u8], out: &mut Block32) {
         let Some(block) = block.first_chunk::<20>() else { return };
-        let (low, high) = out.codes.split_at_mut(16);
-        for ((low, high), q) in low.iter_mut().zip(high).zip(&block[4..]) {
-            *low = q & 15;
-            *high = q >> 4;
-        }
+        unpack_halves(&block[4..], &mut out.codes);
         out.d = read_f16(block, 0);
         out.min = -read_f16(block, 2);
     }

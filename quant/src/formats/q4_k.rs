@@ -13,7 +13,7 @@
 use crate::Format;
 use crate::half_bits::{read_f16, write_f16};
 use crate::lanes::{Lanes, Simd, nearest};
-use crate::panel::{SuperBlock, Unpack};
+use crate::panel::{SuperBlock, Unpack, unpack_groups};
 use crate::search::affine::Params;
 use crate::search::groups::{self, Groups, RUN};
 use crate::search::sums_of_squares;
@@ -210,13 +210,7 @@ impl Unpack for Q4_K {
     #[inline(always)]
     fn unpack(block: &[u8], out: &mut SuperBlock) {
         let Some(block) = block.first_chunk::<144>() else { return };
-        for (codes, qs) in out.codes.as_chunks_mut::<64>().0.iter_mut().zip(block[16..].as_chunks::<32>().0) {
-            let (low, high) = codes.split_at_mut(32);
-            for ((low, high), q) in low.iter_mut().zip(high).zip(qs) {
-                *low = q & 15;
-                *high = q >> 4;
-            }
-        }
+        unpack_groups(&block[16..], &mut out.codes);
         let (sc, m) = unpack_scales(&block[4..16]);
         for g in 0..8 {
             out.scales[2 * g] = i16::from(sc[g]);

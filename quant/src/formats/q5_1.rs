@@ -11,7 +11,7 @@
 use crate::Format;
 use crate::half_bits::{read_f16, write_f16};
 use crate::lanes::Simd;
-use crate::panel::{Block32, Unpack};
+use crate::panel::{Block32, Unpack, add_fifth, unpack_halves};
 use crate::search::groups;
 use crate::search::simple::{fifth_bits, inverse, limited, min_max, pack_halves, truncated, unpack_fifth};
 
@@ -67,7 +67,8 @@ impl Unpack for Q5_1 {
     #[inline(always)]
     fn unpack(block: &[u8], out: &mut Block32) {
         let Some(block) = block.first_chunk::<24>() else { return };
-        unpack_fifth([block[4], block[5], block[6], block[7]], &block[8..], &mut out.codes);
+        unpack_halves(&block[8..], &mut out.codes);
+        add_fifth(&block[4..8], &mut out.codes);
         out.d = read_f16(block, 0);
         out.min = -read_f16(block, 2);
     }

@@ -12,7 +12,7 @@ use super::q4_k::{pack_nibbles, quantize_groups_of_32, unpack_scales};
 use crate::Format;
 use crate::half_bits::read_f16;
 use crate::lanes::Simd;
-use crate::panel::{SuperBlock, Unpack};
+use crate::panel::{SuperBlock, Unpack, add_plane, unpack_groups};
 use crate::search::affine::Params;
 
 /// 5-bit codes with scale and minimum per 32 weights.
@@ -69,14 +69,9 @@ impl Unpack for Q5_K {
     #[inline(always)]
     fn unpack(block: &[u8], out: &mut SuperBlock) {
         let Some(block) = block.first_chunk::<176>() else { return };
-        let (qh, qs) = block[16..].split_at(32);
-        for (c, (codes, qs)) in out.codes.as_chunks_mut::<64>().0.iter_mut().zip(qs.as_chunks::<32>().0).enumerate() {
-            let (low, high) = codes.split_at_mut(32);
-            for (((low, high), q), bits) in low.iter_mut().zip(high).zip(qs).zip(qh) {
-                *low = (q & 15) | ((bits >> (2 * c) & 1) << 4);
-                *high = (q >> 4) | ((bits >> (2 * c + 1) & 1) << 4);
-            }
-        }
+        let Some((qh, qs)) = block[16..].split_first_chunk::<32>() else { return };
+        unpack_groups(qs, &mut out.codes);
+        add_plane(qh, 4, &mut out.codes);
         let (sc, m) = unpack_scales(&block[4..16]);
         for g in 0..8 {
             out.scales[2 * g] = i16::from(sc[g]);

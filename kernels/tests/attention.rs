@@ -1,0 +1,179 @@
+//! Attention over paged caches against a plain f64 softmax, for every table.
+
+mod common;
+
+use common::{Failures, Rng, pool, tables};
+use ocelli_kernels::{AttnScratch, AttnShape, Kernels, KvLayout, KvView, Pool, attention};
+use ocelli_quant::GgmlType;
+
+struct Case {
+    layout: KvLayout,
+    n_heads: usize,
+    pos0: usize,
+    tokens: usize,
+    causal: bool,
+    k: Vec<u8>,
+    v: Vec<u8>,
+    table: Vec<u32>,
+    q: Vec<f32>,
+    len: usize,
+}
+
+impl Case {
+    fn new(
+        types: (GgmlType, GgmlType),
+        heads: (usize, usize),
+        head_dim: usize,
+        pos0: usize,
+        tokens: usize,
+        causal: bool,
+    ) -> Self {
+        let layout = KvLayout::new(types.0, types.1, heads.1, head_dim, 32).expect("valid");
+        let mut rng = Rng::new(head_dim as u64 * 31 + pos0 as u64);
+        let len = pos0 + tokens;
+        let blocks = layout.blocks_for(len) + 2;
+        // Blocks in reverse order, so that a wrong table look-up shows. Unused memory is NaN.
+        let table: Vec<u32> = (0..layout.blocks_for(len)).map(|i| (blocks - 1 - i) as u32).collect();
+        let mut k = vec![0xffu8; blocks * layout.k_block_bytes()];
+        let mut v = vec![0xffu8; blocks * layout.v_block_bytes()];
+        let width = heads.1 * head_dim;
+        let rows = rng.vec(len * width, 2.0);
+        let values = rng.vec(len * width, 1.0);
+        layout.store(Kernels::scalar(), &mut k, &mut v, &table, 0, &rows, &values).expect("fits");
+        let q = rng.vec(tokens * heads.0 * head_dim, 2.0);
+        Self { layout, n_heads: heads.0, pos0, tokens, causal, k, v, table, q, len }
+    }
+
+    fn run(&self, kernels: Kernels, pool: &Pool) -> Vec<f32> {
+        let view = KvView::new(self.layout, &self.k, &self.v, &self.table, self.len).expect("covered");
+        let scale = 1.0 / (self.layout.head_dim() as f32).sqrt();
+        let shape = AttnShape { n_heads: self.n_heads, pos0: self.pos0, scale, causal: self.causal };
+        let mut out = vec![f32::NAN; self.q.len()];
+        attention(pool, kernels, &mut AttnScratch::new(), shape, &self.q, &view, &mut out).expect("fits");
+        out
+    }
+
+    fn row(&self, ty: GgmlType, bytes: &[u8], block_bytes: usize, head: usize, pos: usize) -> Vec<f32> {
+        let l = &self.layout;
+        let row = ty.row_bytes(l.head_dim()).expect("whole");
+        let block = self.table[pos / l.block_len()] as usize;
+        let at = block * block_bytes + (head * l.block_len() + pos % l.block_len()) * row;
+        let mut out = vec![0.0; l.head_dim()];
+        ty.dequantize_row(&bytes[at..at + row], &mut out).expect("whole row");
+        out
+    }
+
+    fn reference(&self) -> Vec<f32> {
+        let l = &self.layout;
+        let hd = l.head_dim();
+        let mut out = Vec::with_capacity(self.q.len());
+        for t in 0..self.tokens {
+            for h in 0..self.n_heads {
+                let kv = h / (self.n_heads / l.n_kv_heads());
+                let q = &self.q[(t * self.n_heads + h) * hd..][..hd];
+                let seen = if self.causal { self.pos0 + t + 1 } else { self.len };
+                let scores: Vec<f64> = (0..seen)
+                    .map(|p| {
+                        let k = self.row(l.k_type(), &self.k, l.k_block_bytes(), kv, p);
+                        q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(k)).sum::<f64>() / (hd as f64).sqrt()
+                    })
+                    .collect();
+                let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+                let sum: f64 = weights.iter().sum();
+                let mut row = vec![0f64; hd];
+                for (p, w) in weights.iter().enumerate() {
+                    let v = self.row(l.v_type(), &self.v, l.v_block_bytes(), kv, p);
+                    for (o, v) in row.iter_mut().zip(v) {
+                        *o += w / sum * f64::from(v);
+                    }
+                }
+                out.extend(row.iter().map(|v| *v as f32));
+            }
+        }
+        out
+    }
+}
+
+fn cases() -> Vec<Case> {
+    use GgmlType::{BF16, F16, F32, Q8_0};
+    let mut cases = Vec::new();
+    for (k, v) in [(F16, F16), (F32, F32), (Q8_0, Q8_0), (F16, Q8_0), (BF16, F32)] {
+        cases.push(Case::new((k, v), (4, 2), 32, 0, 1, true));
+        cases.push(Case::new((k, v), (4, 2), 64, 37, 5, true));
+        cases.push(Case::new((k, v), (8, 1), 32, 0, 70, true));
+        // Generation over several chunks of keys.
+        cases.push(Case::new((k, v), (4, 2), 32, 1100, 1, true));
+    }
+    // Head sizes that fill no panel, one query head per KV head, many query heads, and a few tokens over chunks.
+    for head_dim in [2, 18, 72, 80, 100] {
+        cases.push(Case::new((F16, F16), (3, 3), head_dim, 3, 33, true));
+        cases.push(Case::new((F16, F16), (6, 2), head_dim, 40, 2, true));
+    }
+    cases.push(Case::new((F16, F16), (80, 1), 16, 5, 3, true));
+    cases.push(Case::new((F16, F16), (8, 1), 16, 600, 6, true));
+    cases.push(Case::new((F16, F16), (2, 2), 72, 0, 40, false));
+    cases.push(Case::new((F16, F16), (16, 2), 128, 130, 9, true));
+    cases.push(Case::new((F16, F16), (1, 1), 512, 20, 3, true));
+    cases
+}
+
+#[test]
+fn agrees_with_a_plain_softmax() {
+    let pool = pool();
+    let mut failures = Failures::default();
+    for case in cases() {
+        let want = case.reference();
+        for kernels in tables() {
+            let got = case.run(kernels, &pool);
+            // Weights sum to 1 and values are at most 1: the error is that of the scores (head_dim roundings of terms
+            // up to 4/sqrt(head_dim)) and of the weighted sum.
+            let bound = 1e-5;
+            for (i, (g, w)) in got.iter().zip(&want).enumerate() {
+                if g.is_nan() || (g - w).abs() > bound {
+                    failures.push(format!(
+                        "{} {}/{} heads {} of {} dim {} pos {} tokens {}: element {i} is {g}, not {w}",
+                        kernels.name(),
+                        case.layout.k_type(),
+                        case.layout.v_type(),
+                        case.n_heads,
+                        case.layout.n_kv_heads(),
+                        case.layout.head_dim(),
+                        case.pos0,
+                        case.tokens
+                    ));
+                    break;
+                }
+            }
+        }
+    }
+    failures.check();
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    for case in cases() {
+        for kernels in tables() {
+            assert_eq!(case.run(kernels, &Pool::new(1)), case.run(kernels, &Pool::new(3)), "{}", kernels.name());
+        }
+    }
+}
+
+#[test]
+fn a_view_that_is_too_short_is_an_error() {
+    let case = Case::new((GgmlType::F16, GgmlType::F16), (4, 2), 32, 10, 2, true);
+    let (pool, kernels) = (pool(), Kernels::scalar());
+    let mut out = vec![0.0; case.q.len()];
+    let mut scratch = AttnScratch::with_capacity(4, 32, 64);
+    let view = KvView::new(case.layout, &case.k, &case.v, &case.table, 11).expect("covered");
+    let shape = AttnShape { n_heads: 4, pos0: 10, scale: 1.0, causal: true };
+    assert!(attention(&pool, kernels, &mut scratch, shape, &case.q, &view, &mut out).is_err());
+    let view = KvView::new(case.layout, &case.k, &case.v, &case.table, 12).expect("covered");
+    assert!(attention(&pool, kernels, &mut scratch, shape, &case.q, &view, &mut out[1..]).is_err());
+    assert!(attention(&pool, kernels, &mut scratch, shape, &case.q[1..], &view, &mut out).is_err());
+    let odd = AttnShape { n_heads: 3, ..shape };
+    assert!(attention(&pool, kernels, &mut scratch, odd, &case.q, &view, &mut out).is_err());
+    let far = AttnShape { pos0: usize::MAX, ..shape };
+    assert!(attention(&pool, kernels, &mut scratch, far, &case.q, &view, &mut out).is_err());
+    attention(&pool, kernels, &mut scratch, shape, &case.q, &view, &mut out).expect("fits");
+}
