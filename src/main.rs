@@ -17,6 +17,14 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Talk with a model in the terminal.
+    Chat(cmd::chat::Args),
+    /// Answer one prompt on stdout.
+    Run(cmd::run::Args),
+    /// Measure how well a model predicts a text, or how far it is from another model.
+    Perplexity(cmd::perplexity::Args),
+    /// Write what a model computes for a prompt to a file, for comparison.
+    Probe(cmd::probe::Args),
     /// Turn a Hugging Face checkpoint into GGUF files.
     Convert(cmd::convert::Args),
     /// List the tensor formats that can be written.
@@ -30,7 +38,16 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let args = cmd::common::expand_shorts(std::env::args_os());
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
+    let done = match cli.command {
+        Command::Chat(args) => cmd::chat::run(&args),
+        Command::Run(args) => cmd::run::run(&args),
+        Command::Perplexity(args) => cmd::perplexity::run(&args),
+        Command::Probe(args) => cmd::probe::run(&args),
         Command::Convert(args) => cmd::convert::run(args),
         Command::Formats(args) => cmd::formats::run(&args),
         Command::Inspect(args) => cmd::inspect::run(&args),
@@ -44,4 +61,23 @@ fn main() -> ExitCode {
             if progress::interrupted() { ExitCode::from(progress::EXIT_CANCELLED) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// Shows help where it was asked for; otherwise says in one line what is wrong with the options.
+fn refuse(error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind;
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        let shown = error.print();
+        return if shown.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+        return ExitCode::FAILURE;
+    }
+    let text = error.render().to_string();
+    let told = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let told: Vec<_> = told.filter(|line| !line.is_empty() && !line.starts_with("For more information")).collect();
+    let told = told.join(" ");
+    eprintln!("ocelli: error: {}; `--help` lists the options", told.strip_prefix("error: ").unwrap_or(&told));
+    ExitCode::FAILURE
 }

@@ -6,6 +6,9 @@ use ocelli_gguf::GgufError;
 use ocelli_kernels::{IsaError, KernelError};
 
 use crate::memory::human;
+use crate::sampler::SamplerError;
+use crate::template::TemplateError;
+use crate::tokenizer::TokenizerError;
 
 /// Everything the runtime refuses, with a reason and a remedy.
 #[derive(Debug, thiserror::Error)]
@@ -156,6 +159,15 @@ pub enum RuntimeError {
     /// Somebody asked to stop.
     #[error("interrupted")]
     Interrupted,
+    /// A vocabulary that cannot be used.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// A chat template that cannot be used, or that refuses a conversation.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// Sampling that cannot work.
+    #[error(transparent)]
+    Sampler(#[from] SamplerError),
     /// No kernels of that name, or not on this machine.
     #[error(transparent)]
     Isa(#[from] IsaError),

@@ -7,13 +7,15 @@
 //! ```
 //!
 //! [`template`] turns a conversation into a prompt, [`tokenizer`] text into ids and back, [`sampler`] chooses the next
-//! id from the logits. [`perplexity`] and [`probe`] measure a model; [`kv`] is the paged cache, [`rope`] the rotary embedding, [`weights`]
-//! the checked view of a file's tensors.
+//! id from the logits; [`Chat`] holds a whole conversation. [`perplexity`] and [`probe`] measure a model; [`kv`] is the
+//! paged cache, [`rope`] the rotary embedding, [`weights`] the checked view of a file's tensors.
 #![deny(unsafe_code)]
 
+mod chat;
 mod config;
 mod context;
 mod error;
+mod generate;
 pub mod kv;
 mod layers;
 pub mod memory;
@@ -32,9 +34,11 @@ mod threads;
 pub mod tokenizer;
 pub mod weights;
 
+pub use chat::{Chat, render};
 pub use config::Config;
 pub use context::{Context, ContextOptions, EachLogits, Sequence};
 pub use error::RuntimeError;
+pub use generate::{Assets, Completion, Watch, complete};
 pub use layers::LayerProbe;
 pub use mmap::{FileOptions, ModelFile};
 pub use model::{BuiltinFactors, LoadOptions, Model, architectures};

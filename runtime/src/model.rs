@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ocelli_gguf::{Gguf, GgufSet, Metadata, split};
 
 use crate::models::{self, Graph};
-use crate::rope::{MINICPM_V_4_FACTORS, MINICPM_V_4_N_CTX_ORIG, RopeFactors, RopeScaling};
+use crate::rope::{MINICPM_V_4_FACTORS, MINICPM_V_4_N_CTX_ORIG, Rope, RopeFactors, RopeScaling};
 use crate::weights::{Loader, Weights};
 use crate::{Config, FileOptions, ModelFile, RuntimeError};
 
@@ -95,6 +95,8 @@ impl Model {
             Some(BuiltinFactors::MiniCpmV4) => use_minicpm_v_4(&mut config, &mut factors)?,
             None => warnings.extend(missing_factors(&config, &factors)),
         }
+        // Factor lists are checked here, where the file is known, and used when a context chooses one.
+        Rope::new(&config.rope, &factors, config.n_ctx_train)?;
         Ok(Self { config, weights, graph, factors, warnings })
     }
 

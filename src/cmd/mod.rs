@@ -1,7 +1,12 @@
 //! One module per subcommand: its `Args` and `run(args) -> anyhow::Result<()>`.
 
+pub(crate) mod chat;
+pub(crate) mod common;
 pub(crate) mod convert;
 pub(crate) mod formats;
 pub(crate) mod inspect;
+pub(crate) mod perplexity;
+pub(crate) mod probe;
+pub(crate) mod run;
 pub(crate) mod synth;
 pub(crate) mod tokenize;

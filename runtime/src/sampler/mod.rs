@@ -91,12 +91,17 @@ impl SamplerChain {
 
     /// Forgets all tokens and starts the random numbers again.
     pub fn reset(&mut self) {
+        self.forget_tokens();
+        self.rng = Rng::new(self.seed);
+    }
+
+    /// Forgets all tokens, but lets the random numbers go on: for the next answer of a conversation.
+    pub fn forget_tokens(&mut self) {
         self.penalties.reset();
         if let Some(dry) = &mut self.dry {
             dry.reset();
         }
         self.mirostat.mu = 2.0 * self.mirostat.tau;
-        self.rng = Rng::new(self.seed);
     }
 
     /// Remembers a generated token for the penalties.

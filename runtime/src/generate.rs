@@ -1,0 +1,157 @@
+//! An answer: prompt in, tokens chosen one by one, text out.
+
+use std::time::{Duration, Instant};
+
+use ocelli_gguf::Metadata;
+
+use crate::sampler::{SamplerChain, SamplerParams};
+use crate::template::ChatTemplate;
+use crate::tokenizer::{TokenDecoder, Tokenizer};
+use crate::{Prefill, RuntimeError, Session, Stop};
+
+/// What a model file carries besides the model.
+#[derive(Debug)]
+pub struct Assets {
+    /// The vocabulary.
+    pub tokenizer: Tokenizer,
+    /// How conversations are written down.
+    pub template: ChatTemplate,
+    /// The sampling the file recommends.
+    pub sampling: SamplerParams,
+}
+
+impl Assets {
+    /// Reads them from a file's metadata, with another chat template if one was chosen.
+    ///
+    /// # Errors
+    /// When vocabulary, template or recommendations cannot be used.
+    pub fn read(meta: &Metadata<'_>, chat_template: Option<&str>) -> Result<Self, RuntimeError> {
+        let template = match chat_template {
+            Some(choice) => ChatTemplate::from_choice(choice)?,
+            None => ChatTemplate::from_metadata(meta)?,
+        };
+        Ok(Self { tokenizer: Tokenizer::from_metadata(meta)?, template, sampling: SamplerParams::from_metadata(meta)? })
+    }
+}
+
+/// An answer and how it came about.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Completion {
+    /// Its tokens, without the one that ended it.
+    pub tokens: Vec<u32>,
+    /// Its text.
+    pub text: String,
+    /// Why it ended.
+    pub stop: Stop,
+    /// Tokens of the prompt.
+    pub n_prompt: usize,
+    /// How the prompt was taken in.
+    pub prefill: Prefill,
+    /// Time for the prompt.
+    pub prompt_time: Duration,
+    /// Time for the answer.
+    pub answer_time: Duration,
+    /// Turns that were dropped from the start of the conversation to make room.
+    pub dropped_turns: usize,
+}
+
+impl Completion {
+    /// Tokens of the prompt computed per second.
+    #[must_use]
+    pub fn prompt_rate(&self) -> f64 {
+        rate(self.prefill.evaluated, self.prompt_time)
+    }
+
+    /// Tokens of the answer per second.
+    #[must_use]
+    pub fn answer_rate(&self) -> f64 {
+        rate(self.tokens.len(), self.answer_time)
+    }
+}
+
+fn rate(n: usize, time: Duration) -> f64 {
+    if time.is_zero() { 0.0 } else { n as f64 / time.as_secs_f64() }
+}
+
+/// Where an answer is shown while it is made.
+pub trait Watch {
+    /// `done` of `all` tokens of the prompt have been computed.
+    fn prompt(&mut self, done: usize, all: usize) {
+        let _ = (done, all);
+    }
+
+    /// More text of the answer.
+    fn text(&mut self, text: &str);
+}
+
+/// A session with what is needed to answer in it.
+pub(crate) struct Answering<'a> {
+    pub(crate) session: &'a mut Session,
+    pub(crate) tokenizer: &'a Tokenizer,
+    pub(crate) sampler: &'a mut SamplerChain,
+    pub(crate) watch: &'a mut dyn Watch,
+}
+
+impl Answering<'_> {
+    /// Takes `ids` in, the last `generated` of which are an answer that goes on. The penalties see the same tokens
+    /// whether the cache held them or not.
+    pub(crate) fn prefill(&mut self, ids: &[u32], generated: usize) -> Result<(Prefill, Duration), RuntimeError> {
+        let started = Instant::now();
+        let prefill = self.session.prefill(ids, &mut |done, all| self.watch.prompt(done, all))?;
+        let time = started.elapsed();
+        let (prompt, answer) = ids.split_at(ids.len() - generated);
+        self.sampler.forget_tokens();
+        prompt.iter().for_each(|id| self.sampler.accept_prompt(*id));
+        answer.iter().for_each(|id| self.sampler.accept(*id));
+        Ok((prefill, time))
+    }
+
+    /// Appends up to `n_predict` tokens to `tokens` and their text to `text`.
+    pub(crate) fn go_on(
+        &mut self,
+        n_predict: usize,
+        decoder: &mut TokenDecoder,
+        tokens: &mut Vec<u32>,
+        text: &mut String,
+    ) -> Result<(Stop, Duration), RuntimeError> {
+        let started = Instant::now();
+        let (tokenizer, watch) = (self.tokenizer, &mut *self.watch);
+        let sampler = &mut *self.sampler;
+        let mut pick = |logits: &[f32]| -> Result<u32, RuntimeError> {
+            let token = sampler.sample(logits)?;
+            sampler.accept(token);
+            Ok(token)
+        };
+        let stop =
+            self.session.generate(n_predict, &|id| tokenizer.is_end_of_generation(id), &mut pick, &mut |id| {
+                tokens.push(id);
+                let piece = decoder.push(tokenizer, id);
+                text.push_str(piece);
+                watch.text(piece);
+            })?;
+        Ok((stop, started.elapsed()))
+    }
+}
+
+/// Continues the text whose ids are `ids` by up to `n_predict` tokens, keeping what `session` holds of it already.
+///
+/// # Errors
+/// When the prompt is empty or does not fit the context, or no token can be chosen.
+pub fn complete(
+    session: &mut Session,
+    assets: &Assets,
+    sampler: &mut SamplerChain,
+    ids: &[u32],
+    n_predict: usize,
+    watch: &mut dyn Watch,
+) -> Result<Completion, RuntimeError> {
+    let mut answering = Answering { session, tokenizer: &assets.tokenizer, sampler, watch };
+    let (prefill, prompt_time) = answering.prefill(ids, 0)?;
+    let mut decoder = TokenDecoder::new(false, false);
+    let (mut tokens, mut text) = (Vec::new(), String::new());
+    let (stop, answer_time) = answering.go_on(n_predict, &mut decoder, &mut tokens, &mut text)?;
+    let rest = decoder.finish();
+    text.push_str(rest);
+    watch.text(rest);
+    Ok(Completion { tokens, text, stop, n_prompt: ids.len(), prefill, prompt_time, answer_time, dropped_turns: 0 })
+}

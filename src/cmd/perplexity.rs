@@ -1,0 +1,98 @@
+//! `ocelli perplexity`: how well a model predicts a text, and how far it is from another model.
+
+use std::path::PathBuf;
+
+use ocelli_runtime::perplexity::{DivergenceSummary, Evaluation, LogitsReader, Nll, Report, compare, evaluate};
+
+use super::common::{self, ModelArgs};
+
+/// Options of `ocelli perplexity`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The text (`-`: standard input); not needed with --kl-against, whose file holds its tokens
+    #[arg(short, long, value_name = "FILE", required_unless_present = "kl_against")]
+    file: Option<PathBuf>,
+    /// Chunks to run at most; -1: all
+    #[arg(long, value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
+    chunks: i64,
+    /// Compare with the log-probabilities in this file (written by --save-logits or llama-perplexity)
+    #[arg(long, value_name = "FILE", conflicts_with = "save_logits")]
+    kl_against: Option<PathBuf>,
+    /// Save the log-probabilities of all scored tokens
+    #[arg(long, value_name = "FILE")]
+    save_logits: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+/// Chunk length where -c is not given.
+const N_CTX: usize = 512;
+
+/// Prints the perplexity of a text.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let text = args.file.as_deref().filter(|_| args.kl_against.is_none()).map(common::read_text).transpose()?;
+    let chunks = match args.chunks {
+        -1 => None,
+        n => match usize::try_from(n) {
+            Ok(n) if n > 0 => Some(n),
+            _ => anyhow::bail!("--chunks is -1 (all) or a number from 1"),
+        },
+    };
+    let mut options = args.model.context_options();
+    if options.n_ctx == 0 {
+        options.n_ctx = N_CTX;
+    }
+    let (mut context, assets) = common::open_with(&args.model, options, None)?;
+    let tokenizer = &assets.tokenizer;
+    let bos = tokenizer.ids().bos.filter(|_| tokenizer.adds_bos());
+    let what = Evaluation { n_ctx: context.n_ctx(), chunks, bos, save: args.save_logits.as_deref() };
+    let mut progress = |done: usize, all: usize, nll: &Nll| {
+        eprintln!("[{done}/{all}] {:.4}", nll.perplexity());
+    };
+    let report = match &args.kl_against {
+        Some(path) => {
+            let mut base = LogitsReader::open(path, context.model().config().n_vocab)?;
+            compare(&mut context, &mut base, &what, &mut progress)?
+        }
+        None => {
+            let ids = tokenizer.encode(text.as_deref().unwrap_or_default(), true, false)?;
+            evaluate(&mut context, &ids, &what, &mut progress)?
+        }
+    };
+    if args.json {
+        print_json(&report)
+    } else {
+        print_text(&report)
+    }
+    Ok(())
+}
+
+fn print_json(report: &Report) {
+    let value = serde_json::json!({
+        "perplexity": report.nll.perplexity(),
+        "error": report.nll.error(),
+        "tokens": report.nll.count,
+        "chunks": report.chunks,
+        "divergence": report.divergence,
+    });
+    println!("{value}");
+}
+
+fn print_text(report: &Report) {
+    let (nll, n) = (&report.nll, report.chunks);
+    println!(
+        "Final estimate: PPL = {:.4} +/- {:.5} ({} tokens of {n} chunks)",
+        nll.perplexity(),
+        nll.error(),
+        nll.count
+    );
+    let Some(d) = &report.divergence else { return };
+    let DivergenceSummary { mean, error, median, p99, max, .. } = d;
+    println!("PPL of the base:       {:.4} (ratio {:.6})", d.base_perplexity, nll.perplexity() / d.base_perplexity);
+    println!("KL divergence:         mean {mean:.6} +/- {error:.6}, median {median:.6}, 99 % {p99:.6}, max {max:.6}");
+    println!("same most likely:      {:.3} %", 100.0 * d.same_top);
+    println!("difference of p:       rms {:.4} %, max {:.3} %", 100.0 * d.rms_p_diff, 100.0 * d.max_p_diff);
+}

@@ -1,0 +1,129 @@
+//! `ocelli run`: one answer on stdout, nothing else there.
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+use ocelli_runtime::template::Message;
+use ocelli_runtime::{Assets, Completion, Context, RuntimeError, Session, Stop, complete, render};
+
+use super::common::{self, ModelArgs, SamplingArgs, Stream};
+
+/// Options of `ocelli run`.
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("text").required(true))]
+pub(crate) struct Args {
+    /// The prompt; `-` reads it from standard input
+    #[arg(short, long, value_name = "TEXT", group = "text", allow_hyphen_values = true)]
+    prompt: Option<String>,
+    /// Read the prompt from a file (`-`: standard input)
+    #[arg(short, long, value_name = "FILE", group = "text")]
+    file: Option<PathBuf>,
+    /// [-sys] System prompt
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    system: Option<String>,
+    /// Continue the prompt as it is, without a chat template
+    #[arg(long)]
+    raw: bool,
+    /// Longest answer in tokens; -1: as long as fits
+    #[arg(short = 'n', long = "predict", alias = "n-predict", value_name = "N", default_value_t = -1,
+          allow_negative_numbers = true)]
+    predict: i64,
+    /// Chat format: a known name, or a file with a Jinja template
+    #[arg(long, value_name = "NAME|FILE", conflicts_with = "raw")]
+    chat_template: Option<String>,
+    /// Keep prompt and answer in a session file, and compute only what it does not hold
+    #[arg(long, value_name = "FILE")]
+    session: Option<PathBuf>,
+    /// Print one JSON object: text, token counts, timings, reason for stopping
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+/// Prints the answer to one prompt.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let n_predict = common::n_predict(args.predict)?;
+    let text = prompt_text(args)?;
+    let (context, assets) = common::open(&args.model, args.chat_template.as_deref())?;
+    let ids = prompt_ids(args, &assets, &text)?;
+    let mut sampler = args.sampling.chain(&assets)?;
+    check_fits(&context, &ids)?;
+    let mut session = Session::new(context);
+    if let Some(path) = args.session.as_deref().filter(|p| p.exists()) {
+        session.load(path)?;
+    }
+    common::watch_ctrl_c(session.interrupt(), true)?;
+    let mut stream = Stream::new(session.interrupt(), !args.json);
+    let done = match complete(&mut session, &assets, &mut sampler, &ids, n_predict, &mut stream) {
+        Err(RuntimeError::Interrupted) => bail!("interrupted while reading the prompt"),
+        done => done?,
+    };
+    stream.finish()?;
+    if let Some(path) = &args.session {
+        session.save(path, b"")?;
+    }
+    if args.json {
+        println!("{}", json(&done, sampler.seed()));
+    }
+    report(&done, session.context().n_ctx());
+    Ok(())
+}
+
+fn prompt_text(args: &Args) -> anyhow::Result<String> {
+    match (&args.prompt, &args.file) {
+        (Some(text), _) if text == "-" => common::read_text("-".as_ref()),
+        (Some(text), _) => Ok(text.clone()),
+        (None, Some(path)) => common::read_text(path),
+        (None, None) => bail!("no prompt; give -p TEXT or -f FILE"),
+    }
+}
+
+fn prompt_ids(args: &Args, assets: &Assets, text: &str) -> anyhow::Result<Vec<u32>> {
+    if args.raw {
+        return Ok(assets.tokenizer.encode(text, true, true)?);
+    }
+    let system = args.system.iter().map(|text| Message::new("system", text.as_str()));
+    let messages: Vec<_> = system.chain([Message::new("user", text)]).collect();
+    Ok(assets.tokenizer.encode(&render(assets, &messages)?, true, true)?)
+}
+
+fn check_fits(context: &Context, ids: &[u32]) -> anyhow::Result<()> {
+    if ids.len() > context.n_ctx() {
+        bail!(
+            "the prompt has {} tokens, the context only {}; use a larger context (-c) or a shorter prompt",
+            ids.len(),
+            context.n_ctx()
+        );
+    }
+    Ok(())
+}
+
+fn json(done: &Completion, seed: u64) -> serde_json::Value {
+    let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+    serde_json::json!({
+        "text": done.text,
+        "stop": done.stop,
+        "prompt_tokens": done.n_prompt,
+        "cached_tokens": done.prefill.reused,
+        "completion_tokens": done.tokens.len(),
+        "tokens": done.tokens,
+        "seed": seed,
+        "timings": {
+            "prompt_ms": ms(done.prompt_time),
+            "prompt_per_second": done.prompt_rate(),
+            "completion_ms": ms(done.answer_time),
+            "completion_per_second": done.answer_rate(),
+        },
+    })
+}
+
+/// The closing lines on stderr.
+fn report(done: &Completion, n_ctx: usize) {
+    eprintln!("{}", common::rates(done));
+    if done.stop == Stop::ContextFull {
+        eprintln!("ocelli: the answer ends here because the context of {n_ctx} tokens is full; use a larger one (-c)");
+    }
+}

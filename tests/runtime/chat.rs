@@ -1,0 +1,194 @@
+//! Conversations: what is reused, dropped, saved and restored.
+
+use std::sync::atomic::Ordering;
+
+use ocelli_convert::mixture::FileType;
+use ocelli_quant::GgmlType;
+use ocelli_runtime::sampler::{SamplerChain, SamplerOverrides};
+use ocelli_runtime::{Chat, Context, ContextOptions, Precision, RuntimeError, Session, Stop, Watch};
+
+use crate::fixture::{distance, load, mini, options};
+
+/// Collects the answer.
+#[derive(Default)]
+struct Heard(String);
+
+impl Watch for Heard {
+    fn text(&mut self, text: &str) {
+        self.0.push_str(text);
+    }
+}
+
+fn chat_with(file_type: FileType, options: &ContextOptions, shift: bool) -> Chat {
+    let (model, assets) = load(&mini(file_type));
+    Chat::new(Session::new(Context::new(model, options).unwrap()), assets, shift)
+}
+
+fn chat(n_ctx: usize, shift: bool) -> Chat {
+    chat_with(FileType::F16, &options(n_ctx, Precision::Exact), shift)
+}
+
+/// Random weights end an answer at random, so the end is forbidden and the length given.
+fn sampler(chat: &Chat, temperature: f32, seed: u64) -> SamplerChain {
+    let mut params = chat.assets().sampling.clone();
+    SamplerOverrides {
+        temperature: Some(temperature),
+        seed: Some(seed),
+        ignore_eos: Some(true),
+        ..SamplerOverrides::default()
+    }
+    .apply(&mut params);
+    SamplerChain::new(params, &chat.assets().tokenizer).unwrap()
+}
+
+#[test]
+fn a_second_turn_computes_only_what_is_new() {
+    let mut chat = chat(512, false);
+    chat.set_system(Some("Be brief."));
+    let mut sampler = sampler(&chat, 0.0, 1);
+    let mut heard = Heard::default();
+    let first = chat.say("Hello there", &mut sampler, 12, &mut heard).unwrap();
+    assert_eq!((first.prefill.reused, first.tokens.len(), first.stop), (0, 12, Stop::Length));
+    assert_eq!(heard.0, first.text);
+    let second = chat.say("And now?", &mut sampler, 4, &mut Heard::default()).unwrap();
+    assert!(second.prefill.reused >= first.n_prompt + 11, "{second:?}");
+    assert!(second.prefill.evaluated < 30, "{second:?}");
+    assert_eq!(chat.messages().len(), 5);
+    assert!(chat.forget_answer());
+    let again = chat.answer(&mut sampler, 4, &mut Heard::default()).unwrap();
+    assert_eq!((again.prefill.evaluated, again.text), (1, second.text), "the same question, greedily");
+}
+
+#[test]
+fn the_seed_decides_the_text() {
+    let run = |seed| {
+        let mut chat = chat(256, false);
+        let mut sampler = sampler(&chat, 1.5, seed);
+        chat.say("Tell me", &mut sampler, 24, &mut Heard::default()).unwrap().tokens
+    };
+    assert_eq!(run(42), run(42));
+    assert_ne!(run(42), run(43));
+}
+
+#[test]
+fn a_full_context_is_told_unless_turns_may_be_dropped() {
+    let question = "What is the weather like in the mountains today?";
+    let mut plain = chat(160, false);
+    let mut chain = sampler(&plain, 0.0, 1);
+    let stopped = plain.say(question, &mut chain, 400, &mut Heard::default()).unwrap();
+    assert_eq!(stopped.stop, Stop::ContextFull);
+    let refused = plain.say(question, &mut chain, 10, &mut Heard::default()).unwrap_err();
+    assert!(refused.to_string().contains("--context-shift"), "{refused}");
+    assert_eq!(plain.messages().len(), 2, "the refused message is not part of the conversation");
+
+    let mut shifting = chat(160, true);
+    shifting.set_system(Some("Be kind."));
+    let mut chain = sampler(&shifting, 0.0, 1);
+    let mut dropped = 0;
+    for _ in 0..8 {
+        dropped += shifting.say(question, &mut chain, 30, &mut Heard::default()).unwrap().dropped_turns;
+        assert_eq!(shifting.system(), Some("Be kind."));
+        assert!(shifting.session().tokens().len() <= 160);
+    }
+    assert!(dropped > 0);
+}
+
+#[test]
+fn after_a_shift_the_state_is_that_of_a_conversation_without_the_dropped_turns() {
+    let mut shifting = chat(200, true);
+    shifting.set_system(Some("Be kind."));
+    let mut chain = sampler(&shifting, 0.0, 1);
+    let mut dropped = 0;
+    for i in 0..10 {
+        let question = format!("Question number {i}, if you please");
+        dropped += shifting.say(&question, &mut chain, 25, &mut Heard::default()).unwrap().dropped_turns;
+        if dropped > 0 {
+            break;
+        }
+    }
+    assert!(dropped > 0, "the context fills up");
+    let mut fresh = Session::new(Context::new(load(&mini(FileType::F16)).0, &options(200, Precision::Exact)).unwrap());
+    fresh.prefill(shifting.session().tokens(), &mut |_, _| {}).unwrap();
+    let (fresh, shifted) = (fresh.context().logits().unwrap(), shifting.session().context().logits().unwrap());
+    assert!(distance(fresh, shifted) < 1e-2);
+}
+
+#[test]
+fn an_interrupted_answer_stays_and_an_interrupted_prompt_does_not() {
+    let mut chat = chat(256, false);
+    let mut chain = sampler(&chat, 0.0, 1);
+    let flag = chat.session().interrupt().clone();
+    struct Stopper(std::sync::Arc<std::sync::atomic::AtomicBool>, usize);
+    impl Watch for Stopper {
+        fn text(&mut self, _: &str) {
+            self.1 += 1;
+            self.0.store(self.1 == 5, Ordering::Relaxed);
+        }
+    }
+    let stopped = chat.say("Hello", &mut chain, 50, &mut Stopper(flag.clone(), 0)).unwrap();
+    assert_eq!((stopped.stop, stopped.tokens.len()), (Stop::Interrupted, 5));
+    flag.store(true, Ordering::Relaxed);
+    let refused = chat.say("More", &mut chain, 5, &mut Heard::default()).unwrap_err();
+    assert!(matches!(refused, RuntimeError::Interrupted));
+    assert_eq!(chat.messages().len(), 2);
+    flag.store(false, Ordering::Relaxed);
+    chat.say("More", &mut chain, 5, &mut Heard::default()).unwrap();
+}
+
+#[test]
+fn a_saved_conversation_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("talk.session");
+    for (type_k, type_v) in [(GgmlType::F16, GgmlType::F16), (GgmlType::Q8_0, GgmlType::F32)] {
+        let options = ContextOptions { type_k, type_v, ..options(256, Precision::Exact) };
+        let mut first = chat_with(FileType::F16, &options, false);
+        first.set_system(Some("Be brief."));
+        let mut chain = sampler(&first, 0.0, 1);
+        first.say("Remember the number seven", &mut chain, 20, &mut Heard::default()).unwrap();
+        first.save(&path).unwrap();
+        let went_on = first.say("Which number?", &mut chain, 16, &mut Heard::default()).unwrap();
+        let mut second = chat_with(FileType::F16, &options, false);
+        second.load(&path).unwrap();
+        assert_eq!(second.messages()[..3], first.messages()[..3]);
+        let mut chain = sampler(&second, 0.0, 1);
+        let restored = second.say("Which number?", &mut chain, 16, &mut Heard::default()).unwrap();
+        assert_eq!((restored.tokens, restored.prefill), (went_on.tokens, went_on.prefill));
+    }
+}
+
+#[test]
+fn sessions_of_others_and_damaged_ones_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("talk.session");
+    let mut saved = chat(128, false);
+    let mut chain = sampler(&saved, 0.0, 1);
+    saved.say("Hello", &mut chain, 10, &mut Heard::default()).unwrap();
+    saved.save(&path).unwrap();
+    let good = std::fs::read(&path).unwrap();
+    let refuse = |chat: &mut Chat, bytes: &[u8], word: &str| {
+        std::fs::write(&path, bytes).unwrap();
+        let text = chat.load(&path).unwrap_err().to_string();
+        assert!(text.contains(word) && text.contains("talk.session"), "{word}: {text}");
+    };
+    refuse(&mut chat_with(FileType::Q8_0, &options(128, Precision::Exact), false), &good, "another model");
+    let q8 = ContextOptions { type_k: GgmlType::Q8_0, ..options(128, Precision::Exact) };
+    refuse(&mut chat_with(FileType::F16, &q8, false), &good, "-ctk f16");
+    refuse(&mut chat(16, false), &good, "larger context");
+    let tokens_before = saved.session().tokens().to_vec();
+    for at in (0..good.len()).step_by(good.len() / 40).chain([good.len() - 1]) {
+        let mut bad = good.clone();
+        bad[at] ^= 0x10;
+        std::fs::write(&path, &bad).unwrap();
+        assert!(saved.load(&path).is_err(), "byte {at} of {}", good.len());
+    }
+    for len in [0, 7, 79, 80, good.len() - 1] {
+        refuse(&mut saved, &good[..len], "damaged");
+    }
+    let mut longer = good.clone();
+    longer.push(0);
+    refuse(&mut saved, &longer, "damaged");
+    refuse(&mut saved, &[b'x'; 200], "no session file");
+    assert_eq!(saved.session().tokens(), tokens_before, "a refused file changes nothing");
+    std::fs::write(&path, &good).unwrap();
+    saved.load(&path).unwrap();
+}

@@ -1,0 +1,128 @@
+//! A small random model, made once per test run, and altered copies of it.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex};
+
+use ocelli_convert::checkpoint::SourceType;
+use ocelli_convert::mixture::FileType;
+use ocelli_convert::progress::Silent;
+use ocelli_convert::synth::{Preset, SynthOptions, write_checkpoint};
+use ocelli_convert::{ConvertOptions, convert};
+use ocelli_gguf::{Gguf, GgufWriter, MetaValue, TensorType};
+use ocelli_runtime::{Assets, Context, ContextOptions, LoadOptions, Model, Precision};
+use tempfile::TempDir;
+
+struct Made {
+    dir: TempDir,
+    files: HashMap<FileType, PathBuf>,
+}
+
+static MADE: LazyLock<Mutex<Made>> = LazyLock::new(|| {
+    let dir = tempfile::tempdir().unwrap();
+    let options =
+        SynthOptions { preset: Preset::Mini, seed: 7, dtype: SourceType::Bf16, shards: None, overwrite: false };
+    write_checkpoint(&dir.path().join("mini"), &options, &Silent).unwrap();
+    Mutex::new(Made { dir, files: HashMap::new() })
+});
+
+/// The small model, stored as `file_type`.
+pub(crate) fn mini(file_type: FileType) -> PathBuf {
+    let mut made = MADE.lock().unwrap();
+    if let Some(path) = made.files.get(&file_type) {
+        return path.clone();
+    }
+    let options =
+        ConvertOptions { file_type, outdir: made.dir.path().to_owned(), overwrite: true, ..ConvertOptions::default() };
+    let report = convert(&made.dir.path().join("mini"), &options, &Silent).unwrap();
+    let path = report.files[0].path.clone();
+    made.files.insert(file_type, path.clone());
+    path
+}
+
+/// A tensor on its way into an altered copy.
+#[derive(Debug, Clone)]
+pub(crate) struct Tensor {
+    pub(crate) name: String,
+    pub(crate) dims: Vec<u64>,
+    pub(crate) ty: TensorType,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// Everything in a file.
+#[derive(Debug, Clone)]
+pub(crate) struct Parts {
+    pub(crate) pairs: Vec<(String, MetaValue)>,
+    pub(crate) tensors: Vec<Tensor>,
+}
+
+impl Parts {
+    pub(crate) fn of(path: &Path) -> Self {
+        let bytes = std::fs::read(path).unwrap();
+        let gguf = Gguf::parse(&bytes).unwrap();
+        let tensors = gguf
+            .tensors()
+            .iter()
+            .map(|t| Tensor {
+                name: t.name.to_owned(),
+                dims: t.dims.to_vec(),
+                ty: t.ty,
+                bytes: gguf.data(t).unwrap().to_vec(),
+            })
+            .collect();
+        Self { pairs: gguf.metadata().to_owned_pairs(), tensors }
+    }
+
+    /// Sets a key, or removes it.
+    pub(crate) fn set(&mut self, key: &str, value: Option<MetaValue>) -> &mut Self {
+        let old = self.pairs.iter().position(|(k, _)| k == key);
+        match (old, value) {
+            (Some(i), Some(value)) => self.pairs[i].1 = value,
+            (Some(i), None) => drop(self.pairs.remove(i)),
+            (None, Some(value)) => self.pairs.push((key.to_owned(), value)),
+            (None, None) => {}
+        }
+        self
+    }
+
+    pub(crate) fn write(&self, path: &Path) {
+        let mut writer = GgufWriter::new();
+        for (key, value) in &self.pairs {
+            writer.kv(key.as_str(), value.clone()).unwrap();
+        }
+        for t in &self.tensors {
+            writer.tensor(t.name.as_str(), &t.dims, t.ty).unwrap();
+        }
+        let mut sink = writer.start(Vec::new()).unwrap();
+        for t in &self.tensors {
+            sink.write_tensor(&t.name, &t.bytes).unwrap();
+        }
+        std::fs::write(path, sink.finish().unwrap()).unwrap();
+    }
+}
+
+/// Loads `path` with its vocabulary, template and sampling.
+pub(crate) fn load(path: &Path) -> (Arc<Model>, Assets) {
+    let (model, assets) = Model::load(path, &LoadOptions::default(), |meta| Assets::read(meta, None)).unwrap();
+    (Arc::new(model), assets)
+}
+
+/// A short context with one thread.
+pub(crate) fn options(n_ctx: usize, precision: Precision) -> ContextOptions {
+    ContextOptions { n_ctx, n_ubatch: 32, n_threads: 1, precision, ..ContextOptions::default() }
+}
+
+pub(crate) fn context(file_type: FileType, n_ctx: usize, precision: Precision) -> Context {
+    Context::new(load(&mini(file_type)).0, &options(n_ctx, precision)).unwrap()
+}
+
+/// Some ids of the vocabulary.
+pub(crate) fn some_ids(n: usize, salt: usize) -> Vec<u32> {
+    (0..n).map(|i| 3 + ((i * 7919 + salt * 104_729 + i * i * 31) % 1900) as u32).collect()
+}
+
+/// Largest difference.
+pub(crate) fn distance(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}

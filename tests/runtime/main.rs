@@ -1,0 +1,7 @@
+//! Models run end to end: what is computed, what is refused, what the commands say.
+
+mod chat;
+mod cli;
+mod compute;
+mod fixture;
+mod threats;
