@@ -35,6 +35,8 @@ enum Command {
     Tokenize(cmd::tokenize::Args),
     /// Write a checkpoint with random weights, to test with and to measure a machine.
     Synth(cmd::synth::Args),
+    /// Make a smaller GGUF file from an F16, BF16 or F32 one.
+    Quantize(cmd::quantize::Args),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => cmd::inspect::run(&args),
         Command::Tokenize(args) => cmd::tokenize::run(args),
         Command::Synth(args) => cmd::synth::run(&args),
+        Command::Quantize(args) => cmd::quantize::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,9 +1,11 @@
-//! What can go wrong when a checkpoint is converted.
+//! What can go wrong when a checkpoint is converted or a file re-quantised.
 
 use std::path::{Path, PathBuf};
 
 use ocelli_gguf::GgufError;
-use ocelli_quant::QuantError;
+use ocelli_quant::{GgmlType, QuantError};
+
+use crate::imatrix::ImatrixError;
 
 /// Failure of a conversion. Every message names the file, tensor or key, what was found, and a remedy where one exists.
 #[derive(Debug, thiserror::Error)]
@@ -109,14 +111,14 @@ pub enum ConvertError {
         name: String,
     },
     /// An output file that is already there.
-    #[error("{} exists already; use --overwrite to replace it, or another --outdir or --name", path.display())]
+    #[error("{} exists already; use --overwrite to replace it, or choose another name or folder", path.display())]
     Exists {
         /// The file.
         path: PathBuf,
     },
     /// Not enough room for the result.
     #[error(
-        "{} has {available} bytes free, the result needs {needed}; free some space or choose another --outdir",
+        "{} has {available} bytes free, the result needs {needed}; free some space or choose another folder",
         path.display()
     )]
     DiskFull {
@@ -143,6 +145,69 @@ pub enum ConvertError {
         tensor: String,
         /// Why.
         source: QuantError,
+    },
+    /// An importance matrix that cannot be used.
+    #[error(transparent)]
+    Imatrix(#[from] ImatrixError),
+    /// An importance list that is not as long as the rows it is for.
+    #[error(
+        "{}: {found} importances for tensor {tensor}, which needs {expected}; the matrix belongs to another model",
+        path.display()
+    )]
+    ImatrixSize {
+        /// The importance matrix.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Values found.
+        found: usize,
+        /// Values needed.
+        expected: u64,
+    },
+    /// A format that cannot be made well without importances.
+    #[error("tensor {tensor} as {ty} needs an importance matrix; give one with --imatrix or choose a larger type")]
+    NeedsImatrix {
+        /// The tensor.
+        tensor: String,
+        /// The format.
+        ty: String,
+    },
+    /// Quantised data that would be quantised again.
+    #[error(
+        "tensor {tensor} is quantised already ({ty}) and would lose quality twice; start from an F16, BF16 or F32 file, \
+         or give --allow-requantize"
+    )]
+    Requantize {
+        /// The tensor.
+        tensor: String,
+        /// Its format.
+        ty: GgmlType,
+    },
+    /// A format that can be copied but not read.
+    #[error("tensor {tensor} is {ty}, which cannot be converted; start from an F16, BF16 or F32 file")]
+    SourceFormat {
+        /// The tensor.
+        tensor: String,
+        /// Its format.
+        ty: String,
+    },
+    /// Rows that do not divide into the blocks of a format that was asked for.
+    #[error("tensor {tensor}: rows of {row} weights do not divide into {ty} blocks of {block}; choose another type")]
+    RowLength {
+        /// The tensor.
+        tensor: String,
+        /// Weights per row.
+        row: u64,
+        /// The format.
+        ty: String,
+        /// Weights per block.
+        block: u64,
+    },
+    /// The output is one of the inputs.
+    #[error("{} is read from and cannot be written to at the same time; choose another output", path.display())]
+    SameFile {
+        /// The file.
+        path: PathBuf,
     },
     /// The worker threads could not be started.
     #[error("cannot start the worker threads: {0}; try a smaller --threads")]

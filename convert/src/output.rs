@@ -121,7 +121,7 @@ pub fn check_space(_dir: &Path, _needed: u64) -> Result<(), ConvertError> {
 }
 
 /// The folder a path lies in; `.` for a bare file name.
-fn folder_of(path: &Path) -> &Path {
+pub(crate) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),

@@ -9,4 +9,5 @@ pub(crate) mod perplexity;
 pub(crate) mod probe;
 pub(crate) mod run;
 pub(crate) mod synth;
+pub(crate) mod quantize;
 pub(crate) mod tokenize;

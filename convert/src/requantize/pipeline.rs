@@ -1,0 +1,259 @@
+//! The stream of one output file: one thread reads ahead, workers convert, the caller's thread writes in order.
+//!
+//! ```text
+//! free buffers ──▶ reader ──▶ workers (one per core) ──▶ re-ordering and writing ──▶ free buffers
+//! ```
+//!
+//! The number of buffers bounds memory and read-ahead alike. A tensor that keeps its format skips the workers.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
+
+use ocelli_gguf::{GgufWriter, TensorSink};
+use ocelli_kernels::quantize::quantize_row;
+use ocelli_quant::{GgmlType, QuantError};
+
+use super::TensorPlan;
+use crate::ConvertError;
+use crate::progress::Progress;
+
+/// Source bytes of one strip, about: some tens of milliseconds of work for the slow formats.
+const STRIP_BYTES: u64 = 1 << 20;
+
+/// Magnitude below which no format can overflow: far enough under the largest f16, 65504, for any fit of a scale.
+const SAFE_MAGNITUDE: f32 = 16384.0;
+
+/// Some rows of one tensor: as read, and as converted.
+#[derive(Debug, Default)]
+struct Strip {
+    tensor: usize,
+    first_row: u64,
+    source: Vec<u8>,
+    target: Vec<u8>,
+    last_of_tensor: bool,
+}
+
+/// A strip, or what went wrong with it, and its place in the order.
+type Done = (u64, Result<Strip, ConvertError>);
+
+/// Writes one file: header, then all `tensors`. `inputs` are the files their data lies in.
+pub(super) fn write_part(
+    tensors: &[TensorPlan<'_>],
+    inputs: &[(&Path, File)],
+    header: GgufWriter,
+    out: &mut File,
+    threads: usize,
+    progress: &dyn Progress,
+) -> Result<(), ConvertError> {
+    let threads = threads.max(1);
+    let depth = 2 * threads + 2;
+    let mut sink = header.start(BufWriter::with_capacity(1 << 20, out))?;
+    std::thread::scope(|scope| {
+        let (free_tx, free) = sync_channel(depth);
+        // One more than there are strips, so that no thread but the reader ever waits for room.
+        let (work_tx, work) = sync_channel(depth + 1);
+        let (done_tx, done) = sync_channel::<Done>(depth + 1);
+        for _ in 0..depth {
+            // Cannot fail: the channel has room and its other end lives.
+            let _ = free_tx.send(Strip::default());
+        }
+        let spawn_error = |e: std::io::Error| ConvertError::Threads(e.to_string());
+        let work = std::sync::Arc::new(Mutex::new(work));
+        for _ in 0..threads {
+            let (work, done_tx) = (work.clone(), done_tx.clone());
+            let run = move || work_on(tensors, &work, &done_tx);
+            std::thread::Builder::new().spawn_scoped(scope, run).map_err(spawn_error)?;
+        }
+        let read = move || Reader { tensors, inputs, free, work: work_tx, done: done_tx }.run();
+        std::thread::Builder::new().spawn_scoped(scope, read).map_err(spawn_error)?;
+        // The closure owns its ends of the channels: leaving it, also by an error, ends all threads.
+        collect(tensors, &done, &free_tx, &mut sink, progress)
+    })?;
+    sink.finish()?;
+    Ok(())
+}
+
+/// Writes strips in order as they arrive.
+fn collect<W: Write>(
+    tensors: &[TensorPlan<'_>],
+    done: &Receiver<Done>,
+    free: &SyncSender<Strip>,
+    sink: &mut TensorSink<W>,
+    progress: &dyn Progress,
+) -> Result<(), ConvertError> {
+    let mut early = BTreeMap::new();
+    let mut next = 0;
+    let mut begun = None;
+    let mut finished = 0;
+    while finished < tensors.len() {
+        let Ok((order, strip)) = done.recv() else {
+            return Err(ConvertError::Threads("a worker thread ended early".to_owned()));
+        };
+        early.insert(order, strip);
+        while let Some(strip) = early.remove(&next) {
+            if progress.cancelled() {
+                return Err(ConvertError::Cancelled);
+            }
+            let strip = strip?;
+            let Some(tensor) = tensors.get(strip.tensor) else { continue };
+            if begun != Some(strip.tensor) {
+                begun = Some(strip.tensor);
+                progress.tensor(&tensor.name, strip.tensor, tensors.len());
+                sink.begin(&tensor.name)?;
+            }
+            sink.write(if tensor.is_converted() { &strip.target } else { &strip.source })?;
+            progress.advance(strip.source.len() as u64);
+            finished += usize::from(strip.last_of_tensor);
+            next += 1;
+            // The reader may be through; then the buffer is simply dropped.
+            let _ = free.send(strip);
+        }
+    }
+    Ok(())
+}
+
+/// The reading end: fills free buffers with rows of all tensors, in order.
+struct Reader<'a> {
+    tensors: &'a [TensorPlan<'a>],
+    inputs: &'a [(&'a Path, File)],
+    free: Receiver<Strip>,
+    work: SyncSender<(u64, Strip)>,
+    done: SyncSender<Done>,
+}
+
+impl Reader<'_> {
+    fn run(self) {
+        let mut order = 0;
+        for (index, tensor) in self.tensors.iter().enumerate() {
+            let n_rows = tensor.n_rows();
+            let row_bytes = tensor.source_bytes.checked_div(n_rows).unwrap_or(0);
+            let rows_per_strip = STRIP_BYTES.checked_div(row_bytes).unwrap_or(1).max(1);
+            let mut first_row = 0;
+            loop {
+                // A closed channel means that the file is given up, for a reason reported elsewhere.
+                let Ok(mut strip) = self.free.recv() else { return };
+                let rows = rows_per_strip.min(n_rows - first_row);
+                let last_of_tensor = first_row + rows >= n_rows;
+                strip = Strip { tensor: index, first_row, last_of_tensor, ..strip };
+                let read = self.fill(tensor, first_row * row_bytes, rows * row_bytes, &mut strip.source);
+                let sent = match read {
+                    Err(error) => self.done.send((order, Err(error))).is_ok(),
+                    Ok(()) if tensor.is_converted() => self.work.send((order, strip)).is_ok(),
+                    Ok(()) => self.done.send((order, Ok(strip))).is_ok(),
+                };
+                if !sent {
+                    return;
+                }
+                order += 1;
+                first_row += rows;
+                if last_of_tensor {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn fill(&self, tensor: &TensorPlan<'_>, at: u64, len: u64, buffer: &mut Vec<u8>) -> Result<(), ConvertError> {
+        let Some((path, mut file)) = self.inputs.get(tensor.part).map(|(path, file)| (*path, file)) else {
+            return Err(ConvertError::Threads(format!("no input file for tensor {}", tensor.name)));
+        };
+        let io = |source| ConvertError::Io { action: "read", path: path.to_owned(), source };
+        let len = usize::try_from(len).map_err(|e| io(std::io::Error::other(e)))?;
+        buffer.resize(len, 0);
+        file.seek(SeekFrom::Start(tensor.offset.saturating_add(at))).map_err(io)?;
+        file.read_exact(buffer).map_err(io)
+    }
+}
+
+/// A worker: converts strips until there are no more.
+fn work_on(tensors: &[TensorPlan<'_>], work: &Mutex<Receiver<(u64, Strip)>>, done: &SyncSender<Done>) {
+    let mut row = Vec::new();
+    loop {
+        let received = work.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((order, mut strip)) = received else { return };
+        let converted = match tensors.get(strip.tensor) {
+            Some(tensor) => convert(tensor, &mut strip, &mut row).map(|()| strip),
+            None => Ok(strip),
+        };
+        if done.send((order, converted)).is_err() {
+            return;
+        }
+    }
+}
+
+/// Converts the rows of a strip; `row` is scratch space.
+fn convert(tensor: &TensorPlan<'_>, strip: &mut Strip, row: &mut Vec<f32>) -> Result<(), ConvertError> {
+    let unknown =
+        |ty: ocelli_gguf::TensorType| ConvertError::SourceFormat { tensor: tensor.name.clone(), ty: ty.to_string() };
+    let source_type = tensor.source_type.ggml().ok_or_else(|| unknown(tensor.source_type))?;
+    let target_type = tensor.target_type.ggml().ok_or_else(|| unknown(tensor.target_type))?;
+    let quant = |source| ConvertError::Quant { tensor: tensor.name.clone(), source };
+    let too_long = |_| ConvertError::Threads(format!("the rows of tensor {} are too long", tensor.name));
+    let row_len = usize::try_from(tensor.row_len()).map_err(too_long)?;
+    let source_bytes = source_type.row_bytes(row_len).map_err(quant)?;
+    let target_bytes = target_type.row_bytes(row_len).map_err(quant)?;
+    strip.target.clear();
+    if source_bytes == 0 || target_bytes == 0 {
+        return Ok(());
+    }
+    row.resize(row_len, 0.0);
+    strip.target.resize(strip.source.len() / source_bytes * target_bytes, 0);
+    let targets = strip.target.chunks_exact_mut(target_bytes);
+    for (index, (source, target)) in (strip.first_row..).zip(strip.source.chunks_exact(source_bytes).zip(targets)) {
+        source_type.dequantize_row(source, row).map_err(quant)?;
+        let importance = importance_of_row(tensor, index, row_len);
+        quantize_row(target_type, row, importance, target).map_err(|e| weight_error(tensor, index, row_len, e))?;
+        if row.iter().fold(false, |large, x| large | (x.abs() >= SAFE_MAGNITUDE)) {
+            check_overflow(tensor, target_type, index, target, row)?;
+        }
+    }
+    Ok(())
+}
+
+/// Importances of the matrix that a row belongs to: the third dimension counts expert matrices.
+fn importance_of_row<'a>(tensor: &TensorPlan<'a>, row: u64, row_len: usize) -> Option<&'a [f32]> {
+    let all = tensor.importance?;
+    let rows_per_matrix = tensor.dims.get(1).copied().unwrap_or(1);
+    let matrix = usize::try_from(row.checked_div(rows_per_matrix).unwrap_or(0)).ok()?;
+    let start = matrix.checked_mul(row_len)?;
+    all.get(start..start.checked_add(row_len)?)
+}
+
+/// Names the weight by its index in the whole tensor.
+fn weight_error(tensor: &TensorPlan<'_>, row: u64, row_len: usize, error: QuantError) -> ConvertError {
+    match error {
+        QuantError::NotFinite { index, value } => ConvertError::Weight {
+            tensor: tensor.name.clone(),
+            index: row.saturating_mul(row_len as u64).saturating_add(index as u64),
+            value,
+            remedy: "only finite weights can be converted; the source is broken",
+        },
+        source => ConvertError::Quant { tensor: tensor.name.clone(), source },
+    }
+}
+
+/// Weights near the limits of f16 can make a scale (or the weight itself, for F16) infinite.
+fn check_overflow(
+    tensor: &TensorPlan<'_>,
+    ty: GgmlType,
+    row: u64,
+    bytes: &[u8],
+    scratch: &mut [f32],
+) -> Result<(), ConvertError> {
+    let largest = scratch.iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs())).unwrap_or_default();
+    let row_len = scratch.len() as u64;
+    ty.dequantize_row(bytes, scratch).map_err(|source| ConvertError::Quant { tensor: tensor.name.clone(), source })?;
+    match scratch.iter().position(|x| !x.is_finite()) {
+        None => Ok(()),
+        Some(at) => Err(ConvertError::Weight {
+            tensor: tensor.name.clone(),
+            index: row.saturating_mul(row_len).saturating_add(at as u64),
+            value: largest,
+            remedy: "weights of this size overflow the chosen format; use BF16 or F32 for this tensor",
+        }),
+    }
+}
