@@ -7,7 +7,7 @@ pub(crate) mod formats;
 pub(crate) mod inspect;
 pub(crate) mod perplexity;
 pub(crate) mod probe;
+pub(crate) mod quantize;
 pub(crate) mod run;
 pub(crate) mod synth;
-pub(crate) mod quantize;
 pub(crate) mod tokenize;

@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
 use ocelli_gguf::{GgufWriter, TensorSink};
-use ocelli_kernels::quantize::quantize_row;
+use ocelli_kernels::quantize::{dequantize_row, quantize_row};
 use ocelli_quant::{GgmlType, QuantError};
 
 use super::TensorPlan;
@@ -204,7 +204,7 @@ fn convert(tensor: &TensorPlan<'_>, strip: &mut Strip, row: &mut Vec<f32>) -> Re
     strip.target.resize(strip.source.len() / source_bytes * target_bytes, 0);
     let targets = strip.target.chunks_exact_mut(target_bytes);
     for (index, (source, target)) in (strip.first_row..).zip(strip.source.chunks_exact(source_bytes).zip(targets)) {
-        source_type.dequantize_row(source, row).map_err(quant)?;
+        dequantize_row(source_type, source, row).map_err(quant)?;
         let importance = importance_of_row(tensor, index, row_len);
         quantize_row(target_type, row, importance, target).map_err(|e| weight_error(tensor, index, row_len, e))?;
         if row.iter().fold(false, |large, x| large | (x.abs() >= SAFE_MAGNITUDE)) {
@@ -246,7 +246,7 @@ fn check_overflow(
 ) -> Result<(), ConvertError> {
     let largest = scratch.iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs())).unwrap_or_default();
     let row_len = scratch.len() as u64;
-    ty.dequantize_row(bytes, scratch).map_err(|source| ConvertError::Quant { tensor: tensor.name.clone(), source })?;
+    dequantize_row(ty, bytes, scratch).map_err(|source| ConvertError::Quant { tensor: tensor.name.clone(), source })?;
     match scratch.iter().position(|x| !x.is_finite()) {
         None => Ok(()),
         Some(at) => Err(ConvertError::Weight {
