@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 
 use ocelli_gguf::{GgufWriter, TensorSink};
 use ocelli_kernels::quantize::{dequantize_row, quantize_row};
-use ocelli_quant::{GgmlType, QuantError};
+use ocelli_quant::QuantError;
 
 use super::TensorPlan;
 use crate::ConvertError;
@@ -23,9 +23,6 @@ use crate::progress::Progress;
 
 /// Source bytes of one strip, about: some tens of milliseconds of work for the slow formats.
 const STRIP_BYTES: u64 = 1 << 20;
-
-/// Magnitude below which no format can overflow: far enough under the largest f16, 65504, for any fit of a scale.
-const SAFE_MAGNITUDE: f32 = 16384.0;
 
 /// Some rows of one tensor: as read, and as converted.
 #[derive(Debug, Default)]
@@ -207,9 +204,6 @@ fn convert(tensor: &TensorPlan<'_>, strip: &mut Strip, row: &mut Vec<f32>) -> Re
         dequantize_row(source_type, source, row).map_err(quant)?;
         let importance = importance_of_row(tensor, index, row_len);
         quantize_row(target_type, row, importance, target).map_err(|e| weight_error(tensor, index, row_len, e))?;
-        if row.iter().fold(false, |large, x| large | (x.abs() >= SAFE_MAGNITUDE)) {
-            check_overflow(tensor, target_type, index, target, row)?;
-        }
     }
     Ok(())
 }
@@ -225,35 +219,18 @@ fn importance_of_row<'a>(tensor: &TensorPlan<'a>, row: u64, row_len: usize) -> O
 
 /// Names the weight by its index in the whole tensor.
 fn weight_error(tensor: &TensorPlan<'_>, row: u64, row_len: usize, error: QuantError) -> ConvertError {
+    let in_tensor = |index: usize| row.saturating_mul(row_len as u64).saturating_add(index as u64);
     match error {
         QuantError::NotFinite { index, value } => ConvertError::Weight {
             tensor: tensor.name.clone(),
-            index: row.saturating_mul(row_len as u64).saturating_add(index as u64),
+            index: in_tensor(index),
             value,
             remedy: "only finite weights can be converted; the source is broken",
         },
+        QuantError::Overflow { format, index } => {
+            let index = usize::try_from(in_tensor(index)).unwrap_or(usize::MAX);
+            ConvertError::Quant { tensor: tensor.name.clone(), source: QuantError::Overflow { format, index } }
+        }
         source => ConvertError::Quant { tensor: tensor.name.clone(), source },
-    }
-}
-
-/// Weights near the limits of f16 can make a scale (or the weight itself, for F16) infinite.
-fn check_overflow(
-    tensor: &TensorPlan<'_>,
-    ty: GgmlType,
-    row: u64,
-    bytes: &[u8],
-    scratch: &mut [f32],
-) -> Result<(), ConvertError> {
-    let largest = scratch.iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs())).unwrap_or_default();
-    let row_len = scratch.len() as u64;
-    dequantize_row(ty, bytes, scratch).map_err(|source| ConvertError::Quant { tensor: tensor.name.clone(), source })?;
-    match scratch.iter().position(|x| !x.is_finite()) {
-        None => Ok(()),
-        Some(at) => Err(ConvertError::Weight {
-            tensor: tensor.name.clone(),
-            index: row.saturating_mul(row_len).saturating_add(at as u64),
-            value: largest,
-            remedy: "weights of this size overflow the chosen format; use BF16 or F32 for this tensor",
-        }),
     }
 }

@@ -128,9 +128,8 @@ fn overflowing_weights_are_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = model(dir.path(), 4, |r| if r == 2 { 1e8 } else { 1.0 });
     for ty in ["F16", "Q8_0", "Q4_K_M"] {
-        let error = make(&path, ty, &dir.path().join("out.gguf"), &Silent).expect_err(ty);
-        let ConvertError::Weight { tensor, index, .. } = &error else { panic!("{ty}: {error}") };
-        assert_eq!((tensor.as_str(), index / 256), ("blk.0.ffn_up.weight", 2), "{ty}");
+        let error = make(&path, ty, &dir.path().join("out.gguf"), &Silent).expect_err(ty).to_string();
+        assert!(error.contains("blk.0.ffn_up.weight") && error.contains("index 512"), "{ty}: {error}");
     }
     make(&path, "BF16", &dir.path().join("out.gguf"), &Silent).unwrap();
 }
