@@ -150,7 +150,12 @@ impl Chat {
             ids.extend_from_slice(&done.tokens);
             let mut answering =
                 Answering { session: &mut self.session, tokenizer: &self.assets.tokenizer, sampler, watch };
-            let (prefill, time) = answering.prefill(&ids, done.tokens.len())?;
+            let (prefill, time) = answering.prefill(&ids, done.tokens.len()).map_err(|e| match e {
+                RuntimeError::ContextFull { wanted, n_ctx, .. } => {
+                    RuntimeError::ContextFull { wanted, n_ctx, shift: self.shift }
+                }
+                other => other,
+            })?;
             done.prefill.evaluated += prefill.evaluated;
             done.prefill.reused = done.prefill.reused.max(prefill.reused);
             done.prompt_time += time;

@@ -309,6 +309,13 @@ fn describe(context: &Context, loaded: Duration) -> anyhow::Result<()> {
         context.rope().factors()
     );
     let (k, v) = shape.bytes()?.unwrap_or((0, 0));
+    if context.n_ctx() > config.n_ctx_train {
+        eprintln!(
+            "ocelli: warning: the context of {} tokens is longer than the {} the model was trained for",
+            context.n_ctx(),
+            config.n_ctx_train
+        );
+    }
     eprintln!(
         "context: {} tokens, KV cache: K {} {}, V {} {}",
         context.n_ctx(),

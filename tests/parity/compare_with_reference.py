@@ -146,11 +146,31 @@ class TransformersLlama:
         return np.stack(rows)
 
 
+def count_tokens(args, text):
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as f:
+        f.write(text)
+        f.flush()
+        command = [args.ocelli, "tokenize", "-m", args.model, "-f", f.name, "--ids"]
+        return len(json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
+
+
+def text_of_length(args, length):
+    """The longest beginning of a run of words that has at most `length` tokens, BOS among them."""
+    words = " ".join(f"word{i * 7 % 113}" for i in range(length))
+    low, high = 0, len(words)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if count_tokens(args, words[:middle]) <= length else (low, middle - 1)
+    return words[:low]
+
+
 def probe(args, prompt, folder):
     out = pathlib.Path(folder) / "probe.safetensors"
-    command = [args.ocelli, "probe", "-m", args.model, "--raw", "-p", prompt, "-n", str(args.steps), "-c", "4096"]
+    command = [args.ocelli, "probe", "-m", args.model, "--raw", "-p", "-", "-n", str(args.steps), "-c", "4096"]
     command += ["-ctk", "f32", "-ctv", "f32", "--precision", "exact", "-o", str(out)]
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    done = subprocess.run(command, input=prompt, text=True, capture_output=True)
+    if done.returncode != 0:
+        sys.exit(done.stderr)
     with safe_open(out, framework="np") as f:
         return {name: f.get_tensor(name) for name in f.keys()}
 
@@ -170,15 +190,8 @@ def main():
     reference = engine(args.checkpoint, config, not args.no_longrope)
     good = True
     for length in args.lengths:
-        words = " ".join(f"word{i * 7 % 113}" for i in range(length))
         with tempfile.TemporaryDirectory() as folder:
-            ours = probe(args, words if length > 1 else "", folder)
-            if len(ours["ids"]) > length > 1:
-                # Cut the text until the ids fit; the vocabulary decides how many words that is.
-                text = words
-                while len(ours["ids"]) > length:
-                    text = text[: max(1, int(len(text) * length / len(ours["ids"])))]
-                    ours = probe(args, text, folder)
+            ours = probe(args, text_of_length(args, length), folder)
         theirs = reference.run(ours["ids"].tolist(), args.steps)
         equal = int((theirs.argmax(-1) == ours["tokens"]).sum())
         # Behind the first differing token the two no longer see the same input.
