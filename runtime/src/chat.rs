@@ -24,7 +24,8 @@ const SYSTEM: &str = "system";
 const USER: &str = "user";
 const ASSISTANT: &str = "assistant";
 
-/// See the [module](self).
+/// A conversation in a session: prompts are rendered, only what is new is computed, and whole turns can be dropped when
+/// the context is full.
 #[derive(Debug)]
 pub struct Chat {
     session: Session,

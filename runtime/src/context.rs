@@ -68,7 +68,7 @@ impl Sequence {
 /// Is given the index and the logits of every token whose logits are wanted.
 pub type EachLogits<'e> = dyn FnMut(usize, &[f32]) -> Result<(), RuntimeError> + 'e;
 
-/// See the [module](self).
+/// A model with its working memory: threads, cache, buffers. Runs tokens, gives logits.
 #[derive(Debug)]
 pub struct Context {
     model: Arc<Model>,

@@ -32,7 +32,7 @@ pub enum Stop {
     Interrupted,
 }
 
-/// See the [module](self).
+/// One conversation in one context: keeps what was computed, computes only what is new, saves and restores.
 #[derive(Debug)]
 pub struct Session {
     context: Context,

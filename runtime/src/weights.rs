@@ -2,7 +2,7 @@
 //!
 //! A [`Loader`] hands each architecture the tensors it asks for, after checking that the name exists, the shape is the
 //! one the configuration implies, and the format can be used. What it returns are positions in the file, not copies:
-//! the bytes stay where they are mapped. [`Loader::finish`] refuses files with tensors that nobody asked for, because
+//! the bytes stay where they are mapped. The loader's end refuses files with tensors that nobody asked for, because
 //! a model run without one of its tensors answers wrongly and says nothing.
 
 use std::collections::{BTreeSet, HashSet};
