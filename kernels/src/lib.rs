@@ -10,6 +10,8 @@
 //! Callers see safe functions that check lengths once per call and return errors. `unsafe` lives here, in small
 //! blocks that name the check which makes them sound.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64_neon;
 mod act;
 mod attention;
 mod error;
@@ -25,6 +27,8 @@ mod table;
 mod wide;
 #[cfg(target_arch = "x86_64")]
 mod x86_avx2;
+#[cfg(target_arch = "x86_64")]
+mod x86_avx512vnni;
 
 pub use act::{ActBuf, ActNeeds, Precision};
 pub use attention::{AttnScratch, AttnShape, attention};

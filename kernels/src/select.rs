@@ -18,6 +18,24 @@ struct Candidate {
 /// The tables of this build, best first. A new instruction set is one line.
 const CANDIDATES: &[Candidate] = &[
     #[cfg(target_arch = "x86_64")]
+    Candidate {
+        name: crate::x86_avx512vnni::NAME,
+        table: crate::x86_avx512vnni::table,
+        needs: crate::x86_avx512vnni::NEEDS,
+    },
+    #[cfg(target_arch = "aarch64")]
+    Candidate {
+        name: crate::aarch64_neon::dotprod::NAME,
+        table: crate::aarch64_neon::dotprod::table,
+        needs: crate::aarch64_neon::dotprod::NEEDS,
+    },
+    #[cfg(target_arch = "aarch64")]
+    Candidate {
+        name: crate::aarch64_neon::base::NAME,
+        table: crate::aarch64_neon::base::table,
+        needs: crate::aarch64_neon::base::NEEDS,
+    },
+    #[cfg(target_arch = "x86_64")]
     Candidate { name: crate::x86_avx2::NAME, table: crate::x86_avx2::table, needs: crate::x86_avx2::NEEDS },
     Candidate { name: scalar::NAME, table: || Some(scalar::table()), needs: "nothing" },
 ];

@@ -15,7 +15,7 @@
 
 mod gemm;
 mod gemv;
-mod pack;
+pub(crate) mod pack;
 
 use std::sync::OnceLock;
 

@@ -9,19 +9,19 @@ use super::MR;
 use crate::table::Pack;
 
 /// Bytes of the codes of a super-block of a panel.
-pub(super) const SUPER_CODES: usize = 256 * MR;
+pub(crate) const SUPER_CODES: usize = 256 * MR;
 
 /// Bytes of one super-block of a panel whose scales belong to groups of `group` weights.
-pub(super) const fn super_bytes(group: usize) -> usize {
+pub(crate) const fn super_bytes(group: usize) -> usize {
     let groups = 256 / group;
     SUPER_CODES + groups * 4 * MR + groups / 2 * 4 * MR + 2 * 4 * MR
 }
 
 /// Bytes of the codes of a block of a panel.
-pub(super) const BLOCK_CODES: usize = 32 * MR;
+pub(crate) const BLOCK_CODES: usize = 32 * MR;
 
 /// Bytes of one block of a panel.
-pub(super) const BLOCK_BYTES: usize = BLOCK_CODES + 2 * 4 * MR;
+pub(crate) const BLOCK_BYTES: usize = BLOCK_CODES + 2 * 4 * MR;
 
 /// Writes 32 codes of each of 8 rows in steps of 4: step s, row r at `dst + 64·s + 4·r`. This is the transpose of an
 /// 8 × 8 matrix of 32-bit elements.

@@ -1,0 +1,179 @@
+//! NEON: 32 registers of 16 bytes. Two tables from one source: `neon` runs on every AArch64 CPU, `neon-dotprod` uses
+//! the `sdot` instruction. All codes are used as signed bytes (unsigned ones are at most 63). Panels interleave rows
+//! in steps of 4 weights, so that a 32-bit lane is a row:
+//!
+//! ```text
+//! super-block of 8 rows         codes [64 steps][8 rows][4] i8
+//!                               scales [groups][8 rows] i32, mins [groups][8 rows] i32, d [8] f32, dmin [8] f32
+//! block of 32 of 8 rows         codes [8 steps][8 rows][4] i8, d [8] f32, min [8] f32
+//! ```
+
+#![allow(clippy::needless_range_loop, reason = "kernels walk several arrays and pointers in step")]
+
+mod body;
+mod dot;
+
+/// The list of all formats' kernels, by the `format` function of the module that uses it.
+macro_rules! formats_by {
+    ($($variant:ident $module:ident $ty:ident),+) => {
+        vec![$(format::<ocelli_quant::formats::$module::$ty>()),+]
+    };
+}
+
+/// Makes the module of one table: the bodies, compiled for the features given.
+macro_rules! table {
+    ($module:ident, $features:literal, $dot:ty, $name:literal, $needs:literal, $detected:expr) => {
+        /// One table of this instruction set.
+        pub(crate) mod $module {
+            use std::sync::OnceLock;
+
+            use ocelli_quant::Unpack;
+            use ocelli_quant::panel::{Block32, SuperBlock, Unquantized};
+
+            use super::body;
+            use crate::table::{ActKind, FormatKernels, Gemm, GemmF32, Gemv, IntKernels, KernelTable, Pack};
+
+            crate::wide::wide_functions!($features);
+
+            pub(crate) const NAME: &str = $name;
+
+            /// What detection asks for, in words.
+            pub(crate) const NEEDS: &str = $needs;
+
+            type Dot = $dot;
+
+            /// # Safety
+            /// As [`body::gemv_super`].
+            #[target_feature(enable = $features)]
+            unsafe fn gemv_super<F: Unpack<Unit = SuperBlock>>(a: &mut Gemv) {
+                // SAFETY: the contract of this function.
+                unsafe { body::gemv_super::<F, Dot>(a) };
+            }
+
+            /// # Safety
+            /// As [`body::gemv_block`].
+            #[target_feature(enable = $features)]
+            unsafe fn gemv_block<F: Unpack<Unit = Block32>>(a: &mut Gemv) {
+                // SAFETY: the contract of this function.
+                unsafe { body::gemv_block::<F, Dot>(a) };
+            }
+
+            #[target_feature(enable = $features)]
+            fn pack_super<F: Unpack<Unit = SuperBlock>>(a: &mut Pack) {
+                body::pack_super::<F>(a);
+            }
+
+            #[target_feature(enable = $features)]
+            fn pack_block<F: Unpack<Unit = Block32>>(a: &mut Pack) {
+                body::pack_block::<F>(a);
+            }
+
+            /// # Safety
+            /// As [`body::tile_super`].
+            #[target_feature(enable = $features)]
+            unsafe fn gemm_super<F: Unpack<Unit = SuperBlock>>(a: &Gemm) {
+                body::over_tokens!(a.acts.q.len() / a.acts.depth, tile_super[F, Dot], a);
+            }
+
+            /// # Safety
+            /// As [`body::tile_block`].
+            #[target_feature(enable = $features)]
+            unsafe fn gemm_block<F: Unpack<Unit = Block32>>(a: &Gemm) {
+                body::over_tokens!(a.acts.q.len() / a.acts.depth, tile_block[F, Dot], a);
+            }
+
+            /// # Safety
+            /// As [`body::tile_f32`].
+            #[target_feature(enable = $features)]
+            unsafe fn gemm_f32(a: &GemmF32) {
+                body::over_tokens!(a.cols, tile_f32[], a);
+            }
+
+            trait Layout: Sized {
+                fn int<F: Unpack<Unit = Self>>() -> Option<IntKernels>;
+            }
+
+            impl Layout for SuperBlock {
+                fn int<F: Unpack<Unit = Self>>() -> Option<IntKernels> {
+                    Some(IntKernels {
+                        act: ActKind::Q8K,
+                        unit: 256,
+                        panel_unit_bytes: body::super_bytes(F::GROUP),
+                        gemv: gemv_super::<F>,
+                        pack: pack_super::<F>,
+                        gemm: gemm_super::<F>,
+                    })
+                }
+            }
+
+            impl Layout for Block32 {
+                fn int<F: Unpack<Unit = Self>>() -> Option<IntKernels> {
+                    Some(IntKernels {
+                        act: ActKind::Q8B,
+                        unit: 32,
+                        panel_unit_bytes: body::BLOCK_BYTES,
+                        gemv: gemv_block::<F>,
+                        pack: pack_block::<F>,
+                        gemm: gemm_block::<F>,
+                    })
+                }
+            }
+
+            impl Layout for Unquantized {
+                fn int<F: Unpack<Unit = Self>>() -> Option<IntKernels> {
+                    None
+                }
+            }
+
+            fn format<F: Unpack>() -> FormatKernels
+            where
+                F::Unit: Layout,
+            {
+                FormatKernels {
+                    int: F::Unit::int::<F>(),
+                    dequantize: elem::dequantize::<F>,
+                    gemv_f32: elem::gemv_f32::<F>,
+                }
+            }
+
+            /// The table, where the CPU has every feature that its functions are compiled with.
+            pub(crate) fn table() -> Option<&'static KernelTable> {
+                static TABLE: OnceLock<Option<KernelTable>> = OnceLock::new();
+                TABLE
+                    .get_or_init(|| {
+                        $detected.then(|| KernelTable {
+                            name: NAME,
+                            mr: body::MR,
+                            nr: body::NR,
+                            may_saturate: false,
+                            formats: ocelli_quant::for_each_format!(formats_by),
+                            gemm_f32,
+                            dot_f32: elem::dot_f32,
+                            quantize_q8k: elem::quantize_q8k,
+                            quantize_q8b: elem::quantize_q8b,
+                            rmsnorm: elem::rmsnorm,
+                            swiglu: elem::swiglu,
+                            add: elem::add,
+                            max: elem::max,
+                            exp_sum: elem::exp_sum,
+                            scale: elem::scale,
+                            rope_interleaved: elem::rope_interleaved,
+                            rope_halves: elem::rope_halves,
+                            f32_to_f16: elem::f32_to_f16,
+                        })
+                    })
+                    .as_ref()
+            }
+        }
+    };
+}
+
+table!(base, "neon", crate::aarch64_neon::dot::Widen, "neon", "an AArch64 CPU", true);
+table!(
+    dotprod,
+    "neon,dotprod",
+    crate::aarch64_neon::dot::Sdot,
+    "neon-dotprod",
+    "an AArch64 CPU with the dotprod extension",
+    std::arch::is_aarch64_feature_detected!("dotprod")
+);
