@@ -3,6 +3,7 @@
 pub(crate) mod chat;
 pub(crate) mod common;
 pub(crate) mod convert;
+pub(crate) mod demo;
 pub(crate) mod formats;
 pub(crate) mod inspect;
 pub(crate) mod perplexity;
