@@ -47,18 +47,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
-    match dispatch(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("ocelli: error: {error:#}");
-            if progress::interrupted() { ExitCode::from(progress::EXIT_CANCELLED) } else { ExitCode::FAILURE }
-        }
-    }
-}
-
-/// Runs one command.
-fn dispatch(command: Command) -> anyhow::Result<()> {
-    match command {
+    let done = match cli.command {
         Command::Demo(args) => cmd::demo::run(args),
         Command::Chat(args) => cmd::chat::run(&args),
         Command::Run(args) => cmd::run::run(&args),
@@ -70,6 +59,13 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Tokenize(args) => cmd::tokenize::run(args),
         Command::Synth(args) => cmd::synth::run(&args),
         Command::Quantize(args) => cmd::quantize::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ocelli: error: {error:#}");
+            if progress::interrupted() { ExitCode::from(progress::EXIT_CANCELLED) } else { ExitCode::FAILURE }
+        }
     }
 }
 

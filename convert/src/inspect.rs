@@ -188,7 +188,8 @@ fn tensor_rows(set: &GgufSet<'_>) -> Vec<TensorRow> {
 /// The sampling defaults a file carries, under their short names.
 fn sampling(meta: &Metadata<'_>) -> serde_json::Map<String, serde_json::Value> {
     let scalar = |value: &Value<'_>| match *value {
-        Value::F32(x) => Some(serde_json::json!(x)),
+        // By way of text: 0.8 as stored is not 0.8 once widened, and nobody wrote 0.800000011920929.
+        Value::F32(x) => x.to_string().parse::<f64>().ok().map(|x| serde_json::json!(x)),
         Value::String(s) => Some(serde_json::json!(s)),
         ref other => other.as_integer().and_then(|i| i64::try_from(i).ok()).map(|i| serde_json::json!(i)),
     };

@@ -1,11 +1,12 @@
 //! `ocelli demo`: the whole way from a checkpoint to an answer on a model small enough to make up on the spot.
 //!
-//! Each step is an ordinary command line, printed and then run, so that a newcomer sees what to type.
+//! Each step is an ordinary command line, printed and then run as a process of its own, so that a newcomer sees what to
+//! type and gets exactly that.
 
 use std::path::PathBuf;
+use std::process::Command;
 
-use anyhow::Context;
-use clap::Parser;
+use anyhow::{Context, ensure};
 
 /// Options of `ocelli demo`.
 #[derive(Debug, clap::Args)]
@@ -23,6 +24,7 @@ pub(crate) struct Args {
 
 /// Makes a checkpoint up, converts it, looks at the result and runs it.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    let program = std::env::current_exe().context("cannot find the running program")?;
     let dir = match args.dir {
         Some(dir) => dir,
         None => cache_folder()?.join("ocelli").join("demo"),
@@ -32,8 +34,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         let path = dir.join(name);
         Ok(path.to_str().with_context(|| format!("{}: not UTF-8, choose another --dir", path.display()))?.to_owned())
     };
-    let (checkpoint, folder) = (path("checkpoint")?, path("")?);
-    let (text, n) = (path("demo-Q4_K_M.gguf")?, args.n_predict.to_string());
+    let (checkpoint, folder) = (path("checkpoint")?, path("files")?);
+    let (text, n) = (path("files/demo-Q4_K_M.gguf")?, args.n_predict.to_string());
     let steps: [&[&str]; 4] = [
         &["synth", "--preset", "mini", "--out", &checkpoint, "--overwrite"],
         &["convert", &checkpoint, "--outtype", "Q4_K_M", "--name", "demo", "--outdir", &folder, "--overwrite"],
@@ -42,8 +44,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     ];
     for step in steps {
         println!("\n$ ocelli {}", step.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "));
-        let cli = crate::Cli::try_parse_from(std::iter::once("ocelli").chain(step.iter().copied()))?;
-        crate::dispatch(cli.command)?;
+        let status = Command::new(&program).args(step).status().context("cannot start the next step")?;
+        ensure!(status.success(), "the step above failed");
     }
     println!(
         "\nThe weights are random, so the answer is noise: what you saw is the pipeline. Every step above works the"

@@ -383,7 +383,8 @@ fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(end) = rest[start..].find("%}").map(|i| start + i) else { break };
+        // The search starts behind the opening mark: in `{%}` the two share a character.
+        let Some(end) = rest[start + 2..].find("%}").map(|i| start + 2 + i) else { break };
         let inside = &rest[start + 2..end];
         let word = inside.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
         let replacement = match word {

@@ -164,6 +164,16 @@ fn nothing_outside_the_conversation_can_be_reached() {
     assert!(matches!(prompt("a\n{{ messages[0].nope.deeper }}"), Err(TemplateError::Failed { line: 2, .. })));
 }
 
+/// Marks that share a character or lie about their ends, found by fuzzing.
+#[test]
+fn crossed_marks_are_syntax_errors() {
+    for source in ["{%}", "{%}{{ messages }", "{%{for m in messages %}{{ m.role ~ }{%}{{ m }"] {
+        let error = prompt(source).expect_err(source);
+        assert!(matches!(error, TemplateError::Syntax { .. }), "{source}: {error}");
+    }
+    assert_eq!(prompt("{%- generation -%} x {%- endgeneration %}").unwrap(), "x");
+}
+
 #[test]
 fn dates() {
     let year = prompt("{{ strftime_now('%Y-%m-%d') }}").unwrap();
