@@ -8,7 +8,7 @@ set -eu
 cd "$(dirname "$0")/.."
 seconds=${1:-60}
 [ $# -gt 0 ] && shift
-targets=${*:-gguf_read gguf_split gguf_roundtrip inspect safetensors_header tokenizer_model tokenizer_json tokenizer_gguf chat_template}
+targets=${*:-gguf_read gguf_split gguf_roundtrip inspect safetensors_header tokenizer_model tokenizer_json imatrix tokenizer_gguf chat_template}
 sanitizer=${SANITIZER:-none}
 export RUSTC_BOOTSTRAP=1
 
@@ -30,6 +30,11 @@ printf '\012\016\012\005<unk>\025\0\0\0\0\030\002\012\014\012\003\342\226\201\02
 seed tokenizer_json
 printf '{"model":{"type":"BPE","byte_fallback":true,"vocab":{"<unk>":0,"a":1,"b":2,"ab":3},"merges":["a b"]},"added_tokens":[{"id":0,"content":"<unk>","special":true}]}' \
     >fuzz/corpus/tokenizer_json/four-tokens
+
+# One entry "ab" with two columns in the older, binary form.
+seed imatrix
+printf '\1\0\0\0\2\0\0\0ab\1\0\0\0\2\0\0\0\0\0\200\77\0\0\0\100' >fuzz/corpus/imatrix/one-entry
+cp gguf/tests/corpus/*.gguf fuzz/corpus/imatrix/
 
 seed tokenizer_gguf
 for file in gguf/tests/corpus/*.gguf; do
