@@ -63,7 +63,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ocelli: error: {error:#}");
+            eprintln!("ocelli: error: {}", one_line(&error));
             if progress::interrupted() { ExitCode::from(progress::EXIT_CANCELLED) } else { ExitCode::FAILURE }
         }
     }
@@ -86,4 +86,32 @@ fn refuse(error: &clap::Error) -> ExitCode {
     let told = told.join(" ");
     eprintln!("ocelli: error: {}; `--help` lists the options", told.strip_prefix("error: ").unwrap_or(&told));
     ExitCode::FAILURE
+}
+
+/// The error and its causes. Library errors often repeat the text of their cause; what was said is not said again.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.contains(&cause) {
+            continue;
+        }
+        if !line.is_empty() {
+            line.push_str(": ");
+        }
+        line.push_str(&cause);
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::one_line;
+
+    #[test]
+    fn causes_are_named_once() {
+        let io = std::io::Error::other("disk on fire");
+        let error = anyhow::Error::new(io).context("cannot write x: disk on fire").context("converting");
+        assert_eq!(one_line(&error), "converting: cannot write x: disk on fire");
+        assert_eq!(one_line(&anyhow::anyhow!("inner").context("outer")), "outer: inner");
+    }
 }
