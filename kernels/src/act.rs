@@ -12,7 +12,7 @@
 use ocelli_quant::GgmlType;
 
 use crate::error::{KernelError, check_len};
-use crate::pool::Pool;
+use crate::pool::{Pool, SCRATCH_BYTES};
 use crate::select::Kernels;
 use crate::table::{ActKind, Acts, index};
 
@@ -133,9 +133,37 @@ impl ActBuf {
         depth: usize,
         needs: ActNeeds,
     ) -> Result<(), KernelError> {
+        check_len("activations", x.len(), tokens.saturating_mul(depth))?;
+        self.fill_padded(pool, kernels, x, tokens, depth, needs)
+    }
+
+    /// As [`ActBuf::fill`], with zeros behind every row: `x` holds `tokens` rows of at most `depth` values each. For
+    /// weights whose rows are padded to whole blocks.
+    ///
+    /// # Errors
+    /// When `x` does not divide into `tokens` rows or they are longer than `depth`, and as [`ActBuf::fill`].
+    pub fn fill_padded(
+        &mut self,
+        pool: &Pool,
+        kernels: Kernels,
+        x: &[f32],
+        tokens: usize,
+        depth: usize,
+        needs: ActNeeds,
+    ) -> Result<(), KernelError> {
         self.needs = None;
         let n = tokens.saturating_mul(depth);
-        check_len("activations", x.len(), n)?;
+        if tokens != 0 && !x.len().is_multiple_of(tokens) {
+            return Err(KernelError::Multiple { what: "activations", got: x.len(), of: tokens });
+        }
+        let limit = if tokens == 0 { 0 } else { n };
+        if x.len() > limit {
+            return Err(KernelError::TooLarge { what: "number of activations", got: x.len(), limit });
+        }
+        // A padded row passes through a worker's scratch.
+        if x.len() != n && depth > SCRATCH_BYTES / 4 {
+            return Err(KernelError::TooLarge { what: "padded depth", got: depth, limit: SCRATCH_BYTES / 4 });
+        }
         for (need, unit) in [(needs.q8k, 256), (needs.q8b, 32)] {
             if need && !depth.is_multiple_of(unit) {
                 return Err(KernelError::Multiple { what: "activation depth", got: depth, of: unit });
@@ -143,8 +171,14 @@ impl ActBuf {
         }
         self.resize(n, needs);
         (self.tokens, self.depth) = (tokens, depth);
-        if needs.f32 {
+        if needs.f32 && x.len() == n {
             self.f32.copy_from_slice(x);
+        } else if needs.f32 {
+            let width = x.len() / tokens.max(1);
+            for (t, row) in self.f32.chunks_exact_mut(depth.max(1)).enumerate() {
+                row[..width].copy_from_slice(&x[t * width..(t + 1) * width]);
+                row[width..].fill(0.0);
+            }
         }
         if n != 0 && (needs.q8k || needs.q8b) {
             self.quantize(pool, kernels, x, needs);
@@ -167,13 +201,23 @@ impl ActBuf {
 
     fn quantize(&mut self, pool: &Pool, kernels: Kernels, x: &[f32], needs: ActNeeds) {
         let (tokens, depth) = (self.tokens, self.depth);
+        let width = x.len() / tokens;
         // Several rows per turn when there are many, so that threads do not meet on the counter for every row.
         let per = tokens.div_ceil(pool.threads() * 4).max(1);
         let k = CodesPtr::new(&mut self.q8k);
         let b = CodesPtr::new(&mut self.q8b);
-        pool.for_each(tokens.div_ceil(per), |item, _| {
+        pool.for_each(tokens.div_ceil(per), |item, scratch| {
+            // SAFETY: a worker's scratch is aligned to 64 and SCRATCH_BYTES long; f32 has no invalid bits.
+            let padded =
+                unsafe { std::slice::from_raw_parts_mut(scratch.as_mut_ptr().cast::<f32>(), scratch.len() / 4) };
             for t in item * per..tokens.min((item + 1) * per) {
-                let row = &x[t * depth..(t + 1) * depth];
+                let mut row = &x[t * width..(t + 1) * width];
+                if width < depth {
+                    // `fill_padded` has checked that a row fits.
+                    padded[..width].copy_from_slice(row);
+                    padded[width..depth].fill(0.0);
+                    row = &padded[..depth];
+                }
                 if needs.q8k {
                     // SAFETY: `resize` made room for all tokens; every row is written by one turn; the table's
                     // features were detected, and `fill` has checked that 256 divides the row.

@@ -5,6 +5,7 @@
 //! * [`ActBuf`] holds activations, quantised once; [`matmul`], [`matmul_many`] and [`matmul_swiglu`] multiply stored
 //!   weights ([`WeightRef`]) with them.
 //! * [`KvLayout`], [`KvView`] and [`attention`](attention()) are the paged key/value cache and attention over it.
+//! * [`attention_spans`](attention_spans()) is attention within spans of rows, everything seen by everything: images.
 //! * [`ops`] has the rest: norms, rotary positions, gated activations, embedding rows.
 //!
 //! Callers see safe functions that check lengths once per call and return errors. `unsafe` lives here, in small
@@ -14,6 +15,7 @@
 mod aarch64_neon;
 mod act;
 mod attention;
+mod attention_spans;
 mod error;
 mod kv;
 mod matmul;
@@ -32,6 +34,7 @@ mod x86_avx512vnni;
 
 pub use act::{ActBuf, ActNeeds, Precision};
 pub use attention::{AttnScratch, AttnShape, attention};
+pub use attention_spans::{AttnSpan, SpanHeads, SpanScratch, attention_spans};
 pub use error::{IsaError, KernelError};
 pub use kv::{KvLayout, KvView};
 pub use matmul::{MAX_PRODUCTS, MatMul, WeightRef, matmul, matmul_many, matmul_swiglu};

@@ -1,4 +1,4 @@
-//! The small operations between products: norms, rotary positions, gated activations, embedding rows.
+//! The small operations between products: norms, biases, rotary positions, activations, embedding rows.
 
 use ocelli_quant::GgmlType;
 
@@ -65,6 +65,88 @@ pub fn rmsnorm(
             unsafe {
                 (kernels.table.rmsnorm)(&x[r * width..(r + 1) * width], w, eps, part(out, r * width, (r + 1) * width));
             }
+        }
+    });
+    Ok(())
+}
+
+/// Layer normalisation of every row: `out = (x − mean)·w / sqrt(var + eps) + b`, rows of `w.len()` values; `var` is the
+/// mean of the squared differences.
+///
+/// # Errors
+/// When `x` is not a whole number of rows, or `b` or `out` have another length.
+pub fn layer_norm(
+    pool: &Pool,
+    kernels: Kernels,
+    x: &[f32],
+    w: &[f32],
+    b: &[f32],
+    eps: f32,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
+    let width = w.len();
+    check_rows("input of a norm", x.len(), width)?;
+    check_len("bias of a norm", b.len(), width)?;
+    check_len("result of a norm", out.len(), x.len())?;
+    let out = OutPtr(out.as_mut_ptr());
+    rows_over(pool, x.len() / width, width, |from, to| {
+        for r in from..to {
+            let (a, e) = (r * width, (r + 1) * width);
+            // SAFETY: row r lies in both buffers (checked above); rows are disjoint; the features were detected.
+            unsafe { (kernels.table.layer_norm)(&x[a..e], w, b, eps, part(out, a, e)) };
+        }
+    });
+    Ok(())
+}
+
+/// `x = gelu(x + bias)` for every row of `bias.len()` values, with
+/// `gelu(x) = x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))`.
+///
+/// # Errors
+/// When `x` is not a whole number of rows.
+pub fn bias_gelu(pool: &Pool, kernels: Kernels, x: &mut [f32], bias: &[f32]) -> Result<(), KernelError> {
+    each_row(pool, kernels.table.bias_gelu, x, bias)
+}
+
+/// `x += bias` for every row of `bias.len()` values.
+///
+/// # Errors
+/// When `x` is not a whole number of rows.
+pub fn add_bias(pool: &Pool, kernels: Kernels, x: &mut [f32], bias: &[f32]) -> Result<(), KernelError> {
+    each_row(pool, kernels.table.add, x, bias)
+}
+
+/// `x += y + bias` for every row of `bias.len()` values.
+///
+/// # Errors
+/// When `x` is not a whole number of rows or `y` differs from it in length.
+pub fn add_biased(pool: &Pool, kernels: Kernels, x: &mut [f32], y: &[f32], bias: &[f32]) -> Result<(), KernelError> {
+    let width = bias.len();
+    check_rows("sum", x.len(), width)?;
+    check_len("summand", y.len(), x.len())?;
+    let rows = x.len() / width;
+    let x = OutPtr(x.as_mut_ptr());
+    rows_over(pool, rows, width, |from, to| {
+        for r in from..to {
+            let (a, e) = (r * width, (r + 1) * width);
+            // SAFETY: row r lies in both buffers (checked above); rows are disjoint; the features were detected.
+            unsafe { (kernels.table.add_biased)(part(x, a, e), &y[a..e], bias) };
+        }
+    });
+    Ok(())
+}
+
+/// Runs `f(row, bias)` for every row.
+fn each_row(pool: &Pool, f: unsafe fn(&mut [f32], &[f32]), x: &mut [f32], bias: &[f32]) -> Result<(), KernelError> {
+    let width = bias.len();
+    check_rows("rows that take a bias", x.len(), width)?;
+    let rows = x.len() / width;
+    let x = OutPtr(x.as_mut_ptr());
+    rows_over(pool, rows, width, |from, to| {
+        for r in from..to {
+            // SAFETY: row r lies in the buffer (checked above) and is as long as the bias; rows are disjoint; the
+            // table's features were detected.
+            unsafe { f(part(x, r * width, (r + 1) * width), bias) };
         }
     });
     Ok(())

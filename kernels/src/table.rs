@@ -42,6 +42,12 @@ pub(crate) struct KernelTable {
     pub(crate) quantize_q8b: QuantizeQ8b,
     /// `out = x·w / sqrt(mean(x²) + eps)`.
     pub(crate) rmsnorm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    /// `out = (x − mean(x))·w / sqrt(var(x) + eps) + b`, the variance being that of the row itself (divided by n).
+    pub(crate) layer_norm: unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]),
+    /// `x[i] = gelu(x[i] + bias[i])`, the tanh form.
+    pub(crate) bias_gelu: unsafe fn(&mut [f32], &[f32]),
+    /// `x[i] += y[i] + bias[i]`.
+    pub(crate) add_biased: unsafe fn(&mut [f32], &[f32], &[f32]),
     /// `gate[i] = silu(gate[i])·up[i]`.
     pub(crate) swiglu: unsafe fn(&mut [f32], &[f32]),
     /// `x[i] += y[i]`.

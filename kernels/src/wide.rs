@@ -151,6 +151,62 @@ pub(crate) fn rmsnorm(x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
     }
 }
 
+/// Mean first, then the mean square of what is left: squares of large values minus a large square would cancel.
+#[inline(always)]
+pub(crate) fn layer_norm(x: &[f32], w: &[f32], b: &[f32], eps: f32, out: &mut [f32]) {
+    let n = x.len() as f32;
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    let mut acc = [0f32; LANES];
+    for x in chunks {
+        for l in 0..LANES {
+            acc[l] += x[l];
+        }
+    }
+    for (x, acc) in rest.iter().zip(&mut acc) {
+        *acc += *x;
+    }
+    let mean = sum(&acc) / n;
+    acc = [0f32; LANES];
+    for x in chunks {
+        for l in 0..LANES {
+            let d = x[l] - mean;
+            acc[l] = d.mul_add(d, acc[l]);
+        }
+    }
+    for (x, acc) in rest.iter().zip(&mut acc) {
+        let d = x - mean;
+        *acc = d.mul_add(d, *acc);
+    }
+    let scale = 1.0 / (sum(&acc) / n + eps).sqrt();
+    for (((out, x), w), b) in out.iter_mut().zip(x).zip(w).zip(b) {
+        *out = ((x - mean) * scale).mul_add(*w, *b);
+    }
+}
+
+/// `x/2·(1 + tanh u) = x / (1 + exp(−2u))`, which does not cancel where the tanh is near −1.
+/// `2u = 2·√(2/π)·(x + 0.044715·x³)`.
+#[inline(always)]
+fn gelu(x: f32) -> f32 {
+    const LINEAR: f32 = 1.595_769_1;
+    const CUBIC: f32 = 0.071_354_814;
+    let twice = x * (x * x).mul_add(CUBIC, LINEAR);
+    x / (1.0 + exp(-twice))
+}
+
+#[inline(always)]
+pub(crate) fn bias_gelu(x: &mut [f32], bias: &[f32]) {
+    for (x, b) in x.iter_mut().zip(bias) {
+        *x = gelu(*x + b);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn add_biased(x: &mut [f32], y: &[f32], bias: &[f32]) {
+    for ((x, y), b) in x.iter_mut().zip(y).zip(bias) {
+        *x += y + b;
+    }
+}
+
 #[inline(always)]
 pub(crate) fn swiglu(gate: &mut [f32], up: &[f32]) {
     for (g, u) in gate.iter_mut().zip(up) {
@@ -242,6 +298,9 @@ macro_rules! wide_functions {
                 quantize_q8k(x: &[f32], q: &mut [i8], d: &mut [f32], sums16: &mut [i16], sums32: &mut [i16]) -> ();
                 quantize_q8b(x: &[f32], q: &mut [i8], d: &mut [f32], sums32: &mut [i16]) -> ();
                 rmsnorm(x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) -> ();
+                layer_norm(x: &[f32], w: &[f32], b: &[f32], eps: f32, out: &mut [f32]) -> ();
+                bias_gelu(x: &mut [f32], bias: &[f32]) -> ();
+                add_biased(x: &mut [f32], y: &[f32], bias: &[f32]) -> ();
                 swiglu(gate: &mut [f32], up: &[f32]) -> ();
                 add(x: &mut [f32], y: &[f32]) -> ();
                 exp_sum(x: &mut [f32], max: f32) -> f32;

@@ -341,3 +341,35 @@ fn shapes_that_do_not_fit_are_errors() {
 fn dot64(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
 }
+
+#[test]
+fn rows_padded_on_the_way_in_are_rows_with_zeros() {
+    let (tokens, width, depth) = (5, 72, 96);
+    let pool = pool();
+    let mut rng = Rng::new(31);
+    let x = rng.vec(tokens * width, 2.0);
+    let mut padded = vec![0.0; tokens * depth];
+    for (to, from) in padded.chunks_exact_mut(depth).zip(x.chunks_exact(width)) {
+        to[..width].copy_from_slice(from);
+    }
+    for kernels in tables() {
+        for (ty, precision) in
+            [(GgmlType::Q8_0, Precision::Fast), (GgmlType::Q8_0, Precision::Exact), (GgmlType::F16, Precision::Fast)]
+        {
+            let bytes = weight(ty, 7, depth, Fill::Random, &mut rng);
+            let w = WeightRef::new(ty, &bytes, 7, depth).expect("whole");
+            let needs = ActNeeds::new(precision, [ty]);
+            let mut results = [vec![f32::NAN; tokens * 7], vec![f32::NAN; tokens * 7]];
+            let mut act = ActBuf::new();
+            for (out, x) in results.iter_mut().zip([&x, &padded]) {
+                act.fill_padded(&pool, kernels, x, tokens, depth, needs).expect("fits");
+                matmul(&pool, kernels, &w, &act, out).expect("fits");
+            }
+            assert_eq!(results[0], results[1], "{} {ty:?}", kernels.name());
+        }
+    }
+    let needs = ActNeeds::new(Precision::Fast, [GgmlType::Q8_0]);
+    let mut act = ActBuf::new();
+    assert!(act.fill_padded(&pool, Kernels::scalar(), &x, 7, depth, needs).is_err());
+    assert!(act.fill_padded(&pool, Kernels::scalar(), &x, 1, depth, needs).is_err());
+}

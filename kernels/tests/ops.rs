@@ -110,6 +110,98 @@ fn swiglu_add_softmax_and_dot() {
 }
 
 #[test]
+fn layer_norm_centres_and_scales() {
+    let pool = pool();
+    for kernels in tables() {
+        for n in SIZES.iter().filter(|n| **n > 1).chain(&[1152]) {
+            let mut rng = Rng::new(*n as u64 + 5);
+            // A mean far from zero, as in the residual stream of a vision tower.
+            let x: Vec<f32> = rng.vec(3 * n, 3.0).iter().map(|v| v + 20.0).collect();
+            let (w, b) = (rng.vec(*n, 2.0), rng.vec(*n, 1.0));
+            let mut out = vec![f32::NAN; 3 * n];
+            ops::layer_norm(&pool, kernels, &x, &w, &b, 1e-6, &mut out).expect("fits");
+            for (x, out) in x.chunks_exact(*n).zip(out.chunks_exact(*n)) {
+                let mean = x.iter().map(|v| f64::from(*v)).sum::<f64>() / *n as f64;
+                let variance = x.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / *n as f64;
+                for (((x, w), b), got) in x.iter().zip(&w).zip(&b).zip(out) {
+                    let want = (f64::from(*x) - mean) / (variance + 1e-6).sqrt() * f64::from(*w) + f64::from(*b);
+                    // The mean of values near 20 is known to a few of their last bits.
+                    let bound = 1e-5 * (1.0 + 1.0 / variance.sqrt());
+                    assert!((f64::from(*got) - want).abs() < bound, "{} {n}: {got} {want}", kernels.name());
+                }
+            }
+        }
+        assert!(ops::layer_norm(&pool, kernels, &[1.0; 4], &[1.0; 2], &[1.0; 3], 0.0, &mut [0.0; 4]).is_err());
+        assert!(ops::layer_norm(&pool, kernels, &[1.0; 5], &[1.0; 2], &[1.0; 2], 0.0, &mut [0.0; 5]).is_err());
+    }
+}
+
+#[test]
+fn gelu_is_the_tanh_form() {
+    let pool = pool();
+    // Values computed by an independent program.
+    let known = [
+        (-3.0, -0.003_637_39),
+        (-1.0, -0.158_808_01),
+        (-0.5, -0.154_285_99),
+        (0.5, 0.345_714_01),
+        (1.0, 0.841_191_99),
+        (3.0, 2.996_362_61),
+    ];
+    for kernels in tables() {
+        for (x, want) in known {
+            let mut got = [x];
+            ops::bias_gelu(&pool, kernels, &mut got, &[0.0]).expect("fits");
+            assert!(
+                (f64::from(got[0]) - want).abs() < 3e-8 + 1e-7 * want.abs(),
+                "{}: gelu({x}) = {}",
+                kernels.name(),
+                got[0]
+            );
+        }
+        let mut x: Vec<f32> = (-60_000..60_000).map(|i| i as f32 * 2e-4).collect();
+        let want: Vec<f64> = x
+            .iter()
+            .map(|v| {
+                let v = f64::from(*v);
+                let twice = 2.0 * (2.0 / std::f64::consts::PI).sqrt() * (v + 0.044715 * v * v * v);
+                v / (1.0 + (-twice).exp())
+            })
+            .collect();
+        ops::bias_gelu(&pool, kernels, &mut x, &[0.0; 100]).expect("fits");
+        for (got, want) in x.iter().zip(&want) {
+            // Relative also where the result nearly vanishes; the argument of exp carries its own rounding there.
+            let bound = 1e-5 * want.abs() + 1e-12;
+            assert!((f64::from(*got) - want).abs() < bound, "{}: {got} {want}", kernels.name());
+        }
+        let mut ends = [f32::NEG_INFINITY, -1e30, 1e30, f32::INFINITY, f32::NAN, -0.0];
+        ops::bias_gelu(&pool, kernels, &mut ends, &[0.0]).expect("fits");
+        assert!(ends[1].abs() < 1e-6, "{}: {}", kernels.name(), ends[1]);
+        assert_eq!((ends[2], ends[3], ends[5]), (1e30, f32::INFINITY, 0.0));
+        assert!(ends[4].is_nan());
+    }
+}
+
+#[test]
+fn biases_are_added_to_every_row() {
+    let pool = pool();
+    for kernels in tables() {
+        for n in SIZES {
+            let mut rng = Rng::new(*n as u64 + 77);
+            let (x, y, b) = (rng.vec(30 * n, 2.0), rng.vec(30 * n, 2.0), rng.vec(*n, 2.0));
+            let mut got = x.clone();
+            ops::add_bias(&pool, kernels, &mut got, &b).expect("fits");
+            assert!(got.iter().zip(&x).enumerate().all(|(i, (g, x))| *g == x + b[i % n]));
+            let mut got = x.clone();
+            ops::add_biased(&pool, kernels, &mut got, &y, &b).expect("fits");
+            assert!(got.iter().enumerate().all(|(i, g)| *g == x[i] + (y[i] + b[i % n])));
+            assert!(ops::add_biased(&pool, kernels, &mut got, &y[1..], &b).is_err());
+        }
+        assert!(ops::add_bias(&pool, kernels, &mut [0.0; 5], &[1.0; 2]).is_err());
+    }
+}
+
+#[test]
 fn extremes_of_the_activations() {
     let pool = pool();
     for kernels in tables() {

@@ -60,6 +60,42 @@ pub(super) unsafe fn rmsnorm(x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
     }
 }
 
+/// Layer normalisation; mean and variance are summed in f64, so that the reference has no order to speak of.
+///
+/// # Safety
+/// None.
+pub(super) unsafe fn layer_norm(x: &[f32], w: &[f32], b: &[f32], eps: f32, out: &mut [f32]) {
+    let n = x.len() as f64;
+    let mean = x.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
+    let variance = x.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / n;
+    let scale = 1.0 / (variance + f64::from(eps)).sqrt();
+    for (((out, x), w), b) in out.iter_mut().zip(x).zip(w).zip(b) {
+        *out = ((f64::from(*x) - mean) * scale) as f32 * w + b;
+    }
+}
+
+/// `gelu(x) = x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))`, in f64.
+///
+/// # Safety
+/// None.
+pub(super) unsafe fn bias_gelu(x: &mut [f32], bias: &[f32]) {
+    for (x, b) in x.iter_mut().zip(bias) {
+        let v = f64::from(*x + b);
+        let inner = (2.0 / std::f64::consts::PI).sqrt() * (v + 0.044715 * v * v * v);
+        *x = (0.5 * v * (1.0 + inner.tanh())) as f32;
+    }
+}
+
+/// Adds a row and a bias.
+///
+/// # Safety
+/// None.
+pub(super) unsafe fn add_biased(x: &mut [f32], y: &[f32], bias: &[f32]) {
+    for ((x, y), b) in x.iter_mut().zip(y).zip(bias) {
+        *x += y + b;
+    }
+}
+
 /// `silu(g)·u`, `silu(g) = g / (1 + exp(−g))`.
 ///
 /// # Safety
