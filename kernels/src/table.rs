@@ -15,6 +15,9 @@ pub(crate) type QuantizeQ8k = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i16
 /// One row: values to codes, scales and sums of 32.
 pub(crate) type QuantizeQ8b = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i16]);
 
+/// One row: input, weights, biases, epsilon, result.
+pub(crate) type LayerNorm = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
+
 /// A hand-tuned kernel for one token, in place of a format's generic one.
 #[cfg(target_arch = "x86_64")]
 pub(crate) type TunedGemv = (GgmlType, unsafe fn(&mut Gemv));
@@ -43,7 +46,7 @@ pub(crate) struct KernelTable {
     /// `out = x·w / sqrt(mean(x²) + eps)`.
     pub(crate) rmsnorm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     /// `out = (x − mean(x))·w / sqrt(var(x) + eps) + b`, the variance being that of the row itself (divided by n).
-    pub(crate) layer_norm: unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]),
+    pub(crate) layer_norm: LayerNorm,
     /// `x[i] = gelu(x[i] + bias[i])`, the tanh form.
     pub(crate) bias_gelu: unsafe fn(&mut [f32], &[f32]),
     /// `x[i] += y[i] + bias[i]`.

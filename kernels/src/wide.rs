@@ -187,7 +187,7 @@ pub(crate) fn layer_norm(x: &[f32], w: &[f32], b: &[f32], eps: f32, out: &mut [f
 /// `2u = 2·√(2/π)·(x + 0.044715·x³)`.
 #[inline(always)]
 fn gelu(x: f32) -> f32 {
-    const LINEAR: f32 = 1.595_769_1;
+    const LINEAR: f32 = 1.595_769;
     const CUBIC: f32 = 0.071_354_814;
     let twice = x * (x * x).mul_add(CUBIC, LINEAR);
     x / (1.0 + exp(-twice))
