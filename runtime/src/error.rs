@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use ocelli_gguf::GgufError;
 use ocelli_kernels::{IsaError, KernelError};
 
+use crate::image::ImageError;
 use crate::memory::human;
 use crate::sampler::SamplerError;
 use crate::template::TemplateError;
@@ -168,6 +169,9 @@ pub enum RuntimeError {
     /// Sampling that cannot work.
     #[error(transparent)]
     Sampler(#[from] SamplerError),
+    /// A picture or video that cannot be used.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// No kernels of that name, or not on this machine.
     #[error(transparent)]
     Isa(#[from] IsaError),

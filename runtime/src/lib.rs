@@ -16,6 +16,7 @@ mod config;
 mod context;
 mod error;
 mod generate;
+pub mod image;
 pub mod kv;
 mod layers;
 pub mod memory;
