@@ -10,6 +10,7 @@ use crate::memory::human;
 use crate::sampler::SamplerError;
 use crate::template::TemplateError;
 use crate::tokenizer::TokenizerError;
+use crate::vision::VisionError;
 
 /// Everything the runtime refuses, with a reason and a remedy.
 #[derive(Debug, thiserror::Error)]
@@ -172,6 +173,9 @@ pub enum RuntimeError {
     /// A picture or video that cannot be used.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// A vision file or a picture that cannot be used.
+    #[error(transparent)]
+    Vision(#[from] VisionError),
     /// No kernels of that name, or not on this machine.
     #[error(transparent)]
     Isa(#[from] IsaError),

@@ -33,6 +33,7 @@ mod session_file;
 pub mod template;
 mod threads;
 pub mod tokenizer;
+pub mod vision;
 pub mod weights;
 
 pub use chat::{Chat, render};

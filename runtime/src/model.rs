@@ -86,7 +86,7 @@ impl Model {
         let meta = gguf.metadata();
         models::check(meta.required("general.architecture", meta.str("general.architecture"))?)?;
         let mut config = Config::read(meta)?;
-        let mut loader = Loader::new(files, gguf, config.clone());
+        let mut loader = Loader::new(files, gguf, config.arch.clone(), config.clone());
         let graph = models::load(&mut loader)?;
         let mut factors = models::rope_factors(&mut loader)?;
         let weights = loader.finish()?;
@@ -135,7 +135,7 @@ pub fn architectures() -> Vec<&'static str> {
     models::names()
 }
 
-fn open_parts(path: &Path, options: FileOptions) -> Result<Vec<Arc<ModelFile>>, RuntimeError> {
+pub(crate) fn open_parts(path: &Path, options: FileOptions) -> Result<Vec<Arc<ModelFile>>, RuntimeError> {
     let paths = split::part_paths(path)?;
     paths.iter().map(|p| ModelFile::open(p, options).map(Arc::new)).collect()
 }

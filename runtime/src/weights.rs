@@ -133,24 +133,25 @@ impl Weights {
     }
 }
 
-/// Finds and checks tensors while an architecture is set up.
-pub struct Loader<'a> {
+/// Finds and checks tensors while an architecture with hyperparameters `C` is set up.
+pub struct Loader<'a, C = Config> {
     files: &'a [Arc<ModelFile>],
     gguf: &'a GgufSet<'a>,
-    config: Config,
+    arch: String,
+    config: C,
     used: HashSet<&'a str>,
     types: BTreeSet<GgmlType>,
 }
 
-impl<'a> Loader<'a> {
-    /// `gguf` is the parsed form of `files`, in order.
-    pub(crate) fn new(files: &'a [Arc<ModelFile>], gguf: &'a GgufSet<'a>, config: Config) -> Self {
-        Self { files, gguf, config, used: HashSet::new(), types: BTreeSet::new() }
+impl<'a, C> Loader<'a, C> {
+    /// `gguf` is the parsed form of `files`, in order; `arch` is what errors call the model.
+    pub(crate) fn new(files: &'a [Arc<ModelFile>], gguf: &'a GgufSet<'a>, arch: String, config: C) -> Self {
+        Self { files, gguf, arch, config, used: HashSet::new(), types: BTreeSet::new() }
     }
 
     /// The model's hyperparameters.
     #[must_use]
-    pub fn config(&self) -> &Config {
+    pub fn config(&self) -> &C {
         &self.config
     }
 
@@ -158,6 +159,13 @@ impl<'a> Loader<'a> {
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
         self.gguf.tensor(name).is_some()
+    }
+
+    /// The shape of the tensor `name`, innermost dimension first.
+    #[must_use]
+    pub fn dims(&self, name: &str) -> Option<&'a [u64]> {
+        let gguf: &'a GgufSet<'a> = self.gguf;
+        gguf.tensor(name).map(|t| &*t.dims)
     }
 
     fn find(&mut self, name: &str, dims: &[usize]) -> Result<Option<Found<'a>>, RuntimeError> {
@@ -186,6 +194,27 @@ impl<'a> Loader<'a> {
     /// When it is missing, has another shape, or is stored in a format this build does not have.
     pub fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Matrix, RuntimeError> {
         self.optional_matrix(name, rows, cols)?.ok_or_else(|| RuntimeError::MissingTensor { name: name.to_owned() })
+    }
+
+    /// The tensor `name` of shape `dims` (innermost first) as a matrix whose rows are all dimensions but the last, one
+    /// after the other: the kernel of a convolution.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`], and when its format stores blocks that do not end where a row ends.
+    pub fn kernel(&mut self, name: &str, dims: &[usize]) -> Result<Matrix, RuntimeError> {
+        let missing = || RuntimeError::MissingTensor { name: name.to_owned() };
+        let found = self.find(name, dims)?.ok_or_else(missing)?;
+        let Some((rows, inner)) = dims.split_last() else { return Err(missing()) };
+        let cols = inner.iter().try_fold(1usize, |n, d| n.checked_mul(*d)).unwrap_or(usize::MAX);
+        if found.ty.row_bytes(cols).ok().and_then(|b| b.checked_mul(*rows)) != Some(found.data.len()) {
+            return Err(RuntimeError::TensorType {
+                name: name.to_owned(),
+                found: found.ty.name().to_owned(),
+                expected: "F32, F16 or BF16".to_owned(),
+            });
+        }
+        self.types.insert(found.ty);
+        Ok(Matrix { place: found.place, ty: found.ty, rows: *rows, cols })
     }
 
     /// As [`Loader::matrix`], `None` when it is missing.
@@ -265,7 +294,7 @@ impl<'a> Loader<'a> {
         if let Some(first) = unused.first() {
             return Err(RuntimeError::UnusedTensor {
                 name: first.name.to_owned(),
-                arch: self.config.arch,
+                arch: self.arch,
                 more: unused.len(),
             });
         }

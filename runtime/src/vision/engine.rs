@@ -1,0 +1,225 @@
+//! The kernels with what every call of them needs, and the tensors a vision graph is made of.
+
+use ocelli_gguf::Metadata;
+use ocelli_kernels::{
+    ActBuf, ActNeeds, AttnSpan, Kernels, MatMul, Pool, Precision, SpanHeads, SpanScratch, WeightRef, attention_spans,
+    matmul_many, ops,
+};
+
+use super::int8::{self, Int8};
+use crate::RuntimeError;
+use crate::weights::{Loader, Matrix, Vector, Weights};
+
+/// A matrix of the file, and whether fast products with it are those of 8-bit weights.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(super) name: String,
+    pub(super) matrix: Matrix,
+    pub(super) int8: bool,
+}
+
+/// `y = W x (+ b)`; the matrix is number `slot` of the model's list.
+#[derive(Debug)]
+pub(crate) struct Linear {
+    slot: usize,
+    pub(crate) bias: Option<Vector>,
+}
+
+/// Weights and biases of a layer norm.
+#[derive(Debug)]
+pub(crate) struct Norm {
+    weight: Vector,
+    bias: Vector,
+}
+
+/// Takes a graph's tensors from the file.
+pub(crate) struct Parts<'l, 'a> {
+    loader: &'l mut Loader<'a, ()>,
+    pub(crate) meta: &'l Metadata<'a>,
+    matrices: Vec<Stored>,
+    warnings: Vec<String>,
+}
+
+impl<'l, 'a> Parts<'l, 'a> {
+    pub(super) fn new(loader: &'l mut Loader<'a, ()>, meta: &'l Metadata<'a>) -> Self {
+        Self { loader, meta, matrices: Vec::new(), warnings: Vec::new() }
+    }
+
+    /// The shape of a tensor, innermost dimension first.
+    pub(crate) fn dims(&self, name: &str) -> Result<&'a [u64], RuntimeError> {
+        self.loader.dims(name).ok_or_else(|| RuntimeError::MissingTensor { name: name.to_owned() })
+    }
+
+    /// Counts a tensor as read.
+    pub(crate) fn ignore(&mut self, name: &str) {
+        self.loader.ignore(name);
+    }
+
+    /// Tells the user something about the file.
+    pub(crate) fn warn(&mut self, text: String) {
+        self.warnings.push(text);
+    }
+
+    fn keep(&mut self, name: String, matrix: Matrix, int8: bool, bias: Option<Vector>) -> Linear {
+        self.matrices.push(Stored { name, matrix, int8 });
+        Linear { slot: self.matrices.len() - 1, bias }
+    }
+
+    /// `name.weight` and `name.bias`, to be multiplied in 8 bits by the fast mode.
+    pub(crate) fn linear(&mut self, name: &str, rows: usize, cols: usize) -> Result<Linear, RuntimeError> {
+        let linear = self.unbiased(name, rows, cols)?;
+        Ok(Linear { bias: Some(self.loader.vector(&format!("{name}.bias"), rows)?), ..linear })
+    }
+
+    /// As [`Parts::linear`], always multiplied in floats.
+    pub(crate) fn float_linear(&mut self, name: &str, rows: usize, cols: usize) -> Result<Linear, RuntimeError> {
+        let bias = self.loader.vector(&format!("{name}.bias"), rows)?;
+        let weight = format!("{name}.weight");
+        let matrix = self.loader.matrix(&weight, rows, cols)?;
+        Ok(self.keep(weight, matrix, false, Some(bias)))
+    }
+
+    /// As [`Parts::linear`], without a bias.
+    pub(crate) fn unbiased(&mut self, name: &str, rows: usize, cols: usize) -> Result<Linear, RuntimeError> {
+        let name = format!("{name}.weight");
+        let matrix = self.loader.matrix(&name, rows, cols)?;
+        Ok(self.keep(name, matrix, true, None))
+    }
+
+    /// The kernel of a convolution with its bias, always multiplied in floats.
+    pub(crate) fn convolution(&mut self, name: &str, dims: &[usize]) -> Result<Linear, RuntimeError> {
+        let weight = format!("{name}.weight");
+        let matrix = self.loader.kernel(&weight, dims)?;
+        let bias = self.loader.vector(&format!("{name}.bias"), matrix.rows())?;
+        Ok(self.keep(weight, matrix, false, Some(bias)))
+    }
+
+    /// A matrix whose rows are looked up.
+    pub(crate) fn table(&mut self, name: &str, rows: usize, cols: usize) -> Result<Linear, RuntimeError> {
+        let matrix = self.loader.matrix(name, rows, cols)?;
+        Ok(self.keep(name.to_owned(), matrix, false, None))
+    }
+
+    /// `name.weight` and `name.bias` of a layer norm.
+    pub(crate) fn norm(&mut self, name: &str, width: usize) -> Result<Norm, RuntimeError> {
+        let weight = self.loader.vector(&format!("{name}.weight"), width)?;
+        Ok(Norm { weight, bias: self.loader.vector(&format!("{name}.bias"), width)? })
+    }
+
+    pub(super) fn finish(self) -> (Vec<Stored>, Vec<String>) {
+        (self.matrices, self.warnings)
+    }
+}
+
+/// Borrowed for one pass; cheap to copy.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Engine<'e> {
+    pub(super) pool: &'e Pool,
+    pub(super) kernels: Kernels,
+    pub(super) precision: Precision,
+    pub(super) weights: &'e Weights,
+    pub(super) matrices: &'e [Stored],
+    pub(super) int8: Option<&'e Int8>,
+}
+
+impl<'e> Engine<'e> {
+    /// The same, computing in f32.
+    pub(crate) fn exact(self) -> Self {
+        Self { precision: Precision::Exact, int8: None, ..self }
+    }
+
+    fn view(&self, linear: &Linear) -> Result<WeightRef<'e>, RuntimeError> {
+        let matrix = &self.matrices[linear.slot].matrix;
+        if let Some(rows) = self.int8.and_then(|int8| int8.rows(linear.slot)) {
+            return Ok(WeightRef::new(int8::FORMAT, rows, matrix.rows(), int8::padded(matrix.cols()))?);
+        }
+        Ok(WeightRef::new(matrix.ty(), self.weights.bytes(matrix), matrix.rows(), matrix.cols())?)
+    }
+
+    /// Takes `n` rows into `acts` in the forms that `readers` want.
+    pub(crate) fn prepare(
+        &self,
+        acts: &mut ActBuf,
+        rows: &[f32],
+        n: usize,
+        readers: &[&Linear],
+    ) -> Result<(), RuntimeError> {
+        let mut types = [int8::FORMAT; 3];
+        let mut depth = 0;
+        for (ty, reader) in types.iter_mut().zip(readers) {
+            let view = self.view(reader)?;
+            (*ty, depth) = (view.ty(), view.cols());
+        }
+        let needs = ActNeeds::new(self.precision, types.into_iter().take(readers.len()));
+        Ok(acts.fill_padded(self.pool, self.kernels, rows, n, depth, needs)?)
+    }
+
+    /// `W · acts` without the bias.
+    pub(crate) fn multiply(&self, acts: &ActBuf, linear: &Linear, out: &mut [f32]) -> Result<(), RuntimeError> {
+        Ok(matmul_many(self.pool, self.kernels, acts, &mut [MatMul { weight: self.view(linear)?, out }])?)
+    }
+
+    /// Three products of the same rows in one meeting of the threads.
+    pub(crate) fn multiply3(
+        &self,
+        acts: &ActBuf,
+        linears: [&Linear; 3],
+        out: [&mut [f32]; 3],
+    ) -> Result<(), RuntimeError> {
+        let [a, b, c] = linears;
+        let [out_a, out_b, out_c] = out;
+        let mut products = [
+            MatMul { weight: self.view(a)?, out: out_a },
+            MatMul { weight: self.view(b)?, out: out_b },
+            MatMul { weight: self.view(c)?, out: out_c },
+        ];
+        Ok(matmul_many(self.pool, self.kernels, acts, &mut products)?)
+    }
+
+    /// Adds the bias, if there is one, to every row.
+    pub(crate) fn bias(&self, linear: &Linear, rows: &mut [f32]) -> Result<(), RuntimeError> {
+        let Some(bias) = &linear.bias else { return Ok(()) };
+        Ok(ops::add_bias(self.pool, self.kernels, rows, self.weights.vector(bias))?)
+    }
+
+    /// `x += y + bias`.
+    pub(crate) fn add_biased(&self, linear: &Linear, x: &mut [f32], y: &[f32]) -> Result<(), RuntimeError> {
+        match &linear.bias {
+            Some(bias) => ops::add_biased(self.pool, self.kernels, x, y, self.weights.vector(bias))?,
+            None => ops::add(self.pool, self.kernels, x, y)?,
+        }
+        Ok(())
+    }
+
+    /// `x = gelu(x + bias)`, the tanh form.
+    pub(crate) fn bias_gelu(&self, bias: &Vector, x: &mut [f32]) -> Result<(), RuntimeError> {
+        Ok(ops::bias_gelu(self.pool, self.kernels, x, self.weights.vector(bias))?)
+    }
+
+    /// Normalises every row of `x` into `out`.
+    pub(crate) fn norm(&self, norm: &Norm, eps: f32, x: &[f32], out: &mut [f32]) -> Result<(), RuntimeError> {
+        let (weight, bias) = (self.weights.vector(&norm.weight), self.weights.vector(&norm.bias));
+        Ok(ops::layer_norm(self.pool, self.kernels, x, weight, bias, eps, out)?)
+    }
+
+    /// Expands the rows `ids` of a table.
+    pub(crate) fn look_up(&self, table: &Linear, ids: &[u32], out: &mut [f32]) -> Result<(), RuntimeError> {
+        let view = self.exact().view(table)?;
+        Ok(ops::lookup_rows(self.kernels, &view, ids, out)?)
+    }
+
+    /// Attention within spans.
+    #[expect(clippy::too_many_arguments, reason = "three inputs, their division, a scratch and a result")]
+    pub(crate) fn attend(
+        &self,
+        scratch: &mut SpanScratch,
+        heads: SpanHeads,
+        spans: &[AttnSpan],
+        q: &[f32],
+        k: &[f32],
+        v: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), RuntimeError> {
+        Ok(attention_spans(self.pool, self.kernels, scratch, heads, spans, q, k, v, out)?)
+    }
+}

@@ -1,0 +1,164 @@
+//! Cross-attention from learned queries to the patches of a slice.
+//!
+//! ```text
+//! kv = ln_kv(W_kv · x)                     Q = ln_q(query)
+//! q = W_q·Q + b    k = W_k·(kv + P) + b    v = W_v·kv + b
+//! y = proj · ln_post(W_out · attention(q, k, v) + b)
+//! ```
+//!
+//! Heads have 128 values. `q` is the same for every picture and computed once. `P` has sines and cosines of the patch's
+//! place, with `ω_k = 10000^(−k/quarter)` and a quarter of the width each:
+//!
+//! ```text
+//! P[row, column] = sin(column·ω) | cos(column·ω) | sin(row·ω) | cos(row·ω)
+//! ```
+//!
+//! in f32. (The published code rounds the table to the precision the model was loaded in: up to 2e-3 away in bf16.)
+
+use ocelli_kernels::{ActBuf, AttnSpan, SpanHeads};
+
+use super::super::VisionConfig;
+use super::super::engine::{Engine, Linear, Norm, Parts};
+use super::super::pass::Pass;
+use crate::RuntimeError;
+
+/// Values of a head, fixed in the model's code.
+const HEAD_DIM: usize = 128;
+
+/// Epsilon of its norms, fixed in the model's code.
+const EPS: f32 = 1e-6;
+
+/// Largest accepted numbers of queries and of values of a row.
+const MAX_QUERIES: usize = 4096;
+const MAX_WIDTH: usize = 1 << 20;
+
+/// The tensors `resampler.*`.
+#[derive(Debug)]
+pub(super) struct Resampler {
+    query: Linear,
+    ln_q: Norm,
+    kv: Linear,
+    ln_kv: Norm,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    out: Linear,
+    ln_post: Norm,
+    proj: Linear,
+}
+
+impl Resampler {
+    /// Takes the tensors, and the sizes of the result into `config`.
+    pub(super) fn load(parts: &mut Parts<'_, '_>, config: &mut VisionConfig) -> Result<Self, RuntimeError> {
+        let (queries, width) = shape(parts)?;
+        (config.query_num, config.projection_dim) = (queries, width);
+        let key = "clip.minicpmv_query_num";
+        if let Some(n) = parts.meta.u64(key)?.filter(|n| *n != 0 && *n != queries as u64) {
+            let problem = format!("is {n}, but resampler.query has {queries} rows");
+            return Err(RuntimeError::Metadata { key: key.to_owned(), problem });
+        }
+        // The same table as computed here, for readers that want it in the file.
+        parts.ignore("resampler.pos_embed_k");
+        Ok(Self {
+            query: parts.table("resampler.query", queries, width)?,
+            ln_q: parts.norm("resampler.ln_q", width)?,
+            kv: parts.unbiased("resampler.kv", width, config.n_embd)?,
+            ln_kv: parts.norm("resampler.ln_kv", width)?,
+            q: parts.float_linear("resampler.attn.q", width, width)?,
+            k: parts.linear("resampler.attn.k", width, width)?,
+            v: parts.linear("resampler.attn.v", width, width)?,
+            out: parts.linear("resampler.attn.out", width, width)?,
+            ln_post: parts.norm("resampler.ln_post", width)?,
+            proj: parts.unbiased("resampler.proj", width, width)?,
+        })
+    }
+
+    /// The projected queries, `[query_num, projection_dim]`, in f32 whatever the precision.
+    pub(super) fn queries(&self, engine: &Engine<'_>, config: &VisionConfig) -> Result<Vec<f32>, RuntimeError> {
+        let engine = engine.exact();
+        let n = config.query_num;
+        let ids: Vec<u32> = (0..n).map(|i| i as u32).collect();
+        let mut rows = vec![0f32; n * config.projection_dim];
+        let mut normed = rows.clone();
+        engine.look_up(&self.query, &ids, &mut rows)?;
+        engine.norm(&self.ln_q, EPS, &rows, &mut normed)?;
+        let mut acts = ActBuf::new();
+        engine.prepare(&mut acts, &normed, n, &[&self.q])?;
+        engine.multiply(&acts, &self.q, &mut rows)?;
+        engine.bias(&self.q, &mut rows)?;
+        Ok(rows)
+    }
+
+    /// Reads the tower's rows from `ws.h` and writes the pass's results.
+    pub(super) fn run(&self, pass: &mut Pass<'_>) -> Result<(), RuntimeError> {
+        let (c, engine, n, out_rows) = (pass.config, pass.engine, pass.n, pass.out_rows());
+        let (width, ws) = (c.projection_dim, &mut *pass.ws);
+        let (len, out_len) = (n * width, out_rows * width);
+        let kv = &mut ws.ff[..len];
+        engine.prepare(&mut ws.acts, &ws.h[..n * c.n_embd], n, &[&self.kv])?;
+        engine.multiply(&ws.acts, &self.kv, &mut ws.k[..len])?;
+        engine.norm(&self.ln_kv, EPS, &ws.k[..len], kv)?;
+        engine.prepare(&mut ws.acts, kv, n, &[&self.v])?;
+        engine.multiply(&ws.acts, &self.v, &mut ws.v[..len])?;
+        engine.bias(&self.v, &mut ws.v[..len])?;
+        let sides = pass.slices.iter().map(|s| s.rows.max(s.cols)).max().unwrap_or(0);
+        let lines = sines(width, sides);
+        for slice in pass.slices {
+            let rows = &mut kv[slice.first * width..(slice.first + slice.len()) * width];
+            for (i, row) in rows.chunks_exact_mut(width).enumerate() {
+                for (half, at) in row.chunks_exact_mut(width / 2).zip([i % slice.cols, i / slice.cols]) {
+                    let line = &lines[at * (width / 2)..(at + 1) * (width / 2)];
+                    half.iter_mut().zip(line).for_each(|(v, p)| *v += p);
+                }
+            }
+        }
+        engine.prepare(&mut ws.acts, kv, n, &[&self.k])?;
+        engine.multiply(&ws.acts, &self.k, &mut ws.k[..len])?;
+        engine.bias(&self.k, &mut ws.k[..len])?;
+        let spans: Vec<AttnSpan> =
+            pass.slices.iter().map(|s| AttnSpan { q: 0, n_q: c.query_num, kv: s.first, n_kv: s.len() }).collect();
+        let heads = SpanHeads { n_heads: width / HEAD_DIM, head_dim: HEAD_DIM, scale: 1.0 / (HEAD_DIM as f32).sqrt() };
+        let (attn, rest) = ws.attn[..out_len].split_at_mut(pass.out.len());
+        engine.attend(&mut ws.spans, heads, &spans, pass.constants, &ws.k[..len], &ws.v[..len], attn)?;
+        rest.fill(0.0);
+        engine.prepare(&mut ws.acts, &ws.attn[..out_len], out_rows, &[&self.out])?;
+        engine.multiply(&ws.acts, &self.out, &mut ws.h[..out_len])?;
+        engine.bias(&self.out, &mut ws.h[..out_len])?;
+        engine.norm(&self.ln_post, EPS, &ws.h[..out_len], &mut ws.attn[..out_len])?;
+        engine.prepare(&mut ws.acts, &ws.attn[..out_len], out_rows, &[&self.proj])?;
+        engine.multiply(&ws.acts, &self.proj, &mut ws.k[..out_len])?;
+        pass.out.copy_from_slice(&ws.k[..pass.out.len()]);
+        Ok(())
+    }
+}
+
+/// Queries and width, from the tensor that has both.
+fn shape(parts: &Parts<'_, '_>) -> Result<(usize, usize), RuntimeError> {
+    let name = "resampler.query";
+    let dims = parts.dims(name)?;
+    let inside =
+        |n: Option<&u64>, max: usize| n.and_then(|n| usize::try_from(*n).ok()).filter(|n| (1..=max).contains(n));
+    match (dims, inside(dims.first(), MAX_WIDTH), inside(dims.get(1), MAX_QUERIES)) {
+        ([_, _], Some(width), Some(queries)) if width.is_multiple_of(HEAD_DIM) => Ok((queries, width)),
+        _ => Err(RuntimeError::TensorShape {
+            name: name.to_owned(),
+            found: format!("{{{}}}", dims.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")),
+            expected: format!("{{a multiple of {HEAD_DIM}, 1 to {MAX_QUERIES} queries}}"),
+        }),
+    }
+}
+
+/// For every coordinate below `n`: sines, then cosines, `width / 4` of each.
+fn sines(width: usize, n: usize) -> Vec<f32> {
+    let quarter = width / 4;
+    let omega: Vec<f32> =
+        (0..quarter).map(|k| 1.0 / 10_000f64.powf(f64::from(k as f32 / quarter as f32)) as f32).collect();
+    let mut out = Vec::with_capacity(n * width / 2);
+    for at in 0..n {
+        // The angle is an f32, whose sine is then taken: as in the reference.
+        let angles = || omega.iter().map(|w| f64::from(at as f32 * w));
+        out.extend(angles().map(|a| a.sin() as f32));
+        out.extend(angles().map(|a| a.cos() as f32));
+    }
+    out
+}

@@ -1,0 +1,64 @@
+//! Pictures into embeddings: the vision file (mmproj) of a model, and what computes with it.
+//!
+//! ```text
+//! VisionModel     mapped weights, hyperparameters, one of the registered architectures
+//! VisionEncoder   a model with threads and buffers: slices in, rows of embeddings out
+//! ```
+//!
+//! An architecture is one folder with a `load` function, which takes its tensors and returns a `VisionGraph`, and one
+//! line in `ARCHITECTURES`. The text model knows nothing of all this: it is given rows.
+
+mod config;
+mod encoder;
+mod engine;
+mod error;
+mod int8;
+mod minicpmv;
+mod model;
+mod pass;
+pub mod positions;
+mod tower;
+
+pub use config::VisionConfig;
+pub use encoder::{VisionEncoder, VisionOptions, VisionProbe};
+pub use error::VisionError;
+pub use model::VisionModel;
+pub use positions::Positions;
+
+use engine::{Engine, Parts};
+use pass::Pass;
+
+use crate::RuntimeError;
+
+/// Takes an architecture's tensors, and what they say about sizes into the configuration.
+type Load = fn(&mut Parts<'_, '_>, &mut VisionConfig) -> Result<Box<dyn VisionGraph>, RuntimeError>;
+
+/// One registered architecture.
+struct Architecture {
+    /// `clip.projector_type`.
+    projector: &'static str,
+    load: Load,
+}
+
+/// All architectures. A new one is one folder and one line.
+const ARCHITECTURES: &[Architecture] = &[Architecture { projector: "resampler", load: minicpmv::load }];
+
+/// The graph of a loaded vision model.
+pub(crate) trait VisionGraph: std::fmt::Debug + Send + Sync {
+    /// What does not depend on the picture, computed once per encoder.
+    fn constants(&self, engine: &Engine<'_>, config: &VisionConfig) -> Result<Vec<f32>, RuntimeError>;
+
+    /// Steps that [`Pass::step`] is told of for every slice.
+    fn steps(&self) -> usize;
+
+    /// Encodes all slices of the pass: patches into [`VisionConfig::query_num`] rows per slice.
+    fn run(&self, pass: &mut Pass<'_>) -> Result<(), RuntimeError>;
+}
+
+/// The architecture with that projector.
+fn find(projector: &str) -> Result<&'static Architecture, VisionError> {
+    ARCHITECTURES.iter().find(|a| a.projector == projector).ok_or_else(|| VisionError::Projector {
+        found: projector.to_owned(),
+        known: ARCHITECTURES.iter().map(|a| a.projector).collect(),
+    })
+}

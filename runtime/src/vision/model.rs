@@ -1,0 +1,96 @@
+//! A loaded vision file.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ocelli_gguf::{Gguf, GgufSet};
+
+use super::engine::{Parts, Stored};
+use super::int8::Int8;
+use super::{VisionConfig, VisionGraph, find};
+use crate::model::open_parts;
+use crate::weights::{Loader, Weights};
+use crate::{FileOptions, ModelFile, RuntimeError};
+
+/// A vision model ready to run. Encoders share it.
+#[derive(Debug)]
+pub struct VisionModel {
+    config: VisionConfig,
+    weights: Weights,
+    matrices: Vec<Stored>,
+    graph: Box<dyn VisionGraph>,
+    warnings: Vec<String>,
+    /// 8-bit forms of float matrices, made for the first encoder that wants them.
+    int8: Mutex<Option<Arc<Int8>>>,
+}
+
+impl VisionModel {
+    /// Loads the vision file at `path` (any part of a split one). Weights are not read: they stay mapped.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged, is no vision file, belongs to a model that this build does not run, or its
+    /// metadata and tensors contradict each other.
+    pub fn load(path: &Path, options: FileOptions) -> Result<Self, RuntimeError> {
+        let files = open_parts(path, options)?;
+        let parts = files
+            .iter()
+            .map(|f| Gguf::parse(f.bytes()).map_err(|e| RuntimeError::from(e).in_file(f.path())))
+            .collect::<Result<_, _>>()?;
+        let gguf = GgufSet::new(parts).map_err(|e| RuntimeError::from(e).in_file(path))?;
+        Self::from_gguf(&files, &gguf).map_err(|e| e.in_file(path))
+    }
+
+    fn from_gguf(files: &[Arc<ModelFile>], gguf: &GgufSet<'_>) -> Result<Self, RuntimeError> {
+        let mut config = VisionConfig::read(gguf.metadata())?;
+        let architecture = find(&config.projector)?;
+        let mut loader = Loader::new(files, gguf, format!("clip, {}", config.projector), ());
+        let mut parts = Parts::new(&mut loader, gguf.metadata());
+        let graph = (architecture.load)(&mut parts, &mut config)?;
+        let (matrices, warnings) = parts.finish();
+        let weights = loader.finish()?;
+        Ok(Self { config, weights, matrices, graph, warnings, int8: Mutex::new(None) })
+    }
+
+    /// Hyperparameters.
+    #[must_use]
+    pub fn config(&self) -> &VisionConfig {
+        &self.config
+    }
+
+    /// The weights.
+    #[must_use]
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// A digest that differs between models; see [`Weights::fingerprint`].
+    #[must_use]
+    pub fn fingerprint(&self) -> [u8; 32] {
+        self.weights.fingerprint()
+    }
+
+    /// What a user should know about this file, one sentence each.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    pub(super) fn graph(&self) -> &dyn VisionGraph {
+        &*self.graph
+    }
+
+    pub(super) fn matrices(&self) -> &[Stored] {
+        &self.matrices
+    }
+
+    /// The 8-bit forms, made by up to `n_threads` threads if they are not there yet.
+    pub(super) fn int8(&self, n_threads: usize) -> Result<Arc<Int8>, RuntimeError> {
+        let mut int8 = self.int8.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = &*int8 {
+            return Ok(Arc::clone(made));
+        }
+        let made = Arc::new(Int8::new(&self.weights, &self.matrices, n_threads)?);
+        *int8 = Some(Arc::clone(&made));
+        Ok(made)
+    }
+}

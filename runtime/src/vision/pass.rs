@@ -1,0 +1,138 @@
+//! One batch of slices on its way through a graph, and the buffers it uses.
+
+use std::mem::size_of;
+
+use ocelli_kernels::{ActBuf, Precision, SpanScratch};
+
+use super::engine::Engine;
+use super::{Positions, VisionConfig, VisionProbe};
+use crate::image::Rgb8;
+use crate::{RuntimeError, memory};
+
+/// A slice of the batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Slice<'s> {
+    pub(crate) pixels: &'s Rgb8,
+    /// Patches from top to bottom.
+    pub(crate) rows: usize,
+    /// Patches from left to right.
+    pub(crate) cols: usize,
+    /// Its first row in the batch.
+    pub(crate) first: usize,
+}
+
+impl Slice<'_> {
+    /// Patches.
+    pub(crate) fn len(&self) -> usize {
+        self.rows * self.cols
+    }
+}
+
+/// All slices of a batch together. A product of a single row takes another path through the kernels, with another order
+/// of sums; a batch of one row gets a second one of zeros, so that a slice's result never depends on its batch.
+pub(crate) struct Pass<'p> {
+    pub(crate) engine: Engine<'p>,
+    pub(crate) config: &'p VisionConfig,
+    pub(crate) positions: Positions,
+    /// What the graph computed when the encoder was made.
+    pub(crate) constants: &'p [f32],
+    pub(crate) ws: &'p mut Workspace,
+    pub(crate) slices: &'p [Slice<'p>],
+    /// Rows of the tower: the patches of all slices, at least 2.
+    pub(crate) n: usize,
+    /// Results, slices × `query_num` × `projection_dim`.
+    pub(crate) out: &'p mut [f32],
+    pub(crate) probe: Option<&'p mut (dyn VisionProbe + 'p)>,
+    /// Number of the first slice, as the probe is told it.
+    pub(crate) number: usize,
+    /// Told after every step; an error ends the pass.
+    pub(crate) watch: &'p mut (dyn FnMut(usize) -> Result<(), RuntimeError> + 'p),
+}
+
+impl Pass<'_> {
+    /// Ends a step of the graph.
+    ///
+    /// # Errors
+    /// When somebody asked to stop.
+    pub(crate) fn step(&mut self) -> Result<(), RuntimeError> {
+        (self.watch)(self.slices.len())
+    }
+
+    /// Rows of results, at least 2.
+    pub(crate) fn out_rows(&self) -> usize {
+        (self.slices.len() * self.config.query_num).max(2)
+    }
+
+    /// Shows the probe the tower's result, which lies in `h`.
+    pub(crate) fn show_tower(&mut self) {
+        let (width, h) = (self.config.n_embd, &self.ws.h);
+        let Some(probe) = self.probe.as_deref_mut() else { return };
+        for (i, slice) in self.slices.iter().enumerate() {
+            let rows = &h[slice.first * width..(slice.first + slice.len()) * width];
+            probe.vit(self.number + i, slice.rows, slice.cols, rows);
+        }
+    }
+}
+
+/// Buffers, grown to the largest batch so far.
+#[derive(Debug, Default)]
+pub(crate) struct Workspace {
+    /// Residual stream, `[n, n_embd]`.
+    pub(crate) x: Vec<f32>,
+    /// Normed rows, and results on their way into `x`; `[n, n_embd]` or `[out_rows, projection_dim]`.
+    pub(crate) h: Vec<f32>,
+    /// Queries, `[n, n_embd]`.
+    pub(crate) q: Vec<f32>,
+    /// Keys, `[n, n_embd]` or `[n, projection_dim]`.
+    pub(crate) k: Vec<f32>,
+    /// Values, like the keys.
+    pub(crate) v: Vec<f32>,
+    /// Attention results, like `h`.
+    pub(crate) attn: Vec<f32>,
+    /// Patches, the inside of the feed-forward or the projected rows, `[n, …]`.
+    pub(crate) ff: Vec<f32>,
+    /// Input of the matrix products, in the forms they take.
+    pub(crate) acts: ActBuf,
+    /// Attention's own.
+    pub(crate) spans: SpanScratch,
+}
+
+impl Workspace {
+    /// Makes room for `n` rows of the tower and `out` rows of results.
+    ///
+    /// # Errors
+    /// When it does not fit into the memory available.
+    pub(crate) fn reserve(
+        &mut self,
+        config: &VisionConfig,
+        precision: Precision,
+        n: usize,
+        out: usize,
+    ) -> Result<(), RuntimeError> {
+        let (embd, dim) = (config.n_embd, config.projection_dim);
+        let wide = config.n_ff.max(config.patch_len()).max(dim);
+        // Widths are below 2²⁰ and rows below 2¹⁴·2⁶: nothing overflows.
+        let result = (n * embd).max(out * dim);
+        let wanted =
+            [n * embd, result, n * embd, (n * embd.max(dim)).max(out * dim), n * embd.max(dim), result, n * wide];
+        let buffers = [&mut self.x, &mut self.h, &mut self.q, &mut self.k, &mut self.v, &mut self.attn, &mut self.ff];
+        let missing: usize = buffers.iter().zip(wanted).map(|(b, n)| n.saturating_sub(b.len())).sum();
+        if missing == 0 {
+            return Ok(());
+        }
+        let acts = match precision {
+            Precision::Exact => n * wide * size_of::<f32>(),
+            Precision::Fast => n * wide * 2,
+        };
+        memory::check(
+            format!("the workspace for {n} image patches"),
+            Some((missing * size_of::<f32>() + acts) as u64),
+        )?;
+        for (buffer, n) in buffers.into_iter().zip(wanted) {
+            if buffer.len() < n {
+                buffer.resize(n, 0.0);
+            }
+        }
+        Ok(())
+    }
+}
