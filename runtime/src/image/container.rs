@@ -56,8 +56,8 @@ pub(super) fn format(bytes: &[u8]) -> Result<Format, ImageError> {
 fn undecoded(bytes: &[u8], at: impl Fn(usize, &[u8]) -> bool) -> Option<(&'static str, &'static str)> {
     const PHOTO: &str = "JPEG or PNG";
     let brand = |brands: &[&[u8]]| at(4, b"ftyp") && brands.iter().any(|brand| at(8, brand));
-    let text = bytes.get(..bytes.len().min(512)).unwrap_or_default().trim_ascii_start();
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    let text = bytes.get(..bytes.len().min(512)).unwrap_or_default();
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text).trim_ascii_start();
     let contains = |word: &[u8]| text.windows(word.len()).any(|w| w == word);
     if brand(&[b"avif", b"avis"]) {
         Some(("AVIF", PHOTO))
@@ -89,6 +89,12 @@ fn undecoded(bytes: &[u8], at: impl Fn(usize, &[u8]) -> bool) -> Option<(&'stati
 /// Whether a PNG's pixels are grey without alpha (its IHDR says colour type 0).
 pub(super) fn png_is_grey(bytes: &[u8]) -> bool {
     bytes.get(25) == Some(&0)
+}
+
+/// Width and height in the header of a PNG.
+pub(super) fn png_size(bytes: &[u8]) -> Option<(u32, u32)> {
+    let &[w0, w1, w2, w3, h0, h1, h2, h3] = bytes.get(16..24)?.first_chunk()?;
+    Some((u32::from_be_bytes([w0, w1, w2, w3]), u32::from_be_bytes([h0, h1, h2, h3])))
 }
 
 /// Whether the scan of a JPEG has an end marker. Decoders fill up what is missing with grey, in silence.
@@ -167,5 +173,59 @@ fn bitstream_size(name: &[u8], content: &[u8]) -> Option<(u32, u32)> {
             Some(((bits & 0x3fff) + 1, ((bits >> 14) & 0x3fff) + 1))
         }
         _ => None,
+    }
+}
+
+/// How long each frame of a WebP animation is shown, in milliseconds.
+pub(super) fn webp_delays(bytes: &[u8]) -> Vec<u32> {
+    let delay = |content: &[u8]| match content.get(12..15) {
+        Some(&[a, b, c]) => u32::from_le_bytes([a, b, c, 0]),
+        _ => 0,
+    };
+    let frames = riff_chunks(bytes.get(12..).unwrap_or_default()).filter(|(name, _)| *name == b"ANMF");
+    frames.map(|(_, content)| delay(content)).collect()
+}
+
+/// How long each frame of a GIF is shown, in milliseconds.
+///
+/// # Errors
+/// [`ImageError::Damaged`] when the file ends within a block or has an unknown one.
+pub(super) fn gif_delays(bytes: &[u8]) -> Result<Vec<u32>, ImageError> {
+    gif_blocks(bytes).ok_or_else(|| ImageError::Damaged {
+        format: Format::Gif.name(),
+        problem: "its blocks end before the file does, or after it".into(),
+    })
+}
+
+/// Walks the blocks of a GIF (GIF89a specification, appendix A).
+fn gif_blocks(bytes: &[u8]) -> Option<Vec<u32>> {
+    let table = |flags: u8| if flags & 0x80 == 0 { 0 } else { 3 << ((flags & 7) + 1) };
+    let sub_blocks = |mut at: usize| loop {
+        let length = usize::from(*bytes.get(at)?);
+        at += 1 + length;
+        if length == 0 {
+            return Some(at);
+        }
+    };
+    let mut delays = Vec::new();
+    let mut delay = 0;
+    let mut at = 13 + table(*bytes.get(10)?);
+    loop {
+        match bytes.get(at) {
+            Some(0x21) => {
+                if let Some(&[0xf9, 4, _, low, high]) = bytes.get(at + 1..at + 6) {
+                    delay = 10 * u32::from(u16::from_le_bytes([low, high]));
+                }
+                at = sub_blocks(at + 2)?;
+            }
+            Some(0x2c) => {
+                let flags = *bytes.get(at + 9)?;
+                at = sub_blocks(at + 11 + table(flags))?;
+                delays.push(std::mem::take(&mut delay));
+            }
+            // Some writers leave the trailer out.
+            Some(0x3b) | None => return Some(delays),
+            Some(_) => return None,
+        }
     }
 }

@@ -129,6 +129,12 @@ pub(super) fn read_file(path: &Path, limits: &Limits) -> Result<Vec<u8>, ImageEr
 pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Rgb8, ImageError> {
     options.limits.check_bytes(bytes.len() as u64)?;
     let format = container::format(bytes)?;
+    if format == Format::Png
+        && let Some((width, height)) = container::png_size(bytes)
+    {
+        // Its decoder has a limit of its own on sizes, and a less helpful message.
+        options.limits.check_size(width.into(), height.into())?;
+    }
     let mut decoder = open(bytes, format, &options.limits)?;
     let (width, height) = decoder.dimensions();
     options.limits.check_size(width.into(), height.into())?;
@@ -152,13 +158,18 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Rgb8, ImageError>
     if orientation == metadata::Orientation::NoTransforms { Ok(image) } else { turn(image, orientation) }
 }
 
+/// What a decoder may claim beside the picture: for profiles and texts, and for frames of a GIF that exceed its screen.
+pub(super) fn inner_limits(limits: &Limits) -> ::image::Limits {
+    let mut inner = ::image::Limits::no_limits();
+    inner.max_alloc = Some(limits.max_pixels.saturating_mul(16).clamp(1 << 20, 1 << 30));
+    inner
+}
+
 /// A decoder that has read the header.
 fn open<'a>(bytes: &'a [u8], format: Format, limits: &Limits) -> Result<Box<dyn ImageDecoder + 'a>, ImageError> {
     let reader = Cursor::new(bytes);
     let error = |e| convert_error(e, format);
-    let mut inner = ::image::Limits::no_limits();
-    // What a decoder may claim beside the picture: profiles and texts, and frames of a GIF that exceed its screen.
-    inner.max_alloc = Some(limits.max_pixels.saturating_mul(8).clamp(1 << 20, 1 << 30));
+    let inner = inner_limits(limits);
     let mut decoder: Box<dyn ImageDecoder + 'a> = match format {
         Format::Png => return Ok(Box::new(PngDecoder::with_limits(reader, inner).map_err(error)?)),
         Format::Jpeg => {
@@ -225,6 +236,14 @@ fn to_rgb(
     Ok(data)
 }
 
+/// A picture without its alpha.
+pub(super) fn rgba_to_rgb(image: ::image::RgbaImage) -> Result<Rgb8, ImageError> {
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    let mut data = image.into_raw();
+    compact(&mut data, 4, [0, 1, 2]);
+    Rgb8::new(width, height, data)
+}
+
 /// Keeps three bytes of every `step`, those at the offsets `keep`.
 fn compact(data: &mut Vec<u8>, step: usize, keep: [usize; 3]) {
     let pixels = data.len() / step;
@@ -259,3 +278,6 @@ pub(super) fn convert_error(error: ::image::ImageError, format: Format) -> Image
         e => ImageError::Damaged { format, problem: e.to_string() },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,9 +14,11 @@ mod decode;
 mod error;
 pub mod resize;
 mod slice;
+pub mod video;
 
 pub use decode::{DecodeOptions, Grey16, Limits, Orientation, decode, read};
 pub use error::ImageError;
+pub use resize::PassOrder;
 pub use slice::{Content, MAX_SLICE_NUMS, Plan, Profile, SliceOptions, Sliced, Tiles, plan, slice};
 
 /// The longest side that an [`Rgb8`] can have. Sizes derived from it fit an `i64`, and products of two an `f64`.
@@ -129,12 +131,12 @@ fn byte_len(width: usize, height: usize) -> Result<usize, ImageError> {
         .ok_or_else(|| size("is larger than the address space".into()))
 }
 
-/// `bytes` zeroes for a picture of that size, or an error where the system would end the program.
+/// `bytes` zeroes for a picture of that size, or an error where the system would end the program. Whether there is room
+/// is tried first, because only the infallible way gets pages that cost nothing before they are written to: a file that
+/// claims many pixels and has few of them does not fill the memory.
 fn zeroed(width: usize, height: usize, bytes: usize) -> Result<Vec<u8>, ImageError> {
-    let mut data = Vec::new();
-    data.try_reserve_exact(bytes).map_err(|_| ImageError::NoMemory { width, height, bytes })?;
-    data.resize(bytes, 0);
-    Ok(data)
+    Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| ImageError::NoMemory { width, height, bytes })?;
+    Ok(vec![0; bytes])
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Bicubic resampling with antialiasing, equal to Pillow's `Image.resize(size, BICUBIC)` bit for bit.
 //!
-//! The method (Pillow, `src/libImaging/Resample.c`, described in its documentation of "Filters"): each axis on its own,
-//! columns first, rows second, with a rounding to 8 bits between. Per output position the weights of the input
+//! The method (Pillow, `src/libImaging/Resample.c`, described in its documentation of "Filters"): each axis on its own
+//! in the order of [`PassOrder`], with a rounding to 8 bits between. Per output position the weights of the input
 //! positions within the support are computed in f64, divided by their sum and rounded to 22 fractional bits; a pass is
 //! then a sum of integer products. When an axis keeps its length its pass is left out.
 //!
@@ -29,11 +29,30 @@ const MAX_ABS: i64 = (i32::MAX as i64 - HALF as i64) / 255;
 /// Rows or columns that are handed to one task at a time.
 const ROWS_PER_TASK: usize = 16;
 
+/// Which axis is resampled first. As the result is rounded to 8 bits between, some pixels depend on it by 1 or so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum PassOrder {
+    /// Always along the rows first: Pillow up to 12, with which the model was published, and llama.cpp.
+    #[default]
+    HorizontalFirst,
+    /// Along the columns first when the height loses more than twice as many pixels as the width (and any at all):
+    /// Pillow from 13.0.
+    Pillow13,
+}
+
+impl PassOrder {
+    fn vertical_first(self, from: (usize, usize), to: (usize, usize)) -> bool {
+        let (loss, height_loss) = (from.0.saturating_sub(to.0), from.1.saturating_sub(to.1));
+        // A width that grows counts as a negative loss there, which any loss of height exceeds.
+        self == Self::Pillow13 && height_loss > 2 * loss
+    }
+}
+
 /// Resizes to `width` x `height`, each side 1 to [`MAX_SIDE`](super::MAX_SIDE).
 ///
 /// # Errors
 /// [`ImageError::Size`] for a side outside that range, [`ImageError::NoMemory`].
-pub fn resize(image: &Rgb8, width: usize, height: usize) -> Result<Rgb8, ImageError> {
+pub fn resize(image: &Rgb8, width: usize, height: usize, order: PassOrder) -> Result<Rgb8, ImageError> {
     byte_len(width, height)?;
     let columns = (width != image.width).then(|| Weights::new(image.width, width)).transpose()?;
     let rows = (height != image.height).then(|| Weights::new(image.height, height)).transpose()?;
@@ -41,6 +60,9 @@ pub fn resize(image: &Rgb8, width: usize, height: usize) -> Result<Rgb8, ImageEr
         (None, None) => Ok(image.clone()),
         (Some(columns), None) => horizontal(image, &columns),
         (None, Some(rows)) => vertical(image, &rows),
+        (Some(columns), Some(rows)) if order.vertical_first((image.width, image.height), (width, height)) => {
+            horizontal(&vertical(image, &rows)?, &columns)
+        }
         (Some(columns), Some(rows)) => vertical(&horizontal(image, &columns)?, &rows),
     }
 }

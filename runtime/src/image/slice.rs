@@ -12,7 +12,7 @@
 //!
 //! S is [`SliceOptions::scale_resolution`]. Every slice has sides that are multiples of [`SliceOptions::patch_size`].
 
-use super::resize::resize;
+use super::resize::{PassOrder, resize};
 use super::{ImageError, MAX_SIDE, Rgb8};
 
 /// The largest [`SliceOptions::max_slice_nums`]: 64 tiles are 4,160 image tokens with the model's 64 queries.
@@ -81,11 +81,19 @@ pub struct SliceOptions {
     pub scale_resolution: usize,
     /// Side of a patch, which divides the sides of every slice: `clip.vision.patch_size`, 14 for the model.
     pub patch_size: usize,
+    /// Which version of Pillow to be equal to under the reference rules; llama.cpp has one order only.
+    pub pass_order: PassOrder,
 }
 
 impl Default for SliceOptions {
     fn default() -> Self {
-        Self { profile: Profile::Reference, max_slice_nums: 9, scale_resolution: 448, patch_size: 14 }
+        Self {
+            profile: Profile::Reference,
+            max_slice_nums: 9,
+            scale_resolution: 448,
+            patch_size: 14,
+            pass_order: PassOrder::HorizontalFirst,
+        }
     }
 }
 
@@ -190,10 +198,14 @@ pub fn plan(width: usize, height: usize, options: &SliceOptions) -> Result<Plan,
 /// Those of [`plan`], and [`ImageError::NoMemory`].
 pub fn slice(image: &Rgb8, options: &SliceOptions) -> Result<Sliced, ImageError> {
     let plan = plan(image.width, image.height, options)?;
+    let order = match options.profile {
+        Profile::Reference => options.pass_order,
+        Profile::LlamaCpp => PassOrder::HorizontalFirst,
+    };
     let mut slices = Vec::with_capacity(plan.slices());
-    slices.push(resize(image, plan.overview.0, plan.overview.1)?);
+    slices.push(resize(image, plan.overview.0, plan.overview.1, order)?);
     if let Some(Tiles { grid: (cols, rows), tile: (width, height), content }) = plan.tiles {
-        let mut whole = resize(image, content.width, content.height)?;
+        let mut whole = resize(image, content.width, content.height, order)?;
         if (content.width, content.height) != (cols * width, rows * height) {
             let mut canvas = Rgb8::black(cols * width, rows * height)?;
             canvas.paste(&whole, content.x, content.y);
