@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Checks that a release binary holds the instructions its kernel tables are made for: a table that was silently compiled
-# to plain code would still give right answers, slowly.
+# to plain code would still give right answers, slowly. OBJDUMP names the disassembler for another machine's binary.
 set -euo pipefail
 binary=${1:?usage: instructions.sh BINARY}
+objdump=${OBJDUMP:-objdump}
 listing=$(mktemp)
 trap 'rm -f "$listing"' EXIT
-objdump -d --no-show-raw-insn "$binary" >"$listing"
-case $(objdump -f "$binary") in
+"$objdump" -d --no-show-raw-insn "$binary" >"$listing"
+case $("$objdump" -f "$binary") in
 *x86-64*) wanted='vpmaddubsw.*%ymm vfmadd.*%ymm vcvtph2ps.*%ymm vpdpbusd.*%zmm' ;;
 *aarch64*) wanted='sdot fmla smmla' ;;
 *) echo "instructions.sh: $binary: unknown architecture" >&2; exit 1 ;;

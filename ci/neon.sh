@@ -1,5 +1,6 @@
 #!/bin/sh
-# Tests the NEON kernels under emulation: compiles the kernels crate for AArch64 Linux and runs its tests in qemu-user.
+# Tests the NEON kernels under emulation: compiles the kernels crate for AArch64 Linux, runs its tests in qemu-user, and
+# checks that they hold the instructions that the tables are made for.
 #
 # Needs a Debian-like system. As root it installs what is missing; otherwise it says what to install. The compiler is
 # the distribution's (rustc-web), whose AArch64 standard library comes as a package, so nothing else is downloaded but
@@ -26,6 +27,9 @@ export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 # Static: qemu-user 7.2 hangs when a dynamically linked AArch64 glibc starts a thread. Changes linking only.
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static"
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64"
-export REQUIRE_ISA="${REQUIRE_ISA:-neon,neon-dotprod}"
+export REQUIRE_ISA="${REQUIRE_ISA:-neon,neon-dotprod,neon-i8mm}"
 unset RUSTC_WRAPPER RUSTUP_TOOLCHAIN RUSTFLAGS || true
-exec cargo test -p ocelli-kernels --tests --target aarch64-unknown-linux-gnu "$@"
+target=aarch64-unknown-linux-gnu
+cargo test -p ocelli-kernels --tests --target $target "$@"
+binary=$(cargo test -p ocelli-kernels --test matmul --target $target --no-run 2>&1 | sed -n 's/^ *Executable.*(\(.*\))$/\1/p')
+OBJDUMP=aarch64-linux-gnu-objdump bash ci/instructions.sh "$binary"

@@ -12,7 +12,7 @@
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
 
@@ -212,6 +212,8 @@ impl Pool {
             std::hint::spin_loop();
         }
         shared.caller_parked.store(true, Ordering::SeqCst);
+        // For emulators, as in `next_epoch`.
+        fence(Ordering::SeqCst);
         while shared.pending.load(Ordering::SeqCst) != 0 {
             std::thread::park();
         }
@@ -288,6 +290,9 @@ fn next_epoch(shared: &Shared, index: usize, seen: usize) -> usize {
         std::hint::spin_loop();
     }
     shared.parked[index].store(true, Ordering::SeqCst);
+    // Redundant by the language's rules, which order the store before the load below. Some emulators of AArch64 let the
+    // pair of instructions that it becomes (stlr, ldar) pass each other, and a wake-up gets lost.
+    fence(Ordering::SeqCst);
     let epoch = loop {
         let epoch = shared.epoch.load(Ordering::SeqCst);
         if epoch != seen {

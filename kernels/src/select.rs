@@ -25,6 +25,12 @@ const CANDIDATES: &[Candidate] = &[
     },
     #[cfg(target_arch = "aarch64")]
     Candidate {
+        name: crate::aarch64_neon::i8mm::NAME,
+        table: crate::aarch64_neon::i8mm::table,
+        needs: crate::aarch64_neon::i8mm::NEEDS,
+    },
+    #[cfg(target_arch = "aarch64")]
+    Candidate {
         name: crate::aarch64_neon::dotprod::NAME,
         table: crate::aarch64_neon::dotprod::table,
         needs: crate::aarch64_neon::dotprod::NEEDS,

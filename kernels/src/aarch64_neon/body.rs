@@ -48,17 +48,17 @@ macro_rules! over_tokens {
 }
 pub(super) use over_tokens;
 
-/// Writes 4-code steps of one row into a panel.
+/// Writes steps of one row into a panel.
 #[inline(always)]
-fn interleave(codes: &[u8], r: usize, panel: &mut [u8]) {
-    for (step, codes) in panel.as_chunks_mut::<{ 4 * MR }>().0.iter_mut().zip(codes.as_chunks::<4>().0) {
-        step[4 * r..4 * r + 4].copy_from_slice(codes);
+fn interleave<D: Dot>(codes: &[u8], r: usize, panel: &mut [u8]) {
+    for (step, codes) in panel.chunks_exact_mut(D::STEP * MR).zip(codes.chunks_exact(D::STEP)) {
+        step[D::STEP * r..D::STEP * (r + 1)].copy_from_slice(codes);
     }
 }
 
 /// See [`crate::table::IntKernels::pack`].
 #[inline(always)]
-pub(super) fn pack_super<F: Unpack<Unit = SuperBlock>>(a: &mut Pack) {
+pub(super) fn pack_super<F: Unpack<Unit = SuperBlock>, D: Dot>(a: &mut Pack) {
     let groups = 256 / F::GROUP;
     let per = F::GROUP / 16;
     for (i, panel) in a.panel.chunks_exact_mut(super_bytes(F::GROUP)).take(a.units).enumerate() {
@@ -71,7 +71,7 @@ pub(super) fn pack_super<F: Unpack<Unit = SuperBlock>>(a: &mut Pack) {
                 let at = r * a.row_bytes + i * F::BLOCK_BYTES;
                 F::unpack(&a.rows[at..at + F::BLOCK_BYTES], &mut unit);
             }
-            interleave(&unit.codes, r, codes);
+            interleave::<D>(&unit.codes, r, codes);
             for g in 0..groups {
                 let at = 4 * (g * MR + r);
                 scales[at..at + 4].copy_from_slice(&i32::from(unit.scales[g * per]).to_le_bytes());
@@ -85,7 +85,7 @@ pub(super) fn pack_super<F: Unpack<Unit = SuperBlock>>(a: &mut Pack) {
 
 /// See [`crate::table::IntKernels::pack`].
 #[inline(always)]
-pub(super) fn pack_block<F: Unpack<Unit = Block32>>(a: &mut Pack) {
+pub(super) fn pack_block<F: Unpack<Unit = Block32>, D: Dot>(a: &mut Pack) {
     for (i, panel) in a.panel.chunks_exact_mut(BLOCK_BYTES).take(a.units).enumerate() {
         let (codes, floats) = panel.split_at_mut(BLOCK_CODES);
         for r in 0..MR {
@@ -94,21 +94,11 @@ pub(super) fn pack_block<F: Unpack<Unit = Block32>>(a: &mut Pack) {
                 let at = r * a.row_bytes + i * F::BLOCK_BYTES;
                 F::unpack(&a.rows[at..at + F::BLOCK_BYTES], &mut unit);
             }
-            interleave(&unit.codes, r, codes);
+            interleave::<D>(&unit.codes, r, codes);
             floats[4 * r..4 * r + 4].copy_from_slice(&unit.d.to_le_bytes());
             floats[4 * (MR + r)..4 * (MR + r) + 4].copy_from_slice(&unit.min.to_le_bytes());
         }
     }
-}
-
-/// Reads 4 codes into every lane.
-///
-/// # Safety
-/// `p` must be readable for 4 bytes.
-#[inline(always)]
-unsafe fn broadcast(p: *const i8) -> int8x16_t {
-    // SAFETY: promised by the caller.
-    unsafe { vreinterpretq_s8_s32(vdupq_n_s32(p.cast::<i32>().read_unaligned())) }
 }
 
 /// Stores or adds the lanes of `v`, of which `n` exist.
@@ -140,7 +130,7 @@ unsafe fn store<const V: usize>(out: *mut f32, n: usize, v: [float32x4_t; V], ac
 /// 4096·2032·16 < 2²⁸.
 ///
 /// # Safety
-/// The panel must come from [`pack_super`]; lengths as [`Gemm`] states them; tokens `t..t + N` must exist; the CPU must
+/// The panel must come from [`pack_super::<F, D>`](pack_super); lengths as [`Gemm`] states them; tokens `t..t + N` must exist; the CPU must
 /// have the instructions of `D`.
 #[inline(always)]
 pub(super) unsafe fn tile_super<F: Unpack<Unit = SuperBlock>, D: Dot, const N: usize>(a: &Gemm, t: usize) {
@@ -150,7 +140,6 @@ pub(super) unsafe fn tile_super<F: Unpack<Unit = SuperBlock>, D: Dot, const N: u
     // SAFETY: the panel holds `units` super-blocks; the tokens hold `depth` codes, `depth / GROUP` sums and
     // `depth / 256` scales each, of which a unit is number `unit0 + u`; the result has `n_rows` values per token.
     unsafe {
-        let zero = vdupq_n_s32(0);
         let mut acc = [[vdupq_n_f32(0.0); 2]; N];
         for u in 0..a.units {
             let panel = a.panel.as_ptr().add(u * super_bytes(F::GROUP)).cast::<i8>();
@@ -160,25 +149,17 @@ pub(super) unsafe fn tile_super<F: Unpack<Unit = SuperBlock>, D: Dot, const N: u
                 std::array::from_fn(|c| sums.as_ptr().add((t + c) * (depth / F::GROUP) + groups * unit));
             let scales = panel.add(SUPER_CODES).cast::<i32>();
             let mins = scales.add(groups * MR);
-            let mut total = [[zero; 2]; N];
-            let mut below = [[zero; 2]; N];
+            let mut total = D::zero::<N>();
             for g in 0..groups {
-                let mut sum = [[zero; 2]; N];
-                for step in g * (F::GROUP / 4)..(g + 1) * (F::GROUP / 4) {
-                    let w = panel.add(4 * MR * step);
-                    let w = [vld1q_s8(w), vld1q_s8(w.add(16))];
-                    for c in 0..N {
-                        let y = broadcast(y[c].add(4 * step));
-                        for h in 0..2 {
-                            sum[c][h] = D::dot(sum[c][h], w[h], y);
-                        }
-                    }
-                }
+                let sum = D::sums(panel.add(g * F::GROUP * MR), y.map(|y| y.add(g * F::GROUP)), F::GROUP);
+                total = D::scaled(total, sum, scales.add(g * MR));
+            }
+            let total = D::rows(total);
+            let mut below = [[vdupq_n_s32(0); 2]; N];
+            for g in 0..groups {
                 for h in 0..2 {
-                    let scale = vld1q_s32(scales.add(g * MR + 4 * h));
                     let min = vld1q_s32(mins.add(g * MR + 4 * h));
                     for c in 0..N {
-                        total[c][h] = vmlaq_s32(total[c][h], sum[c][h], scale);
                         below[c][h] = vmlaq_n_s32(below[c][h], min, i32::from(*s[c].add(g)));
                     }
                 }
@@ -202,7 +183,7 @@ pub(super) unsafe fn tile_super<F: Unpack<Unit = SuperBlock>, D: Dot, const N: u
 /// `N` tokens from `t` of a panel of blocks. A sum of 32 products is at most 128·127·32 < 2²⁰.
 ///
 /// # Safety
-/// The panel must come from [`pack_block`]; the rest as [`tile_super`].
+/// The panel must come from [`pack_block::<F, D>`](pack_block); the rest as [`tile_super`].
 #[inline(always)]
 pub(super) unsafe fn tile_block<F: Unpack<Unit = Block32>, D: Dot, const N: usize>(a: &Gemm, t: usize) {
     let depth = a.acts.depth;
@@ -214,17 +195,7 @@ pub(super) unsafe fn tile_block<F: Unpack<Unit = Block32>, D: Dot, const N: usiz
             let panel = a.panel.as_ptr().add(u * BLOCK_BYTES).cast::<i8>();
             let unit = a.unit0 + u;
             let y: [*const i8; N] = std::array::from_fn(|c| a.acts.q.as_ptr().add((t + c) * depth + 32 * unit));
-            let mut sum = [[vdupq_n_s32(0); 2]; N];
-            for step in 0..8 {
-                let w = panel.add(4 * MR * step);
-                let w = [vld1q_s8(w), vld1q_s8(w.add(16))];
-                for c in 0..N {
-                    let y = broadcast(y[c].add(4 * step));
-                    for h in 0..2 {
-                        sum[c][h] = D::dot(sum[c][h], w[h], y);
-                    }
-                }
-            }
+            let sum = D::rows(D::sums(panel, y, 32));
             let floats = panel.add(BLOCK_CODES).cast::<f32>();
             for h in 0..2 {
                 let (d, min) = (vld1q_f32(floats.add(4 * h)), vld1q_f32(floats.add(MR + 4 * h)));

@@ -1,12 +1,15 @@
-//! NEON: 32 registers of 16 bytes. Two tables from one source: `neon` runs on every AArch64 CPU, `neon-dotprod` uses
-//! the `sdot` instruction. All codes are used as signed bytes (unsigned ones are at most 63). Panels interleave rows
-//! in steps of 4 weights, so that a 32-bit lane is a row:
+//! NEON: 32 registers of 16 bytes. Three tables from one source: `neon` runs on every AArch64 CPU, `neon-dotprod` uses
+//! the `sdot` instruction, `neon-i8mm` also `smmla`. All codes are used as signed bytes (unsigned ones are at most 63).
+//! Panels interleave rows in steps of s weights:
 //!
 //! ```text
-//! super-block of 8 rows         codes [64 steps][8 rows][4] i8
+//! super-block of 8 rows         codes [256/s steps][8 rows][s] i8
 //!                               scales [groups][8 rows] i32, mins [groups][8 rows] i32, d [8] f32, dmin [8] f32
-//! block of 32 of 8 rows         codes [8 steps][8 rows][4] i8, d [8] f32, min [8] f32
+//! block of 32 of 8 rows         codes [32/s steps][8 rows][s] i8, d [8] f32, min [8] f32
 //! ```
+//!
+//! With s = 4 a 32-bit lane is a row. With s = 8 (`neon-i8mm`) a register of weights is two rows, one of activations two
+//! tokens, and an `smmla` fills four lanes with their four sums of 8 products.
 
 #![allow(clippy::needless_range_loop, reason = "kernels walk several arrays and pointers in step")]
 
@@ -60,12 +63,12 @@ macro_rules! table {
 
             #[target_feature(enable = $features)]
             fn pack_super<F: Unpack<Unit = SuperBlock>>(a: &mut Pack) {
-                body::pack_super::<F>(a);
+                body::pack_super::<F, Dot>(a);
             }
 
             #[target_feature(enable = $features)]
             fn pack_block<F: Unpack<Unit = Block32>>(a: &mut Pack) {
-                body::pack_block::<F>(a);
+                body::pack_block::<F, Dot>(a);
             }
 
             /// # Safety
@@ -179,4 +182,12 @@ table!(
     "neon-dotprod",
     "an AArch64 CPU with the dotprod extension",
     std::arch::is_aarch64_feature_detected!("dotprod")
+);
+table!(
+    i8mm,
+    "neon,dotprod,i8mm",
+    crate::aarch64_neon::dot::Smmla,
+    "neon-i8mm",
+    "an AArch64 CPU with the i8mm and dotprod extensions",
+    std::arch::is_aarch64_feature_detected!("i8mm") && std::arch::is_aarch64_feature_detected!("dotprod")
 );
