@@ -8,7 +8,7 @@ set -eu
 cd "$(dirname "$0")/.."
 seconds=${1:-60}
 [ $# -gt 0 ] && shift
-targets=${*:-gguf_read gguf_split gguf_roundtrip inspect safetensors_header tokenizer_model tokenizer_json imatrix tokenizer_gguf chat_template}
+targets=${*:-gguf_read gguf_split gguf_roundtrip inspect safetensors_header tokenizer_model tokenizer_json imatrix tokenizer_gguf chat_template image_bytes}
 sanitizer=${SANITIZER:-none}
 export RUSTC_BOOTSTRAP=1
 
@@ -42,6 +42,22 @@ for file in gguf/tests/corpus/*.gguf; do
 done
 seed chat_template
 printf '{%% for m in messages %%}{{ m.role ~ ": " ~ m.content | trim }}{%% endfor %%}' >fuzz/corpus/chat_template/loop
+
+# One small picture of each kind.
+seed image_bytes
+while read -r name picture; do
+    printf '%s' "$picture" | base64 -d >"fuzz/corpus/image_bytes/$name"
+done <<'EOF'
+png iVBORw0KGgoAAAANSUhEUgAAAAcAAAAFCAIAAAAG+GGPAAAAeUlEQVR4nAFuAJH/AP/kInnzvQaDZqhSwbuWUfPNGOwI9gGk5yQuiIgAPwQIRPmY25YuYpWvGZwAeN5FH19sJG3uRTNR5NPKOspBTEbBAGgq+tGkAiyyjGIC8xUyHQ4HNTKX3QLGEuzvAJpTJA5gwZYzZy3DMxc3vS0IQC/DRyxA1gAAAABJRU5ErkJggg==
+png-palette iVBORw0KGgoAAAANSUhEUgAAAAcAAAAFAgMAAAD09B5LAAAADFBMVEXSxGZYxHpUWpdyIZWpPRhmAAAAAnRSTlP/AOW3MEoAAAAXSURBVHicY5DmYWCoYMiSYDz+kWXvFwAU9ASQ+U7+ewAAAABJRU5ErkJggg==
+jpeg /9j/4AAQSkZJRgABAQAAAQABAAD/2wBDACgcHiMeGSgjISMtKygwPGRBPDc3PHtYXUlkkYCZlo+AjIqgtObDoKrarYqMyP/L2u71////m8H////6/+b9//j/wAALCAAFAAcBAREA/8QAFAABAAAAAAAAAAAAAAAAAAAAAP/EABsQAQEAAQUAAAAAAAAAAAAAAAECEQADEyGR/9oACAEBAAA/AG81xzTQl9pjD7r/2Q==
+webp UklGRlYAAABXRUJQVlA4IEoAAADQAQCdASoHAAUABUB8JbACdAEekCQ8UADiLADGumy/6q+x7MdtV03IecmTAE/nxXWQtt93AbXM1iWWbdui5zKeW9xW05QRuMAAAA==
+webp-lossless UklGRkwAAABXRUJQVlA4TD8AAAAvBgABAB+gkG0EaP4AI7pHUUhAPDHXQHsEMQ1Rwque/gls/iMV4TqDYkaSoGEYhvkeq708q7BQEf2PH3h1oQEA
+webp-animated UklGRl4BAABXRUJQVlA4WAoAAAACAAAABgAABAAAQU5JTQYAAAAAAAAAAABBTk1GVgAAAAAAAAAAAAYAAAQAACwBAAJWUDhMPgAAAC8GAAEAH0AgQPGzOOCW0woBIEBjHUVcASQQIEKE69JgZP6DeVmLP1DMSBKUeR00gzkWQ7YuqxHR/2je4HQGQU5NRtQAAAAAAAAAAAAGAAAEAAAsAQAAVlA4TLwAAAAvBgABABfBtLW1J8k/QG/ytxVF0J0hCL4PQNCg2AVP8CimICylsJGkNPduOFQAk1rbnvybof4KoLG7wtZoDhVAQwEKQIDtKEAAEuC35vxu/mOz/B4776eoYlArdXQOSrXyiyMzNq5j4ZQC4MX9asYkDrk1TcQYgaXfDs33XJKYpVW9BlSfps+yNhOsXuylQFQhfKVJwvC4TnUVGAQAWDY229YZ0f/wS808GIfI0u20eCTB0ZRwX6e+X28g/Q==
+gif R0lGODlhBwAFAIEAANLEZljEelRal3IhlSH5BAAyAAAALAAAAAAHAAUAAAgaAAEEEDAAAICCBgUOEDBQgACBBBUSdChQYkAAIfkEATIABAAsAAAAAAcABQCB0sRmWMR6VFqXciGVCB0ABQwIACAAAQECBRIAMEAAwYMOFQKYyHBhQ4IBAQA7
+bmp Qk1uAAAAAAAAAEYAAAAoAAAABwAAAAUAAAABAAgAAAAAACgAAADEDgAAxA4AAAQAAAAEAAAAZsTSAHrEWACXWlQAlSFyAAIAAQABAwIAAwABAwIDAgABAgICAAECAAAAAAABAwIAAAECAwAAAwA=
+jpeg-colour /9j/4AAQSkZJRgABAQAAAQABAAD/2wBDACgcHiMeGSgjISMtKygwPGRBPDc3PHtYXUlkkYCZlo+AjIqgtObDoKrarYqMyP/L2u71////m8H////6/+b9//j/2wBDASstLTw1PHZBQXb4pYyl+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj/wAARCAAFAAcDASIAAhEBAxEB/8QAFAABAAAAAAAAAAAAAAAAAAAAAP/EABsQAAMAAgMAAAAAAAAAAAAAAAABAgMREyGR/8QAFAEBAAAAAAAAAAAAAAAAAAAAAv/EABgRAAMBAQAAAAAAAAAAAAAAAAABAhEx/9oADAMBAAIRAxEAPwBmdcc06TV9ta0/QAF3UvEJcP/Z
+EOF
 
 for target in $targets; do
     case $target in gguf_*) features=--no-default-features ;; *) features= ;; esac

@@ -191,6 +191,16 @@ fn cut_files_never_panic() {
     }
 }
 
+/// The end marker of a thumbnail is not that of the picture.
+#[test]
+fn a_cut_jpeg_with_a_thumbnail_is_refused() {
+    let jpeg = encoded(&rgb(&pattern(33, 20)), ImageFormat::Jpeg);
+    let jpeg = [&jpeg[..2], b"\xff\xe1\0\x08\xff\xd8\xff\xd9ab", &jpeg[2..]].concat();
+    assert!(plain(&jpeg).is_ok());
+    let message = plain(&jpeg[..jpeg.len() - 40]).unwrap_err().to_string();
+    assert!(message.contains("JPEG picture is damaged or cut short: its end marker is missing"), "{message}");
+}
+
 #[test]
 fn a_damaged_byte_never_panics() {
     let image = pattern(9, 9);
