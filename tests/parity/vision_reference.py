@@ -6,7 +6,7 @@
         [--sizes 448x448 546x364 …] [--fast] [--positions reference|llama.cpp] [--seed N]
 
 CHECKPOINT is a Hugging Face folder (for example from `ocelli synth`), FILE.gguf the vision file that `ocelli convert`
-made of it. The reference is the Idefics2 vision transformer of transformers with the position ids of the published
+made of it. With --checkpoint FILE.gguf the reference takes that file's own values (needs the gguf package). The reference is the Idefics2 vision transformer of transformers with the position ids of the published
 model code (its fractions come from torch.arange, not from a float32 product), and torch's MultiheadAttention for the
 resampler, all in float32. Sizes are width x height in pixels, multiples of 14.
 
@@ -43,6 +43,46 @@ def load(folder):
     return tensors
 
 
+def load_gguf(path):
+    """The tensors of a vision file under the checkpoint's names, and its configuration."""
+    from gguf import GGUFReader, dequantize
+
+    reader = GGUFReader(path)
+    raw = {t.name: torch.from_numpy(dequantize(t.data, t.tensor_type).copy()).to(torch.float32) for t in reader.tensors}
+    key = lambda name: reader.fields[f"clip.vision.{name}"].contents()
+    raw.pop("resampler.pos_embed_k", None)
+    out = {}
+    parts = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj"}
+    parts |= {"attn_out": "self_attn.out_proj", "ln1": "layer_norm1", "ln2": "layer_norm2"}
+    widening = "ffn_down" if raw["v.blk.0.ffn_down.weight"].shape[1] == key("embedding_length") else "ffn_up"
+    parts |= {"ffn_down": "mlp.fc1", "ffn_up": "mlp.fc2"} if widening == "ffn_down" else {"ffn_up": "mlp.fc1", "ffn_down": "mlp.fc2"}
+    singles = {"v.patch_embd": "embeddings.patch_embedding", "v.position_embd": "embeddings.position_embedding"}
+    singles |= {"v.post_ln": "post_layernorm"}
+    for name, tensor in raw.items():
+        stem, kind = name.rsplit(".", 1)
+        if name.startswith("v.blk."):
+            _, _, layer, part = stem.split(".")
+            out[f"vpm.encoder.layers.{layer}.{parts[part]}.{kind}"] = tensor
+        elif stem in singles:
+            out[f"vpm.{singles[stem]}.{kind}"] = tensor
+        elif name == "resampler.proj.weight":
+            out["resampler.proj"] = tensor.T.contiguous()
+        elif name == "resampler.kv.weight":
+            out["resampler.kv_proj.weight"] = tensor
+        elif stem == "resampler.attn.out":
+            out[f"resampler.attn.out_proj.{kind}"] = tensor
+        elif not stem.startswith("resampler.attn"):
+            out[name] = tensor
+    for kind in ["weight", "bias"]:
+        thirds = [raw[f"resampler.attn.{part}.{kind}"] for part in "qkv"]
+        out[f"resampler.attn.in_proj_{kind}"] = torch.cat(thirds)
+    grid = int(raw["v.position_embd.weight"].shape[0] ** 0.5)
+    config = {"hidden_size": key("embedding_length"), "intermediate_size": key("feed_forward_length")}
+    config |= {"num_hidden_layers": key("block_count"), "num_attention_heads": key("attention.head_count")}
+    config |= {"patch_size": key("patch_size"), "image_size": grid * key("patch_size")}
+    return out, config
+
+
 def buckets(n, grid, positions):
     if positions == "llama.cpp":
         return torch.arange(n) * grid // n
@@ -61,11 +101,13 @@ def sincos(width, rows, cols):
 
 class Reference:
     def __init__(self, folder, positions):
-        config = json.loads((pathlib.Path(folder) / "config.json").read_text())
-        vision = {k: v for k, v in config["vision_config"].items() if k != "model_type"}
+        if pathlib.Path(folder).is_file():
+            tensors, vision = load_gguf(folder)
+        else:
+            config = json.loads((pathlib.Path(folder) / "config.json").read_text())
+            tensors, vision = load(folder), {k: v for k, v in config["vision_config"].items() if k != "model_type"}
         self.config = Idefics2VisionConfig(**vision, attn_implementation="eager")
         self.positions = positions
-        tensors = load(folder)
         part = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         self.tower = Idefics2VisionTransformer(self.config).to(torch.float32).eval()
         self.tower.load_state_dict(part("vpm."), strict=True)

@@ -19,6 +19,9 @@ mod pass;
 pub mod positions;
 mod tower;
 
+#[cfg(test)]
+mod tests;
+
 pub use config::VisionConfig;
 pub use encoder::{VisionEncoder, VisionOptions, VisionProbe};
 pub use error::VisionError;

@@ -162,3 +162,33 @@ fn sines(width: usize, n: usize) -> Vec<f32> {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values computed by an independent program.
+    #[test]
+    fn known_sines() {
+        let lines = sines(2560, 70);
+        let at = |row: usize, col: usize, i: usize| lines[if i < 1280 { col } else { row } * 1280 + i % 1280];
+        for (row, col, i, want) in [
+            (1, 2, 0, 0.909_297_4),
+            (1, 2, 1, 0.920_816_5),
+            (1, 2, 639, 0.000_202_9),
+            (1, 2, 640, -0.416_146_8),
+            (1, 2, 641, -0.389_996_2),
+            (1, 2, 1279, 1.0),
+            (1, 2, 1280, 0.841_471),
+            (1, 2, 1281, 0.833_665_5),
+            (1, 2, 1919, 0.000_101_4),
+            (1, 2, 1920, 0.540_302_3),
+            (31, 69, 0, -0.114_784_8),
+            (31, 69, 640, 0.993_390_4),
+            (31, 69, 1280, -0.404_037_6),
+            (31, 69, 1920, 0.914_742_4),
+        ] {
+            assert!((at(row, col, i) - want).abs() < 1e-6, "({row}, {col})[{i}] is {}", at(row, col, i));
+        }
+    }
+}
