@@ -240,7 +240,8 @@ impl Chat {
     /// When the file is missing, damaged, or of another model; see [`Session::load`].
     pub fn load(&mut self, path: &Path) -> Result<(), RuntimeError> {
         let note = self.session.load(path)?;
-        let Some((messages, known)) = read_note(&note) else {
+        let n_tokens = self.assets.tokenizer.n_tokens();
+        let Some((messages, known)) = read_note(&note, n_tokens) else {
             self.clear();
             let problem = "holds no conversation of this program; remove it and start a new one".to_owned();
             return Err(RuntimeError::Session { path: path.to_owned(), problem });
@@ -280,13 +281,17 @@ fn text_of(message: &Message) -> &str {
     }
 }
 
-fn read_note(note: &[u8]) -> Option<(Vec<Message>, Known)> {
+/// The messages, text and ids of a saved conversation; `None` where something is missing or an id is not below
+/// `n_tokens`.
+fn read_note(note: &[u8], n_tokens: usize) -> Option<(Vec<Message>, Known)> {
     let value: serde_json::Value = serde_json::from_slice(note).ok()?;
     let messages = value.get("messages")?.as_array()?.iter();
     let messages = messages
         .map(|m| Some(Message::new(m.get("role")?.as_str()?, m.get("content")?.as_str()?)))
         .collect::<Option<Vec<_>>>()?;
     let ids = value.get("ids")?.as_array()?.iter();
-    let ids = ids.map(|id| u32::try_from(id.as_u64()?).ok()).collect::<Option<Vec<_>>>()?;
+    let ids = ids
+        .map(|id| u32::try_from(id.as_u64()?).ok().filter(|id| (*id as usize) < n_tokens))
+        .collect::<Option<Vec<_>>>()?;
     Some((messages, Known { text: value.get("text")?.as_str()?.to_owned(), ids }))
 }

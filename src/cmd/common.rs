@@ -135,7 +135,7 @@ impl ModelArgs {
 #[command(next_help_heading = "Sampling")]
 pub(crate) struct SamplingArgs {
     /// Temperature; 0: always the most likely token [default: 0.8]
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub(crate) temp: Option<f32>,
     /// Keep the K most likely tokens; 0: all [default: 40]
     #[arg(long, value_name = "K", allow_negative_numbers = true)]

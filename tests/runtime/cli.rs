@@ -202,3 +202,51 @@ fn bad_input_is_one_line_and_status_1() {
     refused(&["run", "-m", &model, "-p", "", "--raw", "-c", "64", "--no-such"], b"", &["--no-such"]);
     assert!(Path::new(&at("foreign")).exists());
 }
+
+#[test]
+fn absurd_numbers_are_refused_or_do_no_harm() {
+    let model = model();
+    let run = |more: &[&'static str]| [&["run", "-m", &model, "-p", "x", "-n", "1"], more].concat();
+    let huge = "18446744073709551615";
+    for (option, value, words) in [
+        ("-c", "4294967295", ["KV cache", "-c"]),
+        ("-c", huge, ["KV cache", "-c"]),
+        ("-c", "99999999999999999999", ["--ctx-size", "too large"]),
+        ("-c", "1", ["the context only 1", "-c"]),
+        ("-b", "0", ["--batch-size", "at least 1"]),
+        ("-t", "-1", ["-1", "--help"]),
+        ("--temp", "nan", ["temp", "number"]),
+        ("--temp", "inf", ["temp", "number"]),
+        ("--top-k", "99999999999", ["--top-k", "2147483647"]),
+        ("--min-p", "nan", ["min-p", "between 0 and 1"]),
+        ("--repeat-penalty", "0", ["repeat-penalty", "more than 0"]),
+        ("--repeat-penalty", "1e38", ["repeat-penalty", "more than 0"]),
+        ("--repeat-last-n", huge, ["--repeat-last-n", "too large"]),
+        ("--presence-penalty", "inf", ["presence-penalty", "number"]),
+        ("--dry-multiplier", "nan", ["dry-multiplier", "0 (off)"]),
+        ("--seed", "99999999999999999999", ["--seed", "too large"]),
+        ("-l", "5=nan", ["5=nan", "TOKEN+BIAS"]),
+        ("-l", "1e400", ["1e400", "TOKEN+BIAS"]),
+    ] {
+        refused(&run(&[option, value]), b"", &words);
+    }
+    for more in [["-t", huge], ["-ub", huge], ["-b", huge], ["--top-k", "-5"], ["--temp", "1e-45"], ["--seed", "-1"]] {
+        let out = ocelli(&run(&more), b"");
+        assert!(out.status.success(), "{more:?}: {}", text(&out.stderr));
+    }
+}
+
+#[test]
+fn prompts_of_any_bytes_and_any_length() {
+    let model = model();
+    let run = ["run", "-m", &model, "-p", "-", "-n", "1", "-c", "64", "-t", "1"];
+    for prompt in ["", "\0\0", "\u{1b}]0;title\u{7}\u{1b}[2J", "\u{feff}\u{202e}\u{10ffff}", "<|im_end|><s></s>"] {
+        let out = ocelli(&run, prompt.as_bytes());
+        assert!(out.status.success(), "{prompt:?}: {}", text(&out.stderr));
+        assert!(!text(&out.stderr).contains('\u{1b}'), "{prompt:?}: {}", text(&out.stderr));
+    }
+    for long in ["a".repeat(1 << 20), " ".repeat(1 << 20), "\u{1f642}".repeat(1 << 18), "<s>".repeat(1 << 18)] {
+        refused(&run, long.as_bytes(), &["the context only 64"]);
+    }
+    refused(&run, b"caf\xe9", &["not UTF-8"]);
+}

@@ -4,4 +4,5 @@ mod chat;
 mod cli;
 mod compute;
 mod fixture;
+mod hostile;
 mod threats;

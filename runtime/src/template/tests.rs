@@ -164,6 +164,26 @@ fn nothing_outside_the_conversation_can_be_reached() {
     assert!(matches!(prompt("a\n{{ messages[0].nope.deeper }}"), Err(TemplateError::Failed { line: 2, .. })));
 }
 
+#[test]
+fn what_is_said_is_never_a_template() {
+    let options = RenderOptions { bos_token: "<s>", eos_token: "</s>", ..RenderOptions::default() };
+    for text in [
+        "{{ 7 * 7 }}",
+        "{% for m in messages %}x{% endfor %}",
+        "{# gone #}",
+        "{% raw %}",
+        "}}{{",
+        "{{ raise_exception('x') }}",
+    ] {
+        let messages = [Message::new("user", text), Message::new(text, "answer")];
+        let plain = ChatTemplate::from_choice("{% for m in messages %}{{ m.role }}: {{ m.content }};{% endfor %}");
+        let rendered = plain.unwrap().render(&messages, &options).unwrap();
+        assert_eq!(rendered, format!("user: {text};{text}: answer;"));
+        let rendered = ChatTemplate::from_choice("chatml").unwrap().render(&messages[..1], &options).unwrap();
+        assert!(rendered.contains(&format!("user\n{text}<|im_end|>")), "{rendered}");
+    }
+}
+
 /// Marks that share a character or lie about their ends, found by fuzzing.
 #[test]
 fn crossed_marks_are_syntax_errors() {

@@ -2,10 +2,15 @@
 //!
 //! The engine's tables are built from tokens written in GPT-2's byte alphabet, in which every byte is one printable
 //! character. Words come from [`pre`](super::pre), never from the crate, so no regular expression is involved.
+//!
+//! Building those tables takes some tenths of a second for 150,000 tokens. It happens on a thread of its own, while the
+//! weights are mapped and the context is set up; the first text waits for it. What can be wrong with a vocabulary is
+//! found before.
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
 
 use tokenizers::models::bpe::{BpeConfig, BpeScratch, PipelineBPE};
 use tokenizers::pipeline::{Model, PipelineToken};
@@ -14,9 +19,9 @@ use super::TokenizerError;
 use super::pre::{self, Pre};
 use super::vocab::{Vocab, excerpt};
 
-/// A built engine and the rules that cut its words.
+/// The engine and the rules that cut its words.
 pub(super) struct Bpe {
-    model: PipelineBPE,
+    engine: Engine,
     pre: Pre,
     n_tokens: u32,
     missing: Vec<u8>,
@@ -56,12 +61,7 @@ impl Bpe {
             ignore_merges,
             ..BpeConfig::default()
         };
-        // The crate trusts its caller: it asserts instead of reporting when a crafted vocabulary defeats its perfect
-        // hashing. The closure owns all it touches, so nothing half-built survives an unwinding.
-        let model = catch_unwind(AssertUnwindSafe(move || PipelineBPE::from_config(config)))
-            .map_err(|_| TokenizerError::Bpe { reason: "its tables cannot be built".into() })?
-            .map_err(|e| TokenizerError::Bpe { reason: e.to_string() })?;
-        Ok(Self { model, pre, n_tokens, missing, scratch: Mutex::new(None) })
+        Ok(Self { engine: Engine::start(config), pre, n_tokens, missing, scratch: Mutex::new(None) })
     }
 
     /// Bytes that no token spells; [`Self::encode`] leaves them out.
@@ -71,13 +71,14 @@ impl Bpe {
 
     /// Appends the ids of `text` to `out`.
     pub(super) fn encode(&self, text: &str, out: &mut Vec<u32>) -> Result<(), TokenizerError> {
+        let model = self.engine.get()?;
         let kept = self.scratch.try_lock().ok().and_then(|mut s| s.take());
-        let mut scratch = kept.unwrap_or_else(|| self.model.init_scratch());
+        let mut scratch = kept.unwrap_or_else(|| model.init_scratch());
         let mut tokens: Vec<PipelineToken> = Vec::new();
         let mut outcome = Ok(());
         pre::split(self.pre, text, &mut |word| {
             if outcome.is_ok() {
-                outcome = self.model.tokenize_pipeline(word, &mut scratch, &mut tokens);
+                outcome = model.tokenize_pipeline(word, &mut scratch, &mut tokens);
             }
         });
         out.extend(tokens.iter().map(|token| token.id()).filter(|&id| id < self.n_tokens));
@@ -86,6 +87,55 @@ impl Bpe {
         }
         outcome.map_err(|e| TokenizerError::Bpe { reason: e.to_string() })
     }
+}
+
+type Built = Result<PipelineBPE, String>;
+
+/// The merge engine, being built or ready.
+struct Engine {
+    ready: OnceLock<Built>,
+    building: Mutex<Option<JoinHandle<Built>>>,
+}
+
+impl Engine {
+    /// Begins to build it on another thread, or builds it here when the system gives none.
+    fn start(config: BpeConfig) -> Self {
+        let slot = Arc::new(Mutex::new(Some(config)));
+        let job = {
+            let slot = Arc::clone(&slot);
+            move || {
+                let config = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+                config.map_or_else(|| Err("its tables were built twice".into()), build)
+            }
+        };
+        let ready = OnceLock::new();
+        let building = std::thread::Builder::new().name("ocelli-bpe".into()).spawn(job).ok();
+        if building.is_none()
+            && let Some(config) = slot.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            let _ = ready.set(build(config));
+        }
+        Self { ready, building: Mutex::new(building) }
+    }
+
+    /// The engine, once it is there.
+    fn get(&self) -> Result<&PipelineBPE, TokenizerError> {
+        let built = self.ready.get_or_init(|| {
+            let building = self.building.lock().unwrap_or_else(PoisonError::into_inner).take();
+            building.and_then(|thread| thread.join().ok()).unwrap_or_else(|| Err(UNBUILDABLE.into()))
+        });
+        built.as_ref().map_err(|reason| TokenizerError::Bpe { reason: reason.clone() })
+    }
+}
+
+const UNBUILDABLE: &str = "its tables cannot be built";
+
+fn build(config: BpeConfig) -> Built {
+    // The crate trusts its caller: it asserts instead of reporting when a crafted vocabulary defeats its perfect hashing.
+    // The closure owns all it touches, so nothing half-built survives an unwinding.
+    catch_unwind(AssertUnwindSafe(move || PipelineBPE::from_config(config)))
+        .map_err(|_| UNBUILDABLE.to_owned())?
+        .map_err(|e| e.to_string())
 }
 
 /// One line of the merge list as ids.
@@ -98,6 +148,7 @@ struct Merge {
 fn parse_merges<'a>(vocab: &Vocab, lines: impl Iterator<Item = &'a str>) -> Result<Vec<Merge>, TokenizerError> {
     let mut seen = HashSet::new();
     let mut merges = Vec::new();
+    let mut whole = String::new();
     for (index, line) in lines.enumerate() {
         // The left part may itself begin with a blank in files of other tools, hence the search from its second byte.
         let bad = |reason| TokenizerError::BadMerge { index, line: excerpt(line), reason };
@@ -107,7 +158,10 @@ fn parse_merges<'a>(vocab: &Vocab, lines: impl Iterator<Item = &'a str>) -> Resu
             if is_spelled(text) { vocab.id(text) } else { None }.ok_or_else(|| bad("a part is not in the vocabulary"))
         };
         let (left_id, right_id) = (part(left)?, part(right)?);
-        let product = vocab.id(&[left, right].concat()).ok_or_else(|| bad("its result is not in the vocabulary"))?;
+        whole.clear();
+        whole.push_str(left);
+        whole.push_str(right);
+        let product = vocab.id(&whole).ok_or_else(|| bad("its result is not in the vocabulary"))?;
         // The first mention of a pair is the one that counts.
         if seen.insert((left_id, right_id)) {
             merges.push(Merge { left: left_id, right: right_id, product });

@@ -452,3 +452,30 @@ fn bytes_without_a_token_are_announced_and_left_out() {
     let ids = |text: &str| tokenizer.encode(text, false, false).unwrap();
     assert_eq!(ids("a\u{7}b"), [ids("a"), ids("b")].concat());
 }
+
+/// 256 bytes and all pairs of them would fill the merge engine's grid; it must not come to its own assertion.
+#[test]
+fn a_merge_list_that_no_engine_can_hold_is_refused() {
+    let fixture = bpe();
+    let mut keys = keys(&fixture, "gpt2", "gpt-2");
+    let bytes: Vec<String> = (0..=255u8).map(|b| char_of(b).to_string()).collect();
+    let pairs = || bytes.iter().flat_map(|a| bytes.iter().map(move |b| (a, b)));
+    let tokens: Vec<String> = bytes.iter().cloned().chain(pairs().map(|(a, b)| format!("{a}{b}"))).collect();
+    set(&mut keys, "tokenizer.ggml.token_type", vec![1i32; tokens.len()]);
+    set(&mut keys, "tokenizer.ggml.tokens", tokens);
+    set(&mut keys, "tokenizer.ggml.merges", pairs().map(|(a, b)| format!("{a} {b}")).collect::<Vec<_>>());
+    let message = error_of(&keys);
+    assert!(message.contains("grid of pairs") && !message.contains('\n'), "{message}");
+}
+
+#[test]
+fn ids_outside_the_vocabulary_have_no_text() {
+    let tokenizer = small_spm();
+    let n = u32::try_from(tokenizer.n_tokens()).unwrap();
+    for id in [n, i32::MAX as u32, 1 << 31, u32::MAX] {
+        assert!(tokenizer.piece(id, true).is_empty() && tokenizer.token_text(id).is_empty());
+        assert!(!tokenizer.is_end_of_generation(id));
+        assert_eq!(tokenizer.decode(&[id, id], true), "");
+        assert_eq!(TokenDecoder::new(true, false).push(&tokenizer, id), "");
+    }
+}
