@@ -7,15 +7,19 @@
 //! P  options width height                      -> overview(2) grid(2) tile(2) content(4), zeroes where there are none
 //! S  options width height pixels               -> count, pictures
 //! D  apply_orientation length bytes            -> 0 picture | 1 length message
+//! V  fps*1000 max_frames length path           -> 0 count (index, picture)... | 1 length message
 //! options = profile (0 reference, 1 llama.cpp) max_slice_nums scale_resolution patch_size order
 //! order = 0 horizontal first | 1 as Pillow 13
 //! picture = width height pixels
 //! ```
 
 use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 
+use ocelli_runtime::image::video::{VideoOptions, frames};
 use ocelli_runtime::image::{
-    DecodeOptions, Orientation, Profile, Rgb8, SliceOptions, decode, plan,
+    DecodeOptions, ImageError, Orientation, Profile, Rgb8, SliceOptions, decode, plan,
     resize::{PassOrder, resize},
     slice,
 };
@@ -66,17 +70,40 @@ fn main() -> Fallible<()> {
                         write(&mut output, &[0])?;
                         picture(&mut output, &image)?;
                     }
-                    Err(e) => {
-                        let message = e.to_string();
-                        write(&mut output, &[1, message.len()])?;
-                        output.write_all(message.as_bytes())?;
+                    Err(e) => refuse(&mut output, &e)?,
+                }
+            }
+            [b'V'] => {
+                let [fps, max_frames, length] = numbers(&mut input)?;
+                let mut path = vec![0; length];
+                input.read_exact(&mut path)?;
+                let options = VideoOptions {
+                    fps: f64::from(u32::try_from(fps)?) / 1000.0,
+                    max_frames,
+                    ..VideoOptions::default()
+                };
+                let path = PathBuf::from(String::from_utf8(path)?);
+                match frames(&path, &options, &mut |_, _| {}, &AtomicBool::new(false)) {
+                    Ok(frames) => {
+                        write(&mut output, &[0, frames.len()])?;
+                        for frame in &frames {
+                            write(&mut output, &[frame.index])?;
+                            picture(&mut output, &frame.image)?;
+                        }
                     }
+                    Err(e) => refuse(&mut output, &e)?,
                 }
             }
             [other] => return Err(format!("unknown job {other}").into()),
         }
         output.flush()?;
     }
+}
+
+fn refuse(output: &mut impl Write, error: &ImageError) -> Fallible<()> {
+    let message = error.to_string();
+    write(output, &[1, message.len()])?;
+    Ok(output.write_all(message.as_bytes())?)
 }
 
 fn numbers<const N: usize>(input: &mut impl Read) -> Fallible<[usize; N]> {

@@ -13,6 +13,7 @@ plan:   sizes and grids of random sizes, with the rules of the published image p
 slice:  whole sliced pictures, with Pillow's resize and crop.
 decode: files written by Pillow in every mode, bit for bit where the format is lossless; JPEG and lossy WebP are
         reported with the largest and the mean difference.
+video:  sampled frames of films made by ffmpeg, with all frames that ffmpeg gives.
 
 --golden prints the hashes that the Rust tests hold. Exit status 1 when anything that must be equal differs.
 """
@@ -20,10 +21,13 @@ decode: files written by Pillow in every mode, bit for bit where the format is l
 import argparse
 import io
 import math
+import pathlib
 import random
+import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import PIL
@@ -72,6 +76,13 @@ class Program:
         h, w, _ = pixels.shape
         self.ask(b"S", *options, w, h, data=pixels.tobytes())
         return [self.picture() for _ in range(self.numbers(1)[0])]
+
+    def video(self, path, fps, most):
+        name = str(path).encode()
+        self.ask(b"V", round(fps * 1000), most, len(name), data=name)
+        if self.numbers(1)[0] == 0:
+            return [(self.numbers(1)[0], self.picture()) for _ in range(self.numbers(1)[0])]
+        return self.read(self.numbers(1)[0]).decode()
 
     def decode(self, data, orientation=False):
         self.ask(b"D", int(orientation), len(data), data=data)
@@ -428,6 +439,57 @@ def lossy(program, data):
     return got if isinstance(got, str) else difference(got, pillow_rgb(data))
 
 
+# Video.
+
+
+def sample(total, avg_fps, fps, most):
+    chosen = list(range(0, total, max(round(avg_fps / fps), 1)))
+    if len(chosen) > most:
+        gap = len(chosen) / most
+        chosen = [chosen[int(i * gap + gap / 2)] for i in range(most)]
+    return chosen
+
+
+def ffmpeg(*arguments):
+    return subprocess.run(["ffmpeg", "-nostdin", "-y", "-v", "error", *arguments], capture_output=True, check=True).stdout
+
+
+def compare_videos(program):
+    """Films made by ffmpeg, every frame of which ffmpeg also decodes for the comparison."""
+    if not shutil.which("ffmpeg"):
+        print("SKIPPED: videos, for want of ffmpeg")
+        return 0
+    wrong = count = 0
+    with tempfile.TemporaryDirectory() as folder:
+        path = lambda name: str(pathlib.Path(folder, name))
+        source = ["-f", "lavfi", "-i", "testsrc2=size=160x120:rate=30000/1001:duration=9"]
+        h264 = ["-c:v", "libx264", "-pix_fmt", "yuv420p"]
+        ffmpeg(*source, *h264, "-bf", "3", path("b-frames.mp4"))
+        ffmpeg("-i", path("b-frames.mp4"), "-c", "copy", "-metadata:s:v:0", "rotate=90", path("turned.mp4"))
+        ffmpeg(*source, "-vf", "select='not(eq(mod(n,7),3))'", "-vsync", "vfr", *h264, path("variable.mkv"))
+        ffmpeg(*source, *h264, path("-y --option,[0].mov"))
+        ffmpeg(*source, "-c:v", "mjpeg", path("a.avi"))
+        for name in ["b-frames.mp4", "turned.mp4", "variable.mkv", "-y --option,[0].mov", "a.avi"]:
+            probe = ["ffprobe", "-v", "error", "-select_streams", "v:0", "-show_entries", "stream=avg_frame_rate", "-of", "csv=p=0"]
+            rate = subprocess.run([*probe, "file:" + path(name)], capture_output=True, check=True, text=True).stdout
+            upper, lower = map(int, rate.split()[0].rstrip(",").split("/"))
+            width, height = (120, 160) if name == "turned.mp4" else (160, 120)
+            raw = ffmpeg("-i", "file:" + path(name), "-vsync", "0", "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
+            every = np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3)
+            for fps, most in [(1, 64), (30, 64), (2, 4), (30, 1024), (0.5, 1)]:
+                count += 1
+                expected = sample(len(every), upper / lower, fps, most)
+                got = program.video(path(name), fps, most)
+                if isinstance(got, str):
+                    wrong += 1
+                    print(f"video {name}: {got}")
+                elif [i for i, _ in got] != expected or not all(np.array_equal(p, every[i]) for i, p in got):
+                    wrong += 1
+                    print(f"video {name} at {fps} per second: frames {[i for i, _ in got]}, expected {expected}")
+    print(f"video: {count} samplings, {wrong} differ")
+    return wrong
+
+
 # Hashes for the Rust tests.
 
 
@@ -504,6 +566,7 @@ def main():
         parser.error("give --program or --golden")
     program, rng = Program(arguments.program), random.Random(arguments.seed)
     wrong = compare_decoding(program, rng)
+    wrong += compare_videos(program)
     wrong += compare_plans(program, rng, arguments.plans)
     wrong += compare_sliced(program, rng, arguments.sliced)
     wrong += compare_resizes(program, rng, arguments.resizes)

@@ -39,11 +39,10 @@ pub(super) fn frames(path: &Path, job: &mut Job<'_>) -> Result<(), ImageError> {
 
     let video = probe(&input, job)?;
     let chosen = sample(video.frames, video.avg_fps, job.options.fps, job.options.max_frames);
-    let wanted: Vec<String> = chosen.iter().map(|index| format!("eq(n,{index})")).collect();
     let mut command = Command::new(&job.options.ffmpeg);
     command.args(["-nostdin", "-v", "error"]).args(&input).args(["-map", "0:V:0", "-an", "-sn", "-dn"]);
     // One second per frame at one frame per second: whatever the frames' times, none is repeated and none left out.
-    command.arg("-vf").arg(format!("select='{}',setpts=N/TB", wanted.join("+"))).args(["-r", "1"]);
+    command.arg("-vf").arg(format!("select='{}',setpts=N/TB", any_of(&chosen))).args(["-r", "1"]);
     command.arg("-frames:v").arg(chosen.len().to_string());
     command.args(["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "pipe:1"]);
 
@@ -73,6 +72,19 @@ pub(super) fn frames(path: &Path, job: &mut Job<'_>) -> Result<(), ImageError> {
         return Err(video_error("no frame of the video could be decoded; convert it to MP4 with H.264".into()));
     }
     Ok(())
+}
+
+/// An expression of ffmpeg that is true for these frames. Halves are put in parentheses, since a plain sum counts as one
+/// level of nesting per term, of which ffmpeg takes fewer than 100.
+fn any_of(frames: &[usize]) -> String {
+    match frames {
+        [] => "0".into(),
+        [frame] => format!("eq(n,{frame})"),
+        _ => {
+            let (first, second) = frames.split_at(frames.len() / 2);
+            format!("({}+{})", any_of(first), any_of(second))
+        }
+    }
 }
 
 /// What is known of a video beforehand.
