@@ -10,11 +10,19 @@
 //! state of a conversation that never had those turns. Rotating cached keys instead would be quicker and leave traces
 //! of the dropped text in every later key and value. Turns are dropped until half of the context is free, so that
 //! this happens seldom.
+//!
+//! *Images* stand as markers in the text of messages; their rows are kept as long as a message shows them, because
+//! dropping turns computes the rest anew.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::chat_note::Note;
 use crate::generate::{Answering, Assets, Completion, Watch};
+use crate::image::Profile;
+use crate::placement::{Attachment, Placer, compose, indices, without_markers};
+use crate::prompt::Prompt;
 use crate::sampler::SamplerChain;
 use crate::template::{Content, Message, RenderOptions, without_bos};
 use crate::tokenizer::{TokenDecoder, TokenType};
@@ -31,8 +39,11 @@ pub struct Chat {
     session: Session,
     assets: Assets,
     messages: Vec<Message>,
+    /// Images by the index in their markers.
+    images: BTreeMap<usize, Attachment>,
+    profile: Profile,
     shift: bool,
-    /// Text of the conversation up to the end of the last answer, and its ids.
+    /// The conversation up to the end of the last answer.
     known: Known,
     /// The same, up to the beginning of the last answer.
     asked: Known,
@@ -41,14 +52,24 @@ pub struct Chat {
 #[derive(Debug, Clone, Default)]
 struct Known {
     text: String,
-    ids: Vec<u32>,
+    prompt: Prompt,
 }
 
 impl Chat {
-    /// An empty conversation. `shift` allows dropping the oldest turns when the context is full.
+    /// An empty conversation. `shift` allows dropping the oldest turns when the context is full; `profile` says how
+    /// images are placed.
     #[must_use]
-    pub fn new(session: Session, assets: Assets, shift: bool) -> Self {
-        Self { session, assets, messages: Vec::new(), shift, known: Known::default(), asked: Known::default() }
+    pub fn new(session: Session, assets: Assets, shift: bool, profile: Profile) -> Self {
+        Self {
+            session,
+            assets,
+            messages: Vec::new(),
+            images: BTreeMap::new(),
+            profile,
+            shift,
+            known: Known::default(),
+            asked: Known::default(),
+        }
     }
 
     /// The session.
@@ -81,13 +102,14 @@ impl Chat {
             self.messages.remove(0);
         }
         if let Some(text) = text {
-            self.messages.insert(0, Message::new(SYSTEM, text));
+            self.messages.insert(0, Message::new(SYSTEM, without_markers(text)));
         }
     }
 
     /// Forgets everything but the system prompt.
     pub fn clear(&mut self) {
         self.messages.retain(|m| m.role == SYSTEM);
+        self.forget_images();
         self.session.clear();
         self.known = Known::default();
     }
@@ -102,23 +124,40 @@ impl Chat {
         is_answer
     }
 
-    /// Says `text` as the user and answers it. When that fails, the conversation is as it was before.
+    /// Shows `images` and says `text` as the user, and answers it. When that fails, the conversation is as it was before.
     ///
     /// # Errors
-    /// When the conversation does not fit the context or the template refuses it.
+    /// When the conversation does not fit the context, the template refuses it, or the model cannot be shown images.
     pub fn say(
         &mut self,
         text: &str,
+        images: &[Attachment],
         sampler: &mut SamplerChain,
         n_predict: usize,
         watch: &mut dyn Watch,
     ) -> Result<Completion, RuntimeError> {
-        self.messages.push(Message::new(USER, text));
+        let first = self.images.last_key_value().map_or(0, |(index, _)| index + 1);
+        self.images.extend((first..).zip(images.iter().cloned()));
+        let content = compose(self.profile, first..first + images.len(), text);
+        self.messages.push(Message::new(USER, content));
         let answer = self.answer(sampler, n_predict, watch);
         if answer.is_err() {
             self.messages.pop();
+            self.forget_images();
         }
         answer
+    }
+
+    /// Images that messages show.
+    #[must_use]
+    pub fn images(&self) -> usize {
+        self.images.len()
+    }
+
+    /// Lets go of images that no message shows.
+    fn forget_images(&mut self) {
+        let shown: Vec<usize> = self.messages.iter().flat_map(|m| indices(text_of(m))).collect();
+        self.images.retain(|index, _| shown.contains(index));
     }
 
     /// Answers the conversation as it stands.
@@ -136,6 +175,7 @@ impl Chat {
             text: String::new(),
             stop: Stop::Length,
             n_prompt: 0,
+            n_image: 0,
             prefill: Prefill::default(),
             prompt_time: Duration::ZERO,
             answer_time: Duration::ZERO,
@@ -143,15 +183,13 @@ impl Chat {
         };
         let mut decoder = TokenDecoder::new(false, false);
         let mut prompt = self.prompt()?;
-        if self.shift && prompt.ids.len() >= self.session.context().n_ctx() {
+        if self.shift && prompt.prompt.len() >= self.session.context().n_ctx() {
             self.drop_turns(&mut prompt, &mut done)?;
         }
         loop {
-            let mut ids = prompt.ids.clone();
-            ids.extend_from_slice(&done.tokens);
             let mut answering =
                 Answering { session: &mut self.session, tokenizer: &self.assets.tokenizer, sampler, watch };
-            let (prefill, time) = answering.prefill(&ids, done.tokens.len()).map_err(|e| match e {
+            let (prefill, time) = answering.prefill(&prompt.prompt, &done.tokens).map_err(|e| match e {
                 RuntimeError::ContextFull { wanted, n_ctx, .. } => {
                     RuntimeError::ContextFull { wanted, n_ctx, shift: self.shift }
                 }
@@ -171,12 +209,14 @@ impl Chat {
         let rest = decoder.finish();
         done.text.push_str(rest);
         watch.text(rest);
-        done.n_prompt = prompt.ids.len();
+        done.n_prompt = prompt.prompt.len();
+        done.n_image = prompt.prompt.image_rows();
         self.asked = prompt.clone();
-        prompt.text.push_str(&done.text);
-        prompt.ids.extend_from_slice(&done.tokens);
+        let said = without_markers(&done.text);
+        prompt.text.push_str(&said);
+        prompt.prompt.push(&done.tokens);
         self.known = prompt;
-        self.messages.push(Message::new(ASSISTANT, done.text.as_str()));
+        self.messages.push(Message::new(ASSISTANT, said));
         Ok(done)
     }
 
@@ -185,24 +225,27 @@ impl Chat {
     /// # Errors
     /// When the template refuses the conversation.
     pub fn prompt_ids(&self) -> Result<Vec<u32>, RuntimeError> {
-        Ok(self.prompt()?.ids)
+        Ok(self.prompt()?.prompt.tokens().to_vec())
     }
 
     fn prompt(&self) -> Result<Known, RuntimeError> {
         let text = render(&self.assets, &self.messages)?;
-        let tokenizer = &self.assets.tokenizer;
+        let placer = Placer { tokenizer: &self.assets.tokenizer, profile: self.profile };
+        let image = |index| self.images.get(&index);
         if let Some(rest) = text.strip_prefix(self.known.text.as_str()).filter(|_| !self.known.text.is_empty()) {
-            let more = tokenizer.encode(rest, false, true)?;
+            let known = indices(&self.known.text).filter_map(image);
+            let numbered = known.filter(|attachment| attachment.numbered).count();
+            let more = placer.place(rest, false, numbered, image)?;
             // Only behind a control token is a piece of text tokenised as it would be in its place.
-            let clean =
-                rest.is_empty() || more.first().is_some_and(|id| tokenizer.token_type(*id) == TokenType::Control);
-            if clean {
-                let ids = self.known.ids.iter().chain(&more).copied().collect();
-                return Ok(Known { text, ids });
+            let control = |id: &u32| self.assets.tokenizer.token_type(*id) == TokenType::Control;
+            if rest.is_empty() || more.tokens().first().is_some_and(control) {
+                let mut prompt = self.known.prompt.clone();
+                prompt.append(&more);
+                return Ok(Known { text, prompt });
             }
         }
-        let ids = tokenizer.encode(&text, true, true)?;
-        Ok(Known { text, ids })
+        let prompt = placer.place(&text, true, 0, image)?;
+        Ok(Known { text, prompt })
     }
 
     /// Drops the oldest turns until half of the context is free or only the last turn is left, and renders the prompt
@@ -215,38 +258,50 @@ impl Chat {
             dropped += 1;
             self.known = Known::default();
             *prompt = self.prompt()?;
-            if prompt.ids.len() + done.tokens.len() <= goal {
+            if prompt.prompt.len() + done.tokens.len() <= goal {
                 break;
             }
         }
+        self.forget_images();
         done.dropped_turns += dropped;
         Ok(dropped > 0)
     }
 
-    /// Saves the conversation and its cache.
+    /// Saves the conversation, its images and its cache.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), RuntimeError> {
-        let messages: Vec<_> =
-            self.messages.iter().map(|m| serde_json::json!({ "role": m.role, "content": text_of(m) })).collect();
-        let note = serde_json::json!({ "messages": messages, "text": self.known.text, "ids": self.known.ids });
-        self.session.save(path, note.to_string().as_bytes())
+        let note = Note {
+            messages: self.messages.clone(),
+            images: self.images.clone(),
+            profile: self.profile,
+            text: self.known.text.clone(),
+            prompt: self.known.prompt.clone(),
+        };
+        self.session.save(path, &note.to_bytes())
     }
 
     /// Goes on with a saved conversation.
     ///
     /// # Errors
-    /// When the file is missing, damaged, or of another model; see [`Session::load`].
+    /// When the file is missing, damaged, or of another model or image profile; see [`Session::load`].
     pub fn load(&mut self, path: &Path) -> Result<(), RuntimeError> {
         let note = self.session.load(path)?;
-        let n_tokens = self.assets.tokenizer.n_tokens();
-        let Some((messages, known)) = read_note(&note, n_tokens) else {
-            self.clear();
-            let problem = "holds no conversation of this program; remove it and start a new one".to_owned();
-            return Err(RuntimeError::Session { path: path.to_owned(), problem });
+        let refuse = |chat: &mut Self, problem: String| {
+            chat.clear();
+            Err(RuntimeError::Session { path: path.to_owned(), problem })
         };
-        (self.messages, self.known, self.asked) = (messages, known, Known::default());
+        let Some(note) = Note::from_bytes(&note, self.assets.tokenizer.n_tokens()) else {
+            let problem = "holds no conversation of this program; remove it and start a new one".to_owned();
+            return refuse(self, problem);
+        };
+        if note.profile != self.profile && !note.images.is_empty() {
+            return refuse(self, format!("was saved with --image-profile {}; start with that", note.profile.name()));
+        }
+        (self.messages, self.images) = (note.messages, note.images);
+        self.known = Known { text: note.text, prompt: note.prompt };
+        self.asked = Known::default();
         Ok(())
     }
 }
@@ -274,24 +329,9 @@ fn oldest_turn(messages: &[Message]) -> Option<std::ops::Range<usize>> {
     Some(users.next()?..users.next()?)
 }
 
-fn text_of(message: &Message) -> &str {
+pub(crate) fn text_of(message: &Message) -> &str {
     match &message.content {
         Content::Text(text) => text,
         Content::Parts(_) => "",
     }
-}
-
-/// The messages, text and ids of a saved conversation; `None` where something is missing or an id is not below
-/// `n_tokens`.
-fn read_note(note: &[u8], n_tokens: usize) -> Option<(Vec<Message>, Known)> {
-    let value: serde_json::Value = serde_json::from_slice(note).ok()?;
-    let messages = value.get("messages")?.as_array()?.iter();
-    let messages = messages
-        .map(|m| Some(Message::new(m.get("role")?.as_str()?, m.get("content")?.as_str()?)))
-        .collect::<Option<Vec<_>>>()?;
-    let ids = value.get("ids")?.as_array()?.iter();
-    let ids = ids
-        .map(|id| u32::try_from(id.as_u64()?).ok().filter(|id| (*id as usize) < n_tokens))
-        .collect::<Option<Vec<_>>>()?;
-    Some((messages, Known { text: value.get("text")?.as_str()?.to_owned(), ids }))
 }

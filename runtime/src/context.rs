@@ -8,6 +8,7 @@ use ocelli_quant::GgmlType;
 
 use crate::kv::{BlockTable, KvCache, KvShape};
 use crate::layers::{Engine, LayerProbe, Pass, Workspace};
+use crate::prompt::PromptView;
 use crate::rope::Rope;
 use crate::{Model, RuntimeError, threads};
 
@@ -55,6 +56,8 @@ impl Default for ContextOptions {
 pub struct Sequence {
     pub(crate) table: BlockTable,
     pub(crate) tokens: Vec<u32>,
+    /// One mark per token, as in a prompt.
+    pub(crate) marks: Vec<u64>,
 }
 
 impl Sequence {
@@ -179,13 +182,18 @@ impl Context {
     /// An empty sequence. Give it back with [`Context::clear`].
     #[must_use]
     pub fn new_sequence(&self) -> Sequence {
-        Sequence { table: self.kv.new_table(), tokens: Vec::with_capacity(self.n_ctx) }
+        Sequence {
+            table: self.kv.new_table(),
+            tokens: Vec::with_capacity(self.n_ctx),
+            marks: Vec::with_capacity(self.n_ctx),
+        }
     }
 
     /// Forgets all positions of `seq` from `len` on.
     pub fn truncate(&mut self, seq: &mut Sequence, len: usize) {
         self.kv.truncate(&mut seq.table, len);
         seq.tokens.truncate(len);
+        seq.marks.truncate(len);
         self.last_logits = None;
     }
 
@@ -198,7 +206,9 @@ impl Context {
     pub fn fork(&mut self, seq: &Sequence, len: usize) -> Sequence {
         let mut copy = self.new_sequence();
         copy.table = self.kv.fork(&seq.table, len);
-        copy.tokens.extend_from_slice(&seq.tokens[..len.min(seq.tokens.len())]);
+        let len = len.min(seq.tokens.len());
+        copy.tokens.extend_from_slice(&seq.tokens[..len]);
+        copy.marks.extend_from_slice(&seq.marks[..len]);
         copy
     }
 
@@ -206,7 +216,8 @@ impl Context {
     ///
     /// # Errors
     /// When a token is not in the vocabulary or the context would overflow; the sequence is unchanged then.
-    pub fn decode(&mut self, seq: &mut Sequence, tokens: &[u32]) -> Result<(), RuntimeError> {
+    pub fn decode<'p>(&mut self, seq: &mut Sequence, tokens: impl Into<PromptView<'p>>) -> Result<(), RuntimeError> {
+        let tokens = tokens.into();
         let last = tokens.len().saturating_sub(1);
         self.run(seq, tokens, last, None, &mut |_, _| Ok(()))
     }
@@ -222,19 +233,20 @@ impl Context {
         from: usize,
         each: &mut EachLogits<'_>,
     ) -> Result<(), RuntimeError> {
-        self.run(seq, tokens, from, None, each)
+        self.run(seq, tokens.into(), from, None, each)
     }
 
     /// As [`Context::decode`], showing the residual stream of all positions to `probe`.
     ///
     /// # Errors
     /// As [`Context::decode`].
-    pub fn decode_probed(
+    pub fn decode_probed<'p>(
         &mut self,
         seq: &mut Sequence,
-        tokens: &[u32],
+        tokens: impl Into<PromptView<'p>>,
         probe: &mut dyn LayerProbe,
     ) -> Result<(), RuntimeError> {
+        let tokens = tokens.into();
         let last = tokens.len().saturating_sub(1);
         self.run(seq, tokens, last, Some(probe), &mut |_, _| Ok(()))
     }
@@ -250,13 +262,16 @@ impl Context {
     fn run(
         &mut self,
         seq: &mut Sequence,
-        tokens: &[u32],
+        tokens: PromptView<'_>,
         from: usize,
         mut probe: Option<&mut dyn LayerProbe>,
         each: &mut EachLogits<'_>,
     ) -> Result<(), RuntimeError> {
-        let n_vocab = self.model.config().n_vocab;
-        if let Some(id) = tokens.iter().copied().find(|id| *id as usize >= n_vocab) {
+        let (n_vocab, n_embd) = (self.model.config().n_vocab, self.model.config().n_embd);
+        if let Some(found) = tokens.foreign_width(n_embd) {
+            return Err(RuntimeError::ImageWidth { found, n_embd });
+        }
+        if let Some(id) = tokens.tokens().iter().copied().find(|id| *id as usize >= n_vocab) {
             return Err(RuntimeError::Token { id, n_vocab });
         }
         let (old, wanted) = (seq.tokens.len(), seq.tokens.len() + tokens.len());
@@ -267,7 +282,10 @@ impl Context {
         self.last_logits = None;
         let done = self.run_all(seq, tokens, from, &mut probe, each);
         match done {
-            Ok(()) => seq.tokens.extend_from_slice(tokens),
+            Ok(()) => {
+                seq.tokens.extend_from_slice(tokens.tokens());
+                tokens.append_marks(&mut seq.marks);
+            }
             Err(_) => self.kv.truncate(&mut seq.table, old),
         }
         done
@@ -276,13 +294,14 @@ impl Context {
     fn run_all(
         &mut self,
         seq: &Sequence,
-        tokens: &[u32],
+        tokens: PromptView<'_>,
         from: usize,
         probe: &mut Option<&mut dyn LayerProbe>,
         each: &mut EachLogits<'_>,
     ) -> Result<(), RuntimeError> {
         let mut done = 0;
-        for chunk in tokens.chunks(self.n_ubatch) {
+        while done < tokens.len() {
+            let chunk = tokens.part(done..tokens.len().min(done + self.n_ubatch));
             let wanted = from.saturating_sub(done).min(chunk.len());
             self.run_ubatch(&seq.table, seq.tokens.len() + done, chunk, wanted, probe)?;
             self.run_output(chunk.len() - wanted, &mut |row, logits| each(done + wanted + row, logits))?;
@@ -296,7 +315,7 @@ impl Context {
         &mut self,
         table: &BlockTable,
         first: usize,
-        tokens: &[u32],
+        tokens: PromptView<'_>,
         wanted: usize,
         probe: &mut Option<&mut dyn LayerProbe>,
     ) -> Result<(), RuntimeError> {
@@ -305,7 +324,9 @@ impl Context {
         let (n, n_embd) = (tokens.len(), config.n_embd);
         let pool = if n == 1 { &self.pool } else { self.pool_batch.as_ref().unwrap_or(&self.pool) };
         let engine = Engine { pool, kernels: self.kernels, precision: self.precision, weights: model.weights() };
-        engine.embed(&graph.token_embd, tokens, &mut self.ws.x[..n * n_embd])?;
+        let x = &mut self.ws.x[..n * n_embd];
+        engine.embed(&graph.token_embd, tokens.tokens(), x)?;
+        tokens.overlay(x, n_embd);
         let mut pass = Pass {
             config,
             engine,

@@ -82,6 +82,9 @@ pub enum RuntimeError {
         /// The registered architectures.
         known: Vec<&'static str>,
     },
+    /// The vision file in the place of the text file.
+    #[error("this is a vision file (architecture `clip`); give it with --mmproj, and the text file with -m")]
+    VisionFile,
     /// A tensor the model needs is not there.
     #[error(
         "tensor `{name}` is missing; the file is incomplete or of another architecture: convert or download it again"
@@ -157,6 +160,36 @@ pub enum RuntimeError {
         id: u32,
         /// Size of the vocabulary.
         n_vocab: usize,
+    },
+    /// A vision file that belongs to another text model.
+    #[error(
+        "the vision file makes image rows of {found} values, the text model takes {n_embd}; use the vision file that was made with this model"
+    )]
+    ImageWidth {
+        /// Values of an image row.
+        found: usize,
+        /// Width of the text model.
+        n_embd: usize,
+    },
+    /// A picture for a model without its vision file.
+    #[error("{} answers text only, and its vision file was not found: {found}; give it with --mmproj FILE. It comes with the model (for MiniCPM-V 4.0: mmproj-model-f16.gguf of openbmb/MiniCPM-V-4-gguf on Hugging Face), or `ocelli convert` writes it from the checkpoint", model.display())]
+    NoVisionFile {
+        /// The text file.
+        model: PathBuf,
+        /// What lies beside it.
+        found: String,
+    },
+    /// A vocabulary without the tokens that stand around images.
+    #[error("this model's vocabulary has no token `{token}`, so it cannot be shown images; use a MiniCPM-V text file")]
+    NoImageTokens {
+        /// The token.
+        token: &'static str,
+    },
+    /// A marker in a conversation whose image is not there any more.
+    #[error("image {index} of the conversation is missing; show it again")]
+    LostImage {
+        /// Its index.
+        index: usize,
     },
     /// Somebody asked to stop.
     #[error("interrupted")]

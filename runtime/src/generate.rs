@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use ocelli_gguf::Metadata;
 
+use crate::prompt::Prompt;
 use crate::sampler::{SamplerChain, SamplerParams};
 use crate::template::ChatTemplate;
 use crate::tokenizer::{TokenDecoder, Tokenizer};
@@ -45,6 +46,8 @@ pub struct Completion {
     pub stop: Stop,
     /// Tokens of the prompt.
     pub n_prompt: usize,
+    /// Positions of the prompt that hold image rows.
+    pub n_image: usize,
     /// How the prompt was taken in.
     pub prefill: Prefill,
     /// Time for the prompt.
@@ -93,15 +96,18 @@ pub(crate) struct Answering<'a> {
 }
 
 impl Answering<'_> {
-    /// Takes `ids` in, the last `generated` of which are an answer that goes on. The penalties see the same tokens
-    /// whether the cache held them or not.
-    pub(crate) fn prefill(&mut self, ids: &[u32], generated: usize) -> Result<(Prefill, Duration), RuntimeError> {
+    /// Takes `prompt` in, followed by `answer`, which goes on. The penalties see the same tokens whether the cache held
+    /// them or not, and no image.
+    pub(crate) fn prefill(&mut self, prompt: &Prompt, answer: &[u32]) -> Result<(Prefill, Duration), RuntimeError> {
         let started = Instant::now();
-        let prefill = self.session.prefill(ids, &mut |done, all| self.watch.prompt(done, all))?;
+        let mut whole = std::borrow::Cow::Borrowed(prompt);
+        if !answer.is_empty() {
+            whole.to_mut().push(answer);
+        }
+        let prefill = self.session.prefill(&*whole, &mut |done, all| self.watch.prompt(done, all))?;
         let time = started.elapsed();
-        let (prompt, answer) = ids.split_at(ids.len() - generated);
         self.sampler.forget_tokens();
-        prompt.iter().for_each(|id| self.sampler.accept_prompt(*id));
+        prompt.text_tokens().for_each(|id| self.sampler.accept_prompt(id));
         answer.iter().for_each(|id| self.sampler.accept(*id));
         Ok((prefill, time))
     }
@@ -133,7 +139,7 @@ impl Answering<'_> {
     }
 }
 
-/// Continues the text whose ids are `ids` by up to `n_predict` tokens, keeping what `session` holds of it already.
+/// Continues `prompt` by up to `n_predict` tokens, keeping what `session` holds of it already.
 ///
 /// # Errors
 /// When the prompt is empty or does not fit the context, or no token can be chosen.
@@ -141,17 +147,27 @@ pub fn complete(
     session: &mut Session,
     assets: &Assets,
     sampler: &mut SamplerChain,
-    ids: &[u32],
+    prompt: &Prompt,
     n_predict: usize,
     watch: &mut dyn Watch,
 ) -> Result<Completion, RuntimeError> {
     let mut answering = Answering { session, tokenizer: &assets.tokenizer, sampler, watch };
-    let (prefill, prompt_time) = answering.prefill(ids, 0)?;
+    let (prefill, prompt_time) = answering.prefill(prompt, &[])?;
     let mut decoder = TokenDecoder::new(false, false);
     let (mut tokens, mut text) = (Vec::new(), String::new());
     let (stop, answer_time) = answering.go_on(n_predict, &mut decoder, &mut tokens, &mut text)?;
     let rest = decoder.finish();
     text.push_str(rest);
     watch.text(rest);
-    Ok(Completion { tokens, text, stop, n_prompt: ids.len(), prefill, prompt_time, answer_time, dropped_turns: 0 })
+    Ok(Completion {
+        tokens,
+        text,
+        stop,
+        n_prompt: prompt.len(),
+        n_image: prompt.image_rows(),
+        prefill,
+        prompt_time,
+        answer_time,
+        dropped_turns: 0,
+    })
 }

@@ -12,20 +12,25 @@
 #![deny(unsafe_code)]
 
 mod chat;
+mod chat_note;
 mod config;
 mod context;
 mod error;
 mod generate;
 pub mod image;
+mod image_cache;
 pub mod kv;
 mod layers;
+pub mod media;
 pub mod memory;
 #[allow(unsafe_code)]
 mod mmap;
 mod model;
 mod models;
 pub mod perplexity;
+mod placement;
 pub mod probe;
+mod prompt;
 pub mod rope;
 pub mod sampler;
 mod session;
@@ -34,6 +39,7 @@ pub mod template;
 mod threads;
 pub mod tokenizer;
 pub mod vision;
+mod vision_file;
 pub mod weights;
 
 pub use chat::{Chat, render};
@@ -41,9 +47,13 @@ pub use config::Config;
 pub use context::{Context, ContextOptions, EachLogits, Sequence};
 pub use error::RuntimeError;
 pub use generate::{Assets, Completion, Watch, complete};
+pub use image_cache::ImageCache;
 pub use layers::LayerProbe;
 pub use mmap::{FileOptions, ModelFile};
 pub use model::{BuiltinFactors, LoadOptions, Model, architectures};
 pub use ocelli_kernels::Precision;
+pub use placement::{Attachment, compose, conversation_prompt, marker, text_prompt, without_markers};
+pub use prompt::{ImageEmbedding, Prompt, PromptView};
 pub use session::{Prefill, Session, Stop};
 pub use threads::physical_cores;
+pub use vision_file::find_beside;

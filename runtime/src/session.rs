@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use sha2::{Digest, Sha256};
 
 use crate::context::Sequence;
+use crate::prompt::PromptView;
 use crate::{Context, RuntimeError, session_file};
 
 /// How a prompt was taken in.
@@ -86,29 +87,34 @@ impl Session {
     /// # Errors
     /// [`RuntimeError::Interrupted`]; when the prompt is empty, longer than the context, or holds a token outside the
     /// vocabulary.
-    pub fn prefill(&mut self, prompt: &[u32], progress: &mut dyn FnMut(usize, usize)) -> Result<Prefill, RuntimeError> {
+    pub fn prefill<'p>(
+        &mut self,
+        prompt: impl Into<PromptView<'p>>,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Prefill, RuntimeError> {
+        let prompt = prompt.into();
         let n_ctx = self.context.n_ctx();
         if prompt.len() > n_ctx {
             return Err(RuntimeError::ContextFull { wanted: prompt.len(), n_ctx, shift: false });
         }
-        if prompt.is_empty() {
+        if prompt.len() == 0 {
             return Err(RuntimeError::Option {
                 option: "-p/--prompt",
                 problem: "gives no tokens; say something".to_owned(),
             });
         }
-        let same = prompt.iter().zip(self.seq.tokens()).take_while(|(a, b)| a == b).count();
+        let same = prompt.same_as(&self.seq.tokens, &self.seq.marks);
         // The last token always runs: its logits are wanted.
         let reused = same.min(prompt.len() - 1);
         self.context.truncate(&mut self.seq, reused);
-        let rest = &prompt[reused..];
+        let all = prompt.len() - reused;
         let chunk = self.context.n_ubatch();
-        for (i, tokens) in rest.chunks(chunk).enumerate() {
-            progress(i * chunk, rest.len());
-            self.context.decode(&mut self.seq, tokens)?;
+        for start in (reused..prompt.len()).step_by(chunk) {
+            progress(start - reused, all);
+            self.context.decode(&mut self.seq, prompt.part(start..prompt.len().min(start + chunk)))?;
         }
-        progress(rest.len(), rest.len());
-        Ok(Prefill { reused, evaluated: rest.len() })
+        progress(all, all);
+        Ok(Prefill { reused, evaluated: all })
     }
 
     /// Goes on from the prompt for up to `n_predict` tokens. `pick` chooses from the logits, `ends` says at which
@@ -164,8 +170,7 @@ impl Session {
     /// # Errors
     /// When the file cannot be written; an existing one is untouched then.
     pub fn save(&self, path: &Path, note: &[u8]) -> Result<(), RuntimeError> {
-        let Sequence { table, tokens } = &self.seq;
-        session_file::save(path, &self.fingerprint(), &self.context.kv, table, tokens, note)
+        session_file::save(path, &self.fingerprint(), &self.context.kv, &self.seq, note)
     }
 
     /// Replaces the content of the cache by what [`Session::save`] wrote; gives the note.

@@ -3,12 +3,12 @@
 //! ```text
 //! "OCELLISN" | version u32 | model and rope fingerprint, 32 bytes
 //! n_layer u32 | n_head_kv u32 | head_dim u32 | type_k u32 | type_v u32
-//! n_tokens u64 | note length u64 | tokens u32 × n_tokens | note
+//! n_tokens u64 | note length u64 | tokens u32 × n_tokens | marks u64 × n_tokens | note
 //! per layer: keys of all positions, head by head; values likewise
 //! SHA-256 of everything before
 //! ```
 //!
-//! All numbers are little-endian. The length is known from the first fields, and the checksum is verified over the
+//! Marks tell image rows from tokens, and one image from another. All numbers are little-endian. The length is known from the first fields, and the checksum is verified over the
 //! whole file before anything is taken from it.
 
 use std::fs::File;
@@ -19,16 +19,16 @@ use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
 use crate::context::Sequence;
-use crate::kv::{BlockTable, KvCache, KvShape};
+use crate::kv::{KvCache, KvShape};
 use crate::{Context, RuntimeError};
 
 const MAGIC: &[u8; 8] = b"OCELLISN";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEAD_LEN: usize = 8 + 4 + 32 + 5 * 4 + 2 * 8;
 const SUM_LEN: u64 = 32;
 
 /// Longest note accepted, in bytes.
-const MAX_NOTE: u64 = 1 << 26;
+const MAX_NOTE: u64 = 1 << 32;
 
 fn shape_words(shape: &KvShape) -> [u32; 5] {
     // Widths and layer counts are bounded far below u32 by the configuration.
@@ -64,7 +64,7 @@ impl<W: Write> Write for Summed<W> {
     }
 }
 
-/// Writes `tokens`, their part of the cache and `note` to `path`, by way of a temporary file beside it.
+/// Writes the tokens of `seq`, their part of the cache and `note` to `path`, by way of a temporary file beside it.
 ///
 /// # Errors
 /// When the file cannot be written; the old one, if any, is untouched then.
@@ -72,11 +72,11 @@ pub(crate) fn save(
     path: &Path,
     fingerprint: &[u8; 32],
     kv: &KvCache,
-    table: &BlockTable,
-    tokens: &[u32],
+    seq: &Sequence,
     note: &[u8],
 ) -> Result<(), RuntimeError> {
     let failed = |source| RuntimeError::Write { path: path.to_owned(), source };
+    let Sequence { table, tokens, marks } = seq;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let file = NamedTempFile::new_in(folder).map_err(failed)?;
     let mut out = Summed { out: BufWriter::with_capacity(1 << 20, file), sum: Sha256::new() };
@@ -84,6 +84,9 @@ pub(crate) fn save(
         out.write_all(&head(fingerprint, kv.shape(), tokens.len(), note.len()))?;
         for token in tokens {
             out.write_all(&token.to_le_bytes())?;
+        }
+        for mark in marks {
+            out.write_all(&mark.to_le_bytes())?;
         }
         out.write_all(note)?;
         kv.for_each_run(table, tokens.len(), |run| out.write_all(run))
@@ -102,6 +105,7 @@ pub(crate) struct Checked {
     path: PathBuf,
     file: BufReader<File>,
     tokens: Vec<u32>,
+    marks: Vec<u64>,
     note: usize,
 }
 
@@ -127,9 +131,12 @@ impl Checked {
         let mut bytes = vec![0u8; n_tokens * 4];
         file.read_exact(&mut bytes).map_err(io)?;
         let tokens: Vec<u32> = bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
+        let mut bytes = vec![0u8; n_tokens * 8];
+        file.read_exact(&mut bytes).map_err(io)?;
+        let marks: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
         match tokens.iter().copied().find(|t| *t as usize >= n_vocab) {
             Some(id) => Err(RuntimeError::Token { id, n_vocab }),
-            None => Ok(Self { path: path.to_owned(), file, tokens, note }),
+            None => Ok(Self { path: path.to_owned(), file, tokens, marks, note }),
         }
     }
 
@@ -149,6 +156,7 @@ impl Checked {
             return Err(RuntimeError::Open { path: self.path, source });
         }
         seq.tokens.extend_from_slice(&self.tokens);
+        seq.marks.extend_from_slice(&self.marks);
         Ok(note)
     }
 }
@@ -192,7 +200,7 @@ fn check_head(
     let (n_tokens, note) = (long(64), long(72));
     let per_token = shape.bytes_per_position().map_err(|e| e.to_string())?;
     let whole = per_token
-        .checked_add(4)
+        .checked_add(4 + 8)
         .and_then(|b| b.checked_mul(n_tokens))
         .and_then(|b| b.checked_add(note))
         .and_then(|b| b.checked_add(HEAD_LEN as u64 + SUM_LEN));

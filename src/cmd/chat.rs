@@ -1,15 +1,16 @@
 //! `ocelli chat`: a conversation in the terminal, or line by line through a pipe.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use anyhow::Context as _;
 use ocelli_runtime::sampler::SamplerChain;
-use ocelli_runtime::{Chat, Completion, RuntimeError, Session, Stop};
-use rustyline::error::ReadlineError;
+use ocelli_runtime::{Attachment, Chat, Completion, RuntimeError, Session, Stop};
 
 use super::common::{self, ModelArgs, SamplingArgs, Stream};
+use super::line::{self, Input};
+use super::vision::{ShowArgs, Vision, VisionArgs};
 
 /// Options of `ocelli chat`.
 #[derive(Debug, clap::Args)]
@@ -33,6 +34,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
+    vision: VisionArgs,
+    #[command(flatten)]
+    show: ShowArgs,
+    #[command(flatten)]
     sampling: SamplingArgs,
 }
 
@@ -44,25 +49,33 @@ const HELP: &str = "\
 /load FILE       go on with a saved conversation
 /system [TEXT]   show or set the system prompt (`/system none` removes it)
 /params          show how tokens are chosen
-/image FILE      show a picture (not in this build)
+/image FILE…     show pictures with the next message (quote names with blanks; Tab completes)
+/video FILE      show a video with the next message
 /quit            leave (also Ctrl-D)
 Ctrl-C stops an answer.";
+
+/// Commands for completion; a blank at the end asks for a file.
+const COMMANDS: &[&str] =
+    &["/help", "/clear", "/regen", "/save ", "/load ", "/system ", "/params", "/image ", "/video ", "/quit"];
 
 /// Talks until the input ends.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let n_predict = common::n_predict(args.predict)?;
     let (context, assets) = common::open(&args.model, args.chat_template.as_deref())?;
     let sampler = args.sampling.chain(&assets)?;
+    let file = args.model.load_options()?.file;
+    let mut vision = Vision::new(&args.vision, Some(&args.show), &args.model.model, file, &context)?;
     let session = Session::new(context);
     common::watch_ctrl_c(session.interrupt(), false)?;
-    let mut chat = Chat::new(session, assets, args.context_shift);
+    let mut chat = Chat::new(session, assets, args.context_shift, vision.profile());
     chat.set_system(args.system.as_deref());
     if let Some(path) = args.session.as_deref().filter(|p| p.exists()) {
         chat.load(path)?;
         eprintln!("going on with {}: {} messages", path.display(), chat.messages().len());
     }
-    let mut talk = Talk { chat, sampler, n_predict };
-    let mut input = Input::new()?;
+    let pending = vision.shown(&args.show, chat.session().interrupt())?;
+    let mut talk = Talk { chat, sampler, n_predict, vision, pending };
+    let mut input = Input::new(COMMANDS)?;
     while let Some(line) = input.next()? {
         if !talk.line(line.trim())? {
             break;
@@ -74,61 +87,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
 }
 
-/// Lines from an editor on a terminal, plain lines otherwise.
-enum Input {
-    Editor(Box<rustyline::DefaultEditor>),
-    Pipe,
-}
-
-impl Input {
-    fn new() -> anyhow::Result<Self> {
-        if !std::io::stdin().is_terminal() {
-            return Ok(Self::Pipe);
-        }
-        eprintln!("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves");
-        Ok(Self::Editor(Box::new(rustyline::DefaultEditor::new().context("cannot use the terminal")?)))
-    }
-
-    /// The next line; `None` at the end.
-    fn next(&mut self) -> anyhow::Result<Option<String>> {
-        let editor = match self {
-            Self::Editor(editor) => editor,
-            Self::Pipe => return read_pipe(),
-        };
-        loop {
-            match editor.readline("> ") {
-                Ok(line) => {
-                    if !line.trim().is_empty() {
-                        editor.add_history_entry(line.as_str()).context("cannot keep the line")?;
-                    }
-                    return Ok(Some(line));
-                }
-                // Ctrl-C at the prompt drops the line and nothing else.
-                Err(ReadlineError::Interrupted) => {}
-                Err(ReadlineError::Eof) => return Ok(None),
-                Err(error) => return Err(error).context("cannot read the terminal"),
-            }
-        }
-    }
-}
-
-fn read_pipe() -> anyhow::Result<Option<String>> {
-    let mut line = Vec::new();
-    if std::io::stdin().lock().read_until(b'\n', &mut line).context("cannot read standard input")? == 0 {
-        return Ok(None);
-    }
-    let line = String::from_utf8(line).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        anyhow::anyhow!("standard input is not UTF-8 text (byte {at} of a line); convert it to UTF-8")
-    })?;
-    Ok(Some(line))
-}
-
 /// The conversation and how it is answered.
 struct Talk {
     chat: Chat,
     sampler: SamplerChain,
     n_predict: usize,
+    vision: Vision,
+    /// Pictures for the next message.
+    pending: Vec<Attachment>,
 }
 
 impl Talk {
@@ -143,6 +109,7 @@ impl Talk {
             "/clear" => {
                 self.chat.clear();
                 self.sampler.reset();
+                self.pending.clear();
                 self.say("forgotten")
             }
             "/regen" => self.regenerate(),
@@ -150,11 +117,9 @@ impl Talk {
             "/load" => self.with_file(rest, Self::load),
             "/system" => self.system(rest),
             "/params" => self.say(&format!("{:#?}", self.sampler.params())),
-            "/image" => {
-                Err(anyhow::anyhow!("this build answers text only; pictures need a build that runs mmproj files"))
-            }
+            "/image" | "/video" => self.show(command, rest),
             unknown if unknown.starts_with('/') => Err(anyhow::anyhow!("no command {unknown}; /help lists them")),
-            _ => self.answer(|chat, sampler, n, stream| chat.say(line, sampler, n, stream)),
+            _ => self.ask(line),
         };
         if let Err(error) = done {
             if error.downcast_ref::<std::io::Error>().is_some() {
@@ -171,10 +136,10 @@ impl Talk {
     }
 
     fn with_file(&mut self, name: &str, act: fn(&mut Self, &Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
-        if name.is_empty() {
-            anyhow::bail!("give a file name");
+        match line::paths(name)?.as_slice() {
+            [path] => act(self, path),
+            _ => anyhow::bail!("give one file name; put it in quotes if it has blanks"),
         }
-        act(self, Path::new(name))
     }
 
     fn save(&mut self, path: &Path) -> anyhow::Result<()> {
@@ -200,6 +165,38 @@ impl Talk {
                 self.say("set, from the next message on")
             }
         }
+    }
+
+    /// Takes pictures or videos in; they belong to the next message.
+    fn show(&mut self, command: &str, text: &str) -> anyhow::Result<()> {
+        let interrupt = Arc::clone(self.chat.session().interrupt());
+        interrupt.store(false, Ordering::Relaxed);
+        let paths = line::paths(text)?;
+        let shown = if command == "/image" {
+            self.vision.images(&paths, &interrupt)
+        } else {
+            paths.iter().try_fold(Vec::new(), |mut all, path| {
+                all.extend(self.vision.video(path, &interrupt)?);
+                Ok(all)
+            })
+        };
+        match shown {
+            Err(error) if matches!(error.downcast_ref(), Some(RuntimeError::Interrupted)) => {
+                anyhow::bail!("stopped; nothing is shown")
+            }
+            shown => self.pending.extend(shown?),
+        }
+        Ok(())
+    }
+
+    /// Says `text`, with the pictures that wait for it. They wait on when that fails.
+    fn ask(&mut self, text: &str) -> anyhow::Result<()> {
+        let pending = std::mem::take(&mut self.pending);
+        let done = self.answer(|chat, sampler, n, stream| chat.say(text, &pending, sampler, n, stream));
+        if done.is_err() {
+            self.pending = pending;
+        }
+        done
     }
 
     fn regenerate(&mut self) -> anyhow::Result<()> {

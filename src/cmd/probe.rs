@@ -1,12 +1,13 @@
 //! `ocelli probe`: what a model computes for a prompt, in a file for comparison with another implementation.
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 
-use ocelli_runtime::probe::Probe;
-use ocelli_runtime::render;
-use ocelli_runtime::template::Message;
+use ocelli_runtime::media::Shown;
+use ocelli_runtime::probe::{Probe, Stages};
 
 use super::common::{self, ModelArgs};
+use super::vision::{Vision, VisionArgs};
 
 /// Options of `ocelli probe`.
 #[derive(Debug, clap::Args)]
@@ -29,28 +30,30 @@ pub(crate) struct Args {
     /// Chat format: a known name, or a file with a Jinja template
     #[arg(long, value_name = "NAME|FILE", conflicts_with = "raw")]
     chat_template: Option<String>,
-    /// [-mm] Vision file; not in this build
-    #[arg(long, value_name = "FILE")]
-    mmproj: Option<PathBuf>,
-    /// Picture; not in this build
+    /// Picture, placed before the text; may be given several times. Cameras' orientation is not looked at
     #[arg(long, value_name = "FILE")]
     image: Vec<PathBuf>,
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    vision: VisionArgs,
 }
 
 /// Runs the prompt and some greedy steps, and writes what was computed.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    if args.mmproj.is_some() || !args.image.is_empty() {
-        anyhow::bail!(
-            "this build probes text only; leave --mmproj and --image out, or use a build that runs mmproj files"
-        );
-    }
     let text = if args.prompt == "-" { common::read_text("-".as_ref())? } else { args.prompt.clone() };
     let (mut context, assets) = common::open(&args.model, args.chat_template.as_deref())?;
-    let text = if args.raw { text } else { render(&assets, &[Message::new("user", text)])? };
-    let ids = assets.tokenizer.encode(&text, true, true)?;
-    let probe = Probe::run(&mut context, &ids, args.steps, args.layers)?;
+    let file = args.model.load_options()?.file;
+    let mut vision = Vision::new(&args.vision, None, &args.model.model, file, &context)?;
+    vision.ignore_orientation();
+    let (mut slices, mut shown) = (Stages::default(), Vec::new());
+    if !args.image.is_empty() {
+        shown = vision.media()?.probe(&args.image, &mut slices, &AtomicBool::new(false))?;
+        slices.finish(&shown);
+    }
+    let images: Vec<_> = shown.iter().map(Shown::numbered).collect();
+    let prompt = super::run::prompt(args.raw, None, &assets, &text, &images, vision.profile())?;
+    let probe = Probe::run(&mut context, &prompt, slices, args.steps, args.layers)?;
     probe.write(&args.output)?;
     eprintln!("{}: {} prompt tokens, {} steps", args.output.display(), probe.ids.len(), probe.tokens.len());
     Ok(())

@@ -3,10 +3,15 @@
 use std::path::PathBuf;
 
 use anyhow::bail;
+use ocelli_runtime::image::Profile;
 use ocelli_runtime::template::Message;
-use ocelli_runtime::{Assets, Completion, Context, RuntimeError, Session, Stop, complete, render};
+use ocelli_runtime::{
+    Assets, Attachment, Completion, Context, Prompt, RuntimeError, Session, Stop, complete, compose,
+    conversation_prompt, text_prompt, without_markers,
+};
 
 use super::common::{self, ModelArgs, SamplingArgs, Stream};
+use super::vision::{ShowArgs, Vision, VisionArgs};
 
 /// Options of `ocelli run`.
 #[derive(Debug, clap::Args)]
@@ -40,6 +45,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
+    vision: VisionArgs,
+    #[command(flatten)]
+    show: ShowArgs,
+    #[command(flatten)]
     sampling: SamplingArgs,
 }
 
@@ -48,14 +57,22 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let n_predict = common::n_predict(args.predict)?;
     let text = prompt_text(args)?;
     let (context, assets) = common::open(&args.model, args.chat_template.as_deref())?;
-    let ids = prompt_ids(args, &assets, &text)?;
     let mut sampler = args.sampling.chain(&assets)?;
-    check_fits(&context, &ids)?;
+    let file = args.model.load_options()?.file;
+    let mut vision = Vision::new(&args.vision, Some(&args.show), &args.model.model, file, &context)?;
     let mut session = Session::new(context);
+    common::watch_ctrl_c(session.interrupt(), true)?;
+    let shown = match vision.shown(&args.show, session.interrupt()) {
+        Err(error) if matches!(error.downcast_ref(), Some(RuntimeError::Interrupted)) => {
+            bail!("interrupted while taking the pictures in")
+        }
+        shown => shown?,
+    };
+    let ids = prompt(args.raw, args.system.as_deref(), &assets, &text, &shown, vision.profile())?;
+    check_fits(session.context(), &ids)?;
     if let Some(path) = args.session.as_deref().filter(|p| p.exists()) {
         session.load(path)?;
     }
-    common::watch_ctrl_c(session.interrupt(), true)?;
     let mut stream = Stream::new(session.interrupt(), !args.json);
     let done = match complete(&mut session, &assets, &mut sampler, &ids, n_predict, &mut stream) {
         Err(RuntimeError::Interrupted) => bail!("interrupted while reading the prompt"),
@@ -81,16 +98,25 @@ fn prompt_text(args: &Args) -> anyhow::Result<String> {
     }
 }
 
-fn prompt_ids(args: &Args, assets: &Assets, text: &str) -> anyhow::Result<Vec<u32>> {
-    if args.raw {
-        return Ok(assets.tokenizer.encode(text, true, true)?);
+/// The prompt of one turn that shows `images` before its text.
+pub(crate) fn prompt(
+    raw: bool,
+    system: Option<&str>,
+    assets: &Assets,
+    text: &str,
+    images: &[Attachment],
+    profile: Profile,
+) -> anyhow::Result<Prompt> {
+    let content = compose(profile, 0..images.len(), text);
+    if raw {
+        return Ok(text_prompt(assets, &content, images, profile)?);
     }
-    let system = args.system.iter().map(|text| Message::new("system", text.as_str()));
-    let messages: Vec<_> = system.chain([Message::new("user", text)]).collect();
-    Ok(assets.tokenizer.encode(&render(assets, &messages)?, true, true)?)
+    let system = system.map(|text| Message::new("system", without_markers(text)));
+    let messages: Vec<_> = system.into_iter().chain([Message::new("user", content)]).collect();
+    Ok(conversation_prompt(assets, &messages, images, profile)?)
 }
 
-fn check_fits(context: &Context, ids: &[u32]) -> anyhow::Result<()> {
+fn check_fits(context: &Context, ids: &Prompt) -> anyhow::Result<()> {
     if ids.len() > context.n_ctx() {
         bail!(
             "the prompt has {} tokens, the context only {}; use a larger context (-c) or a shorter prompt",
@@ -107,6 +133,7 @@ fn json(done: &Completion, seed: u64) -> serde_json::Value {
         "text": done.text,
         "stop": done.stop,
         "prompt_tokens": done.n_prompt,
+        "image_tokens": done.n_image,
         "cached_tokens": done.prefill.reused,
         "completion_tokens": done.tokens.len(),
         "tokens": done.tokens,

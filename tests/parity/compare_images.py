@@ -546,8 +546,11 @@ def print_golden():
         print(f"plans, {NAMES[profile]}: {value:#018x}")
     for profile in PLANS:
         for w, h in [(200, 150), (150, 40), (333, 71), (61, 320)]:
-            slices = slice_pillow((profile, 9, 56, 14, HORIZONTAL_FIRST), pattern(w, h))
-            print(f"slices, {NAMES[profile]}, {w}x{h}: ({len(slices)}, {fnv(b''.join(s.tobytes() for s in slices)):#018x})")
+            hashes = []
+            for order in ORDERS:
+                slices = slice_pillow((profile, 9, 56, 14, order), pattern(w, h))
+                hashes.append(f"{fnv(b''.join(s.tobytes() for s in slices)):#018x}")
+            print(f"slices, {NAMES[profile]}, {w}x{h}: ({len(slices)}, {', '.join(hashes)})")
 
 
 def main():

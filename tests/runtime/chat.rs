@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use ocelli_convert::mixture::FileType;
 use ocelli_quant::GgmlType;
+use ocelli_runtime::image::Profile;
 use ocelli_runtime::sampler::{SamplerChain, SamplerOverrides};
 use ocelli_runtime::{Chat, Context, ContextOptions, Precision, RuntimeError, Session, Stop, Watch};
 
@@ -21,7 +22,7 @@ impl Watch for Heard {
 
 fn chat_with(file_type: FileType, options: &ContextOptions, shift: bool) -> Chat {
     let (model, assets) = load(&mini(file_type));
-    Chat::new(Session::new(Context::new(model, options).unwrap()), assets, shift)
+    Chat::new(Session::new(Context::new(model, options).unwrap()), assets, shift, Profile::Reference)
 }
 
 fn chat(n_ctx: usize, shift: bool) -> Chat {
@@ -47,10 +48,10 @@ fn a_second_turn_computes_only_what_is_new() {
     chat.set_system(Some("Be brief."));
     let mut sampler = sampler(&chat, 0.0, 1);
     let mut heard = Heard::default();
-    let first = chat.say("Hello there", &mut sampler, 12, &mut heard).unwrap();
+    let first = chat.say("Hello there", &[], &mut sampler, 12, &mut heard).unwrap();
     assert_eq!((first.prefill.reused, first.tokens.len(), first.stop), (0, 12, Stop::Length));
     assert_eq!(heard.0, first.text);
-    let second = chat.say("And now?", &mut sampler, 4, &mut Heard::default()).unwrap();
+    let second = chat.say("And now?", &[], &mut sampler, 4, &mut Heard::default()).unwrap();
     assert!(second.prefill.reused >= first.n_prompt + 11, "{second:?}");
     assert!(second.prefill.evaluated < 30, "{second:?}");
     assert_eq!(chat.messages().len(), 5);
@@ -64,7 +65,7 @@ fn the_seed_decides_the_text() {
     let run = |seed| {
         let mut chat = chat(256, false);
         let mut sampler = sampler(&chat, 1.5, seed);
-        chat.say("Tell me", &mut sampler, 24, &mut Heard::default()).unwrap().tokens
+        chat.say("Tell me", &[], &mut sampler, 24, &mut Heard::default()).unwrap().tokens
     };
     assert_eq!(run(42), run(42));
     assert_ne!(run(42), run(43));
@@ -75,9 +76,9 @@ fn a_full_context_is_told_unless_turns_may_be_dropped() {
     let question = "What is the weather like in the mountains today?";
     let mut plain = chat(160, false);
     let mut chain = sampler(&plain, 0.0, 1);
-    let stopped = plain.say(question, &mut chain, 400, &mut Heard::default()).unwrap();
+    let stopped = plain.say(question, &[], &mut chain, 400, &mut Heard::default()).unwrap();
     assert_eq!(stopped.stop, Stop::ContextFull);
-    let refused = plain.say(question, &mut chain, 10, &mut Heard::default()).unwrap_err();
+    let refused = plain.say(question, &[], &mut chain, 10, &mut Heard::default()).unwrap_err();
     assert!(refused.to_string().contains("--context-shift"), "{refused}");
     assert_eq!(plain.messages().len(), 2, "the refused message is not part of the conversation");
 
@@ -86,12 +87,13 @@ fn a_full_context_is_told_unless_turns_may_be_dropped() {
     let mut chain = sampler(&shifting, 0.0, 1);
     let mut dropped = 0;
     for _ in 0..8 {
-        dropped += shifting.say(question, &mut chain, 30, &mut Heard::default()).unwrap().dropped_turns;
+        dropped += shifting.say(question, &[], &mut chain, 30, &mut Heard::default()).unwrap().dropped_turns;
         assert_eq!(shifting.system(), Some("Be kind."));
         assert!(shifting.session().tokens().len() <= 160);
     }
     assert!(dropped > 0);
-    let hopeless = shifting.say(&question.repeat(20), &mut chain, 5, &mut Heard::default()).unwrap_err().to_string();
+    let hopeless =
+        shifting.say(&question.repeat(20), &[], &mut chain, 5, &mut Heard::default()).unwrap_err().to_string();
     assert!(hopeless.contains("shorten the input"), "{hopeless}");
 }
 
@@ -103,7 +105,7 @@ fn after_a_shift_the_state_is_that_of_a_conversation_without_the_dropped_turns()
     let mut dropped = 0;
     for i in 0..10 {
         let question = format!("Question number {i}, if you please");
-        dropped += shifting.say(&question, &mut chain, 25, &mut Heard::default()).unwrap().dropped_turns;
+        dropped += shifting.say(&question, &[], &mut chain, 25, &mut Heard::default()).unwrap().dropped_turns;
         if dropped > 0 {
             break;
         }
@@ -127,14 +129,14 @@ fn an_interrupted_answer_stays_and_an_interrupted_prompt_does_not() {
             self.0.store(self.1 == 5, Ordering::Relaxed);
         }
     }
-    let stopped = chat.say("Hello", &mut chain, 50, &mut Stopper(flag.clone(), 0)).unwrap();
+    let stopped = chat.say("Hello", &[], &mut chain, 50, &mut Stopper(flag.clone(), 0)).unwrap();
     assert_eq!((stopped.stop, stopped.tokens.len()), (Stop::Interrupted, 5));
     flag.store(true, Ordering::Relaxed);
-    let refused = chat.say("More", &mut chain, 5, &mut Heard::default()).unwrap_err();
+    let refused = chat.say("More", &[], &mut chain, 5, &mut Heard::default()).unwrap_err();
     assert!(matches!(refused, RuntimeError::Interrupted));
     assert_eq!(chat.messages().len(), 2);
     flag.store(false, Ordering::Relaxed);
-    chat.say("More", &mut chain, 5, &mut Heard::default()).unwrap();
+    chat.say("More", &[], &mut chain, 5, &mut Heard::default()).unwrap();
 }
 
 #[test]
@@ -146,14 +148,14 @@ fn a_saved_conversation_goes_on() {
         let mut first = chat_with(FileType::F16, &options, false);
         first.set_system(Some("Be brief."));
         let mut chain = sampler(&first, 0.0, 1);
-        first.say("Remember the number seven", &mut chain, 20, &mut Heard::default()).unwrap();
+        first.say("Remember the number seven", &[], &mut chain, 20, &mut Heard::default()).unwrap();
         first.save(&path).unwrap();
-        let went_on = first.say("Which number?", &mut chain, 16, &mut Heard::default()).unwrap();
+        let went_on = first.say("Which number?", &[], &mut chain, 16, &mut Heard::default()).unwrap();
         let mut second = chat_with(FileType::F16, &options, false);
         second.load(&path).unwrap();
         assert_eq!(second.messages()[..3], first.messages()[..3]);
         let mut chain = sampler(&second, 0.0, 1);
-        let restored = second.say("Which number?", &mut chain, 16, &mut Heard::default()).unwrap();
+        let restored = second.say("Which number?", &[], &mut chain, 16, &mut Heard::default()).unwrap();
         assert_eq!((restored.tokens, restored.prefill), (went_on.tokens, went_on.prefill));
     }
 }
@@ -164,7 +166,7 @@ fn sessions_of_others_and_damaged_ones_are_refused() {
     let path = dir.path().join("talk.session");
     let mut saved = chat(128, false);
     let mut chain = sampler(&saved, 0.0, 1);
-    saved.say("Hello", &mut chain, 10, &mut Heard::default()).unwrap();
+    saved.say("Hello", &[], &mut chain, 10, &mut Heard::default()).unwrap();
     saved.save(&path).unwrap();
     let good = std::fs::read(&path).unwrap();
     let refuse = |chat: &mut Chat, bytes: &[u8], word: &str| {

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::fixture::mini;
 
-fn ocelli(args: &[&str], input: &[u8]) -> Output {
+pub(crate) fn ocelli(args: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_ocelli"))
         .args(args)
         .env_remove("OCELLI_ISA")
@@ -23,7 +23,7 @@ fn ocelli(args: &[&str], input: &[u8]) -> Output {
     child.wait_with_output().unwrap()
 }
 
-fn text(bytes: &[u8]) -> &str {
+pub(crate) fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
@@ -33,7 +33,7 @@ fn model() -> String {
 
 /// The command must fail with one line that holds `words`.
 #[track_caller]
-fn refused(args: &[&str], input: &[u8], words: &[&str]) {
+pub(crate) fn refused(args: &[&str], input: &[u8], words: &[&str]) {
     let out = ocelli(args, input);
     let told = text(&out.stderr);
     let error = told.lines().find(|l| l.starts_with("ocelli: error: "));
@@ -106,7 +106,7 @@ fn chat_works_through_a_pipe() {
         "/regen           answer",
         "temperature: 0.0",
         "Be brief.",
-        "answers text only",
+        "cannot read cat.png",
         "no command /nothing",
         "saved 3 messages",
         "there is no answer yet",
@@ -169,7 +169,7 @@ fn probe_writes_what_was_computed() {
     assert_eq!(tensors.tensor("tokens").unwrap().shape(), [3]);
     let n = tensors.tensor("ids").unwrap().shape()[0];
     assert_eq!(tensors.tensor("layers.3").unwrap().shape(), [n, 256]);
-    refused(&["probe", "-m", &model, "-p", "x", "--image", "a.png", "-o", path], b"", &["text only"]);
+    refused(&["probe", "-m", &model, "-p", "x", "--image", "a.png", "-o", path], b"", &["cannot read a.png"]);
 }
 
 #[test]

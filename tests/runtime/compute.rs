@@ -3,8 +3,10 @@
 use ocelli_convert::mixture::FileType;
 use ocelli_quant::GgmlType;
 use ocelli_runtime::perplexity::{Evaluation, LogitsReader, compare, evaluate};
-use ocelli_runtime::probe::Probe;
-use ocelli_runtime::{BuiltinFactors, Context, ContextOptions, LoadOptions, Model, Precision, RuntimeError, Session};
+use ocelli_runtime::probe::{Probe, Stages};
+use ocelli_runtime::{
+    BuiltinFactors, Context, ContextOptions, LoadOptions, Model, Precision, Prompt, RuntimeError, Session,
+};
 
 use crate::fixture::{context, distance, load, mini, options, some_ids};
 
@@ -141,14 +143,15 @@ fn too_many_tokens_and_foreign_tokens_leave_the_sequence_as_it_was() {
 fn probes_hold_every_layer() {
     let ids = some_ids(40, 10);
     let mut context = context(FileType::F32, 64, Precision::Exact);
-    let plain = Probe::run(&mut context, &ids, 3, false).unwrap();
-    let layered = Probe::run(&mut context, &ids, 3, true).unwrap();
+    let prompt = Prompt::from(ids.clone());
+    let plain = Probe::run(&mut context, &prompt, Stages::default(), 3, false).unwrap();
+    let layered = Probe::run(&mut context, &prompt, Stages::default(), 3, true).unwrap();
     assert_eq!((plain.tokens.len(), plain.logits.len()), (3, 3 * 2048));
     assert_eq!(layered.layers.len(), 4);
     assert!(layered.layers.iter().all(|l| l.len() == 40 * 256));
     assert_eq!(plain.tokens, layered.tokens);
     assert!(distance(&plain.logits, &layered.logits) < 1e-3);
-    assert!(Probe::run(&mut context, &ids, 26, false).is_err(), "40 + 25 tokens do not fit 64");
+    assert!(Probe::run(&mut context, &prompt, Stages::default(), 26, false).is_err(), "40 + 25 tokens do not fit 64");
 }
 
 #[test]

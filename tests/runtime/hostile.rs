@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use ocelli_convert::mixture::FileType;
+use ocelli_runtime::image::Profile;
 use ocelli_runtime::sampler::{SamplerChain, SamplerOverrides};
 use ocelli_runtime::{Chat, Context, Precision, RuntimeError, Session, Watch};
 use sha2::{Digest, Sha256};
@@ -22,7 +23,12 @@ impl Watch for Silent {
 
 fn chat() -> Chat {
     let (model, assets) = load(&mini(FileType::F16));
-    Chat::new(Session::new(Context::new(model, &options(128, Precision::Exact)).unwrap()), assets, false)
+    Chat::new(
+        Session::new(Context::new(model, &options(128, Precision::Exact)).unwrap()),
+        assets,
+        false,
+        Profile::Reference,
+    )
 }
 
 /// Says something short; only the kind of outcome is of interest.
@@ -30,7 +36,7 @@ fn say(chat: &mut Chat) -> Result<usize, RuntimeError> {
     let mut params = chat.assets().sampling.clone();
     SamplerOverrides { temperature: Some(0.0), ..SamplerOverrides::default() }.apply(&mut params);
     let mut chain = SamplerChain::new(params, &chat.assets().tokenizer).unwrap();
-    chat.say("And now?", &mut chain, 3, &mut Silent).map(|done| done.tokens.len())
+    chat.say("And now?", &[], &mut chain, 3, &mut Silent).map(|done| done.tokens.len())
 }
 
 /// A sound session taken apart.
@@ -38,6 +44,7 @@ fn say(chat: &mut Chat) -> Result<usize, RuntimeError> {
 struct Saved {
     head: Vec<u8>,
     tokens: Vec<u32>,
+    marks: Vec<u8>,
     note: Vec<u8>,
     cache: Vec<u8>,
 }
@@ -50,10 +57,12 @@ impl Saved {
         let bytes = std::fs::read(path).unwrap();
         let long = |at: usize| usize::try_from(u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())).unwrap();
         let (n_tokens, note_len) = (long(N_TOKENS), long(NOTE_LEN));
-        let note = TOKENS + 4 * n_tokens;
+        let marks = TOKENS + 4 * n_tokens;
+        let note = marks + 8 * n_tokens;
         Self {
             head: bytes[..TOKENS].to_vec(),
-            tokens: bytes[TOKENS..note].as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect(),
+            tokens: bytes[TOKENS..marks].as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect(),
+            marks: bytes[marks..note].to_vec(),
             note: bytes[note..note + note_len].to_vec(),
             cache: bytes[note + note_len..bytes.len() - 32].to_vec(),
         }
@@ -76,6 +85,7 @@ impl Saved {
     fn write(&self, path: &Path) {
         let mut bytes = self.head.clone();
         bytes.extend(self.tokens.iter().flat_map(|t| t.to_le_bytes()));
+        bytes.extend_from_slice(&self.marks);
         bytes.extend_from_slice(&self.note);
         bytes.extend_from_slice(&self.cache);
         let sum = Sha256::digest(&bytes);
@@ -108,7 +118,7 @@ fn sessions_with_lengths_that_lie() {
         assert!(text.contains("damaged") && text.contains("talk.session"), "{n_tokens} {note_len}: {text}");
     }
     // A length that fits, but moves the border between tokens and note.
-    let per_token = 4 + saved.cache.len() as u64 / n;
+    let per_token = 4 + 8 + saved.cache.len() as u64 / n;
     saved.with_lengths(n - 1, note + per_token).write(&path);
     let text = chat.load(&path).unwrap_err().to_string();
     assert!(text.contains("no conversation"), "{text}");
@@ -134,6 +144,12 @@ fn sessions_with_tokens_outside_the_vocabulary() {
     }
 }
 
+/// A note of that JSON, with the keys that every conversation has.
+fn note(json: &str) -> Vec<u8> {
+    let json = json.replacen(r#"{""#, r#"{"images": [], "profile": "reference", "spans": [], ""#, 1);
+    [&(json.len() as u64).to_le_bytes()[..], json.as_bytes()].concat()
+}
+
 #[test]
 fn sessions_with_notes_of_others() {
     let dir = tempfile::tempdir().unwrap();
@@ -141,7 +157,7 @@ fn sessions_with_notes_of_others() {
     let saved = Saved::new(&path);
     let mut chat = chat();
     let deep = "[".repeat(200_000);
-    for note in [
+    for json in [
         "",
         "\u{0}",
         "[]",
@@ -156,26 +172,28 @@ fn sessions_with_notes_of_others() {
         r#"{"messages": [], "text": "x", "ids": [2048]}"#,
         r#"{"messages": [], "text": "x", "ids": [1.5]}"#,
     ] {
-        saved.with_note(note.as_bytes()).write(&path);
-        let error = chat.load(&path).expect_err(&note[..note.len().min(60)]).to_string();
+        saved.with_note(&note(json)).write(&path);
+        let error = chat.load(&path).expect_err(&json[..json.len().min(60)]).to_string();
         assert!(error.contains("no conversation") && error.contains("talk.session"), "{error}");
         assert!(chat.session().tokens().is_empty(), "nothing of a refused conversation stays");
     }
-    saved.with_note(b"\xff\xfe{}").write(&path);
-    assert!(chat.load(&path).is_err());
+    for bytes in [&b"\xff\xfe{}"[..], b"", &u64::MAX.to_le_bytes(), &[&3u64.to_le_bytes()[..], b"{}"].concat()] {
+        saved.with_note(bytes).write(&path);
+        assert!(chat.load(&path).is_err());
+    }
     // Sound in form, at odds with the cached tokens: the next turn goes by the text, whatever was cached.
-    for note in [
+    for json in [
         r#"{"messages": [], "text": "", "ids": []}"#,
         r#"{"messages": [{"role": "user", "content": "x"}], "text": "nothing like it", "ids": [5, 5, 5]}"#,
         r#"{"messages": [{"role": "\u001b[2J", "content": "{{ 7 * 7 }}"}], "text": "", "ids": [1, 2, 3]}"#,
     ] {
-        saved.with_note(note.as_bytes()).write(&path);
+        saved.with_note(&note(json)).write(&path);
         chat.load(&path).unwrap();
         if let Err(error) = say(&mut chat) {
             assert!(!error.to_string().contains(char::is_control), "{error}");
         }
         chat.clear();
-        assert!(say(&mut chat).is_ok(), "{note}");
+        assert!(say(&mut chat).is_ok(), "{json}");
     }
 }
 

@@ -6,3 +6,4 @@ mod compute;
 mod fixture;
 mod hostile;
 mod threats;
+mod vision;

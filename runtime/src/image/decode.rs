@@ -109,7 +109,7 @@ pub fn read(path: &Path, options: &DecodeOptions) -> Result<Rgb8, ImageError> {
 }
 
 /// The bytes of a file within the limits. Pipes are read too, as far as the limit goes.
-pub(super) fn read_file(path: &Path, limits: &Limits) -> Result<Vec<u8>, ImageError> {
+pub(crate) fn read_file(path: &Path, limits: &Limits) -> Result<Vec<u8>, ImageError> {
     let open = |source| ImageError::Open { path: path.to_owned(), source };
     let file = std::fs::File::open(path).map_err(open)?;
     let metadata = file.metadata().map_err(open)?;

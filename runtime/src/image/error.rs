@@ -119,7 +119,7 @@ pub enum ImageError {
 
 impl ImageError {
     /// The same error, naming the file it is about.
-    pub(super) fn in_file(self, path: &std::path::Path) -> Self {
+    pub(crate) fn in_file(self, path: &std::path::Path) -> Self {
         match self {
             Self::InFile { .. } | Self::Open { .. } | Self::NoFfmpeg { .. } | Self::Interrupted => self,
             source => Self::InFile { path: path.to_owned(), source: Box::new(source) },

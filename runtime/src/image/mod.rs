@@ -16,6 +16,7 @@ pub mod resize;
 mod slice;
 pub mod video;
 
+pub(crate) use decode::read_file;
 pub use decode::{DecodeOptions, Grey16, Limits, Orientation, decode, read};
 pub use error::ImageError;
 pub use resize::PassOrder;

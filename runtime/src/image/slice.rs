@@ -92,7 +92,7 @@ impl Default for SliceOptions {
             max_slice_nums: 9,
             scale_resolution: 448,
             patch_size: 14,
-            pass_order: PassOrder::HorizontalFirst,
+            pass_order: PassOrder::default(),
         }
     }
 }

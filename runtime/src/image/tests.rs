@@ -150,21 +150,23 @@ fn twenty_thousand_plans_equal_the_published_rules() {
 #[test]
 fn whole_slices_equal_pillow() {
     let cases = [
-        (Profile::Reference, 200, 150, 10, 0x80aa_e770_4964_42bb),
-        (Profile::Reference, 150, 40, 4, 0xe775_4980_ba5e_ff9a),
-        (Profile::Reference, 333, 71, 8, 0x4001_14ce_aaf2_5416),
-        (Profile::Reference, 61, 320, 7, 0x6f57_237c_000f_d775),
-        (Profile::LlamaCpp, 200, 150, 10, 0xf58a_04fa_3c37_3ab1),
-        (Profile::LlamaCpp, 150, 40, 4, 0x92dc_8353_ba72_216d),
-        (Profile::LlamaCpp, 333, 71, 8, 0x7ff5_af0b_0d68_a77e),
-        (Profile::LlamaCpp, 61, 320, 7, 0xbb7c_5b31_ebfa_8a57),
+        (Profile::Reference, 200, 150, 10, [0x80aa_e770_4964_42bb, 0x04cb_9b0d_5837_f041]),
+        (Profile::Reference, 150, 40, 4, [0xe775_4980_ba5e_ff9a, 0xe775_4980_ba5e_ff9a]),
+        (Profile::Reference, 333, 71, 8, [0x4001_14ce_aaf2_5416, 0x4001_14ce_aaf2_5416]),
+        (Profile::Reference, 61, 320, 7, [0x6f57_237c_000f_d775, 0x8ba6_68b6_94f1_a8c2]),
+        (Profile::LlamaCpp, 200, 150, 10, [0xf58a_04fa_3c37_3ab1, 0xf58a_04fa_3c37_3ab1]),
+        (Profile::LlamaCpp, 150, 40, 4, [0x92dc_8353_ba72_216d, 0x92dc_8353_ba72_216d]),
+        (Profile::LlamaCpp, 333, 71, 8, [0x7ff5_af0b_0d68_a77e, 0x7ff5_af0b_0d68_a77e]),
+        (Profile::LlamaCpp, 61, 320, 7, [0xbb7c_5b31_ebfa_8a57, 0xbb7c_5b31_ebfa_8a57]),
     ];
     for (profile, width, height, count, expected) in cases {
-        let options = SliceOptions { profile, scale_resolution: 56, ..SliceOptions::default() };
-        let sliced = slice(&pattern(width, height), &options).unwrap();
-        assert_eq!(sliced.slices.len(), count, "{profile} {width}x{height}");
-        assert_eq!(plan(width, height, &options).unwrap().slices(), count);
-        assert_eq!(hash(&sliced.slices), expected, "{profile} {width}x{height}");
+        for (pass_order, expected) in [PassOrder::HorizontalFirst, PassOrder::Pillow13].into_iter().zip(expected) {
+            let options = SliceOptions { profile, scale_resolution: 56, pass_order, ..SliceOptions::default() };
+            let sliced = slice(&pattern(width, height), &options).unwrap();
+            assert_eq!(sliced.slices.len(), count, "{profile} {width}x{height}");
+            assert_eq!(plan(width, height, &options).unwrap().slices(), count);
+            assert_eq!(hash(&sliced.slices), expected, "{profile} {width}x{height} {pass_order:?}");
+        }
     }
 }
 

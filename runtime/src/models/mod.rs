@@ -52,6 +52,10 @@ pub(crate) fn check(arch: &str) -> Result<(), RuntimeError> {
 }
 
 fn find(arch: &str) -> Result<&'static Architecture, RuntimeError> {
+    // The architecture of vision files.
+    if arch == "clip" {
+        return Err(RuntimeError::VisionFile);
+    }
     ARCHITECTURES
         .iter()
         .find(|a| a.name == arch)

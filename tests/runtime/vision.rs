@@ -1,0 +1,320 @@
+//! Pictures in conversations: what is placed where, computed once, kept, restored, refused.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use ocelli_convert::mixture::FileType;
+use ocelli_runtime::image::Profile;
+use ocelli_runtime::media::{Media, MediaOptions, Origin, Shown};
+use ocelli_runtime::sampler::{SamplerChain, SamplerOverrides};
+use ocelli_runtime::template::Message;
+use ocelli_runtime::vision::VisionModel;
+use ocelli_runtime::{
+    Attachment, Chat, Context, FileOptions, ImageCache, Precision, Prompt, Session, Watch, compose,
+    conversation_prompt, find_beside,
+};
+
+use crate::cli::{ocelli, refused, text};
+use crate::fixture::{distance, load, mini, options};
+
+struct Silent;
+impl Watch for Silent {
+    fn text(&mut self, _: &str) {}
+}
+
+/// Writes a picture of some pattern as BMP.
+fn bmp(path: &Path, width: usize, height: usize, seed: usize) {
+    let stride = (3 * width).next_multiple_of(4);
+    let mut bytes = b"BM".to_vec();
+    let word = |n: usize| u32::try_from(n).unwrap().to_le_bytes();
+    bytes.extend_from_slice(&word(54 + stride * height));
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend([54, 40, width, height].iter().flat_map(|n| word(*n)));
+    bytes.extend_from_slice(&[1, 0, 24, 0]);
+    bytes.extend([0, stride * height, 2835, 2835, 0, 0].iter().flat_map(|n| word(*n)));
+    for y in 0..height {
+        let mut row: Vec<u8> = (0..3 * width)
+            .map(|x| ((x * (seed + 3) / 7) ^ (y * (seed + 5) / 3)).wrapping_mul(31 + seed) as u8)
+            .collect();
+        row.resize(stride, 0);
+        bytes.extend_from_slice(&row);
+    }
+    std::fs::write(path, bytes).unwrap();
+}
+
+fn picture(dir: &tempfile::TempDir, name: &str, width: usize, height: usize, seed: usize) -> PathBuf {
+    let path = dir.path().join(name);
+    bmp(&path, width, height, seed);
+    path
+}
+
+fn media_with(options: MediaOptions) -> Media {
+    let path = find_beside(&mini(FileType::F16), 256).unwrap();
+    let model = VisionModel::load(&path, FileOptions::default()).unwrap();
+    Media::new(Arc::new(model), MediaOptions { n_threads: 1, ..options }).unwrap()
+}
+
+fn media() -> Media {
+    media_with(MediaOptions { precision: Precision::Exact, ..MediaOptions::new(Profile::Reference) })
+}
+
+fn show(media: &mut Media, paths: &[&PathBuf]) -> Vec<Shown> {
+    media.images(paths, &mut (), &AtomicBool::new(false)).unwrap()
+}
+
+fn chat(n_ctx: usize, shift: bool) -> (Chat, SamplerChain) {
+    let (model, assets) = load(&mini(FileType::F16));
+    let mut params = assets.sampling.clone();
+    let overrides = SamplerOverrides { temperature: Some(0.0), ignore_eos: Some(true), ..SamplerOverrides::default() };
+    overrides.apply(&mut params);
+    let chain = SamplerChain::new(params, &assets.tokenizer).unwrap();
+    let context = Context::new(model, &options(n_ctx, Precision::Exact)).unwrap();
+    (Chat::new(Session::new(context), assets, shift, Profile::Reference), chain)
+}
+
+fn prompt(images: &[Attachment], profile: Profile) -> Prompt {
+    let (_, assets) = load(&mini(FileType::F16));
+    let message = Message::new("user", compose(profile, 0..images.len(), "What?"));
+    conversation_prompt(&assets, &[message], images, profile).unwrap()
+}
+
+#[test]
+fn pictures_stand_where_the_profiles_put_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut media = media();
+    let side = media.encoder().model().config().image_size;
+    let (small, large) = (picture(&dir, "s.bmp", 40, 30, 1), picture(&dir, "l.bmp", 2 * side, 2 * side, 2));
+    let shown = show(&mut media, &[&small, &large]);
+    let images: Vec<_> = shown.iter().map(Shown::numbered).collect();
+    let (_, assets) = load(&mini(FileType::F16));
+    let tokenizer = &assets.tokenizer;
+    let rows = "<unk>".repeat(shown[0].image.queries);
+    let (cols, lines) = shown[1].image.grid.unwrap();
+    assert_eq!((shown[0].image.grid, cols, lines), (None, 2, 2));
+    let line = format!("<slice>{rows}</slice>").repeat(cols);
+
+    let reference = format!(
+        "<|im_start|>user\n<image_id>0</image_id><image>{rows}</image>\n<image_id>1</image_id><image>{rows}</image>\
+         {line}\n{line}\nWhat?<|im_end|>\n<|im_start|>assistant\n"
+    );
+    let found = prompt(&images, Profile::Reference);
+    assert_eq!(found.tokens(), tokenizer.encode(&reference, true, true).unwrap());
+    assert_eq!(found.image_rows(), 6 * shown[0].image.queries);
+
+    // The line feed is one token here, not a fragment with a blank in front.
+    let found = prompt(&images, Profile::LlamaCpp);
+    let feed = (0..4096).find(|id| &*tokenizer.piece(*id, true) == b"\n").unwrap();
+    let part = |text: &str| tokenizer.encode(text, false, true).unwrap();
+    let mut wanted = tokenizer.encode("<|im_start|>user\n", true, true).unwrap();
+    wanted.extend(part(&format!("<image>{rows}</image><image>{rows}</image>{line}")));
+    wanted.push(feed);
+    wanted.extend(part(&line));
+    wanted.extend(part("What?<|im_end|>\n<|im_start|>assistant\n"));
+    assert_eq!(found.tokens(), wanted);
+
+    // Frames have no number, and numbers go on over them.
+    let mixed = [shown[0].frame(), shown[0].numbered(), shown[1].frame(), shown[1].numbered()];
+    let decoded = tokenizer.decode(prompt(&mixed, Profile::Reference).tokens(), true);
+    let ids: Vec<_> = decoded.match_indices("<image_id>").map(|(at, _)| &decoded[at..at + 22]).collect();
+    assert_eq!(ids.len(), 2, "{decoded}");
+    assert!(ids[0].contains('0') && ids[1].contains('1'), "{ids:?}");
+}
+
+#[test]
+fn one_batch_gives_what_single_pictures_give() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = [picture(&dir, "a.bmp", 300, 120, 1), picture(&dir, "b.bmp", 64, 64, 2)];
+    let together = show(&mut media(), &[&paths[0], &paths[1], &paths[0]]);
+    for (path, shown) in paths.iter().zip(&together) {
+        assert!(matches!(shown.origin, Origin::Encoded(_)));
+        let alone = show(&mut media(), &[path]);
+        assert_eq!(alone[0].image, shown.image);
+    }
+    assert_eq!(together[2].origin, Origin::Memory);
+    assert!(Arc::ptr_eq(&together[0].image, &together[2].image));
+}
+
+#[test]
+fn a_picture_changes_the_answer_and_is_computed_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (picture(&dir, "a.bmp", 60, 50, 1), picture(&dir, "b.bmp", 60, 50, 9));
+    let mut media = media();
+    let (a, b) = (show(&mut media, &[&first])[0].numbered(), show(&mut media, &[&second])[0].numbered());
+    let answer = |images: &[Attachment]| {
+        let (mut chat, mut chain) = chat(512, false);
+        let done = chat.say("What is it?", images, &mut chain, 24, &mut Silent).unwrap();
+        (done.tokens, done.n_image)
+    };
+    let (with_a, n_image) = answer(std::slice::from_ref(&a));
+    assert_eq!(n_image, a.image.n_rows());
+    assert_eq!(answer(std::slice::from_ref(&a)).0, with_a);
+    assert_ne!(answer(std::slice::from_ref(&b)).0, with_a);
+    assert_ne!(answer(&[]).0, with_a);
+
+    let (mut chat, mut chain) = chat(512, false);
+    let one = chat.say("What is it?", &[a], &mut chain, 8, &mut Silent).unwrap();
+    let two = chat.say("And this?", &[b], &mut chain, 8, &mut Silent).unwrap();
+    assert_eq!(two.prefill.reused, one.n_prompt + 8, "the first picture is not computed again");
+    let text = chat.assets().tokenizer.decode(chat.session().tokens(), true);
+    assert!(text.contains("<image_id> 1</image_id>") || text.contains("<image_id>1</image_id>"), "{text}");
+}
+
+#[test]
+fn rows_replace_embeddings_in_one_prefill() {
+    // A prompt cut at every place gives the same logits, so no cut falls between rows and their picture.
+    let dir = tempfile::tempdir().unwrap();
+    let path = picture(&dir, "a.bmp", 60, 50, 1);
+    let images = [show(&mut media(), &[&path])[0].numbered()];
+    let prompt = prompt(&images, Profile::Reference);
+    let logits = |n_ubatch: usize| {
+        let (model, _) = load(&mini(FileType::F16));
+        let options = ocelli_runtime::ContextOptions { n_ubatch, ..options(256, Precision::Exact) };
+        let mut session = Session::new(Context::new(model, &options).unwrap());
+        session.prefill(&prompt, &mut |_, _| {}).unwrap();
+        session.context().logits().unwrap().to_vec()
+    };
+    let whole = logits(256);
+    for n_ubatch in [5, 17] {
+        assert!(distance(&whole, &logits(n_ubatch)) < 1e-3);
+    }
+}
+
+#[test]
+fn conversations_with_pictures_are_saved_and_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = show(&mut media(), &[&picture(&dir, "a.bmp", 60, 50, 1)])[0].numbered();
+    let file = dir.path().join("session");
+    let (mut first, mut chain) = chat(1024, false);
+    first.say("What is it?", &[image], &mut chain, 12, &mut Silent).unwrap();
+    first.save(&file).unwrap();
+    let went_on = first.say("Which colour?", &[], &mut chain, 12, &mut Silent).unwrap();
+
+    let (mut second, mut chain) = chat(1024, false);
+    second.load(&file).unwrap();
+    assert_eq!(second.images(), 1);
+    let restored = second.say("Which colour?", &[], &mut chain, 12, &mut Silent).unwrap();
+    assert_eq!((restored.tokens, restored.prefill), (went_on.tokens, went_on.prefill));
+    // The rows are there for an answer from scratch too.
+    assert!(second.forget_answer());
+    second.set_system(Some("Be brief."));
+    let anew = second.answer(&mut chain, 4, &mut Silent).unwrap();
+    assert!(anew.prefill.evaluated > second.images() * 8);
+}
+
+#[test]
+fn dropping_turns_drops_their_pictures() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut media = media();
+    let (mut chat, mut chain) = chat(400, true);
+    let mut dropped = 0;
+    for turn in 0..6 {
+        let image = show(&mut media, &[&picture(&dir, &format!("{turn}.bmp"), 60, 50, turn)])[0].numbered();
+        dropped += chat.say("Look at this picture", &[image], &mut chain, 30, &mut Silent).unwrap().dropped_turns;
+    }
+    assert!(dropped > 0);
+    assert_eq!(chat.images(), 6 - dropped);
+    // The cache holds what a fresh conversation of the remaining turns would hold.
+    let text = chat.assets().tokenizer.decode(chat.session().tokens(), true);
+    assert_eq!(text.matches("<image>").count(), 6 - dropped);
+    chat.clear();
+    assert_eq!(chat.images(), 0);
+}
+
+#[test]
+fn the_disk_cache_serves_another_program() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = picture(&dir, "a.bmp", 300, 120, 4);
+    let cached = || {
+        let cache = Some(ImageCache::open(&dir.path().join("cache"), 1 << 24).unwrap());
+        media_with(MediaOptions { cache, precision: Precision::Exact, ..MediaOptions::new(Profile::Reference) })
+    };
+    let first = show(&mut cached(), &[&path]);
+    let second = show(&mut cached(), &[&path]);
+    assert_eq!((second[0].origin, &second[0].image), (Origin::Disk, &first[0].image));
+    // Other rules make other rows.
+    let fast = MediaOptions { precision: Precision::Fast, ..cached().options().clone() };
+    assert!(matches!(show(&mut media_with(fast), &[&path])[0].origin, Origin::Encoded(_)));
+    for entry in std::fs::read_dir(dir.path().join("cache")).unwrap() {
+        std::fs::write(entry.unwrap().path(), b"damaged").unwrap();
+    }
+    let mut media = cached();
+    let third = show(&mut media, &[&path]);
+    assert!(matches!(third[0].origin, Origin::Encoded(_)));
+    assert!(media.warnings()[0].contains("encoded anew"), "{:?}", media.warnings());
+    assert_eq!(third[0].image, first[0].image);
+}
+
+#[test]
+fn commands_show_pictures() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = picture(&dir, "my picture.bmp", 60, 50, 1);
+    let image = image.to_str().unwrap();
+    let model = mini(FileType::F16);
+    let model = model.to_str().unwrap();
+    let common = ["-m", model, "-c", "512", "-t", "1", "--temp", "0", "--ignore-eos", "-n", "4"];
+    let out = ocelli(&[&["run", "-p", "What?", "--json", "--image", image], &common[..]].concat(), b"");
+    let told = text(&out.stderr);
+    assert!(out.status.success(), "{told}");
+    let json: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert!(json["image_tokens"].as_u64().unwrap() > 0);
+    assert!(told.contains("60×50, 1 slice") && told.contains("vision: "), "{told}");
+
+    let input = format!("/image '{image}'\nWhat?\n/image {image}\n/image nowhere.png\n/quit\n");
+    let out = ocelli(&[&["chat"], &common[..]].concat(), input.as_bytes());
+    let told = text(&out.stderr);
+    assert!(out.status.success(), "{told}");
+    assert!(told.contains("seen before") && told.contains("nowhere.png"), "{told}");
+
+    let file = dir.path().join("out.safetensors");
+    let mmproj = find_beside(Path::new(model), 256).unwrap();
+    let mmproj = mmproj.to_str().unwrap();
+    let out = ocelli(&["embed", "--mmproj", mmproj, image, "-o", file.to_str().unwrap(), "--pooled", "--json"], b"");
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let bytes = std::fs::read(&file).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let rows = usize::try_from(report["images"][0]["rows"].as_u64().unwrap()).unwrap();
+    assert_eq!(tensors.tensor("images.0.emb").unwrap().shape(), [rows, 256]);
+    assert_eq!(tensors.tensor("images.0.pooled").unwrap().shape(), [256]);
+
+    let probe = dir.path().join("probe.safetensors");
+    let args = ["probe", "-m", model, "-c", "512", "-t", "1", "-p", "What?", "--image", image, "-o"];
+    let out = ocelli(&[&args[..], &[probe.to_str().unwrap()]].concat(), b"");
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let bytes = std::fs::read(&probe).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let pixels = tensors.tensor("slices.0.pixels").unwrap();
+    let grid = tensors.tensor("slices.0.grid").unwrap();
+    let grid: Vec<_> = grid.data().as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b) as usize).collect();
+    assert_eq!(pixels.shape(), [grid[0] * 14, grid[1] * 14, 3]);
+    assert_eq!(tensors.tensor("slices.0.vit").unwrap().shape()[0], grid[0] * grid[1]);
+    assert_eq!(tensors.tensor("slices.0.emb").unwrap().shape(), [rows, 256]);
+}
+
+#[test]
+fn what_cannot_be_shown_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = picture(&dir, "a.bmp", 60, 50, 1);
+    let image = image.to_str().unwrap();
+    let model = mini(FileType::F16);
+    let lonely = dir.path().join("lonely.gguf");
+    std::fs::copy(&model, &lonely).unwrap();
+    let (model, lonely) = (model.to_str().unwrap(), lonely.to_str().unwrap());
+    let run =
+        |model: &'static str, more: &[&'static str]| [&["run", "-m", model, "-p", "x", "-c", "256"], more].concat();
+    let leak = |s: &str| -> &'static str { Box::leak(s.to_owned().into_boxed_str()) };
+    let (image, model, lonely) = (leak(image), leak(model), leak(lonely));
+    refused(&run(lonely, &["--image", image]), b"", &["lonely.gguf", "text only", "--mmproj"]);
+    refused(&run(model, &["--image", image, "--mmproj", model]), b"", &["gguf", "vision"]);
+    refused(&run(model, &["--image", model]), b"", &["gguf", "PNG"]);
+    refused(&run(model, &["--image", image, "--image-profile", "x"]), b"", &["reference", "llama.cpp"]);
+    refused(&run(model, &["--image", image, "--image-max-slices", "0"]), b"", &["max_slice_nums"]);
+    refused(&run(model, &["--video", image]), b"", &["a.bmp", "no video"]);
+    let truncated = dir.path().join("short.bmp");
+    let bytes = std::fs::read(image).unwrap();
+    std::fs::write(&truncated, &bytes[..bytes.len() / 2]).unwrap();
+    refused(&run(model, &["--image", leak(truncated.to_str().unwrap())]), b"", &["short.bmp"]);
+    let mmproj = find_beside(Path::new(model), 256).unwrap();
+    refused(&run(leak(mmproj.to_str().unwrap()), &[]), b"", &["clip", "--mmproj"]);
+}
