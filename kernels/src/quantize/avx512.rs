@@ -5,9 +5,9 @@ use std::arch::x86_64::*;
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Not, Sub};
 
 use ocelli_quant::lanes::{Lanes, Mask, Simd, Task};
-use ocelli_quant::{Format, GgmlType, QuantError, format, formats};
+use ocelli_quant::{GgmlType, QuantError, format, formats};
 
-use super::RowCodec;
+use super::{RowCodec, avx2};
 
 /// Proof that the machine has the features: only [`Avx512::detect`] makes one.
 #[derive(Clone, Copy)]
@@ -24,9 +24,10 @@ impl Avx512 {
     }
 }
 
-/// The codec, if the machine has the features.
+/// The codec, if the machine has the features. Rows are expanded by the AVX2 code: given 16 lanes, the compiler makes
+/// scatters out of those loops, one store per value.
 pub(super) fn codec() -> Option<RowCodec> {
-    Avx512::detect().map(|_| RowCodec { name: "avx512", quantize, dequantize })
+    Avx512::detect().and_then(|_| avx2::codec()).map(|avx2| RowCodec { name: "avx512", quantize, ..avx2 })
 }
 
 /// Vector of 16 f32. Vectors come only out of a [`Avx512`] or out of another vector.
@@ -219,7 +220,7 @@ impl Not for Bits {
     }
 }
 
-/// Defines `quantize` and `dequantize` out of the list of formats, each format compiled into functions of its own.
+/// Defines `quantize` out of the list of formats, each format compiled into functions of its own.
 macro_rules! compile_formats {
     ($($variant:ident $module:ident $ty:ident),+) => {
         fn quantize(
@@ -242,26 +243,6 @@ macro_rules! compile_formats {
                 })+
                 // The list names every format there is.
                 _ => ty.quantize_row(row, importance, out),
-            }
-        }
-
-        fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
-            if Avx512::detect().is_none() {
-                return ty.dequantize_row(bytes, out);
-            }
-            match ty {
-                $(GgmlType::$variant => {
-                    #[inline(never)]
-                    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-                    fn go(bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
-                        format::check_dequantize(GgmlType::$variant, bytes, out)?;
-                        <formats::$module::$ty as Format>::dequantize_row(bytes, out);
-                        Ok(())
-                    }
-                    // SAFETY: `Avx512::detect` has just found the features.
-                    unsafe { go(bytes, out) }
-                })+
-                _ => ty.dequantize_row(bytes, out),
             }
         }
     };
