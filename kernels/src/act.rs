@@ -65,6 +65,8 @@ fn act_kind(ty: GgmlType) -> Option<ActKind> {
 #[derive(Debug, Default)]
 struct Codes {
     q: Vec<i8>,
+    /// The same, 16 bits wide, for kernels that want that; only beside one scale per 32.
+    q16: Vec<i16>,
     d: Vec<f32>,
     sums16: Vec<i16>,
     sums32: Vec<i16>,
@@ -74,6 +76,7 @@ impl Codes {
     fn resize(&mut self, n: usize, unit: usize, sums16: bool) {
         self.q.resize(n, 0);
         self.d.resize(n / unit, 0.0);
+        self.q16.resize(if sums16 { 0 } else { n }, 0);
         self.sums16.resize(if sums16 { n / 16 } else { 0 }, 0);
         self.sums32.resize(n / 32, 0);
     }
@@ -231,6 +234,9 @@ impl ActBuf {
                     unsafe {
                         let (q, d, _, s32) = b.row(t, depth, 32);
                         (kernels.table.quantize_q8b)(row, q, d, s32);
+                        for (wide, q) in b.wide(t, depth).iter_mut().zip(q) {
+                            *wide = i16::from(*q);
+                        }
                     }
                 }
             }
@@ -251,6 +257,7 @@ impl ActBuf {
         };
         have.then_some(Acts {
             q: &codes.q,
+            q16: &codes.q16,
             d: &codes.d,
             sums16: &codes.sums16,
             sums32: &codes.sums32,
@@ -268,6 +275,7 @@ impl ActBuf {
 /// Where rows of codes are written from several threads.
 struct CodesPtr {
     q: *mut i8,
+    q16: *mut i16,
     d: *mut f32,
     sums16: *mut i16,
     has16: bool,
@@ -281,11 +289,22 @@ impl CodesPtr {
     fn new(codes: &mut Codes) -> Self {
         Self {
             q: codes.q.as_mut_ptr(),
+            q16: codes.q16.as_mut_ptr(),
             d: codes.d.as_mut_ptr(),
             sums16: codes.sums16.as_mut_ptr(),
             has16: !codes.sums16.is_empty(),
             sums32: codes.sums32.as_mut_ptr(),
         }
+    }
+
+    /// The place of the wide codes of row `t`.
+    ///
+    /// # Safety
+    /// As [`CodesPtr::row`]; the buffer of wide codes must be there.
+    #[expect(clippy::mut_from_ref, reason = "rows are disjoint, which the caller promises")]
+    unsafe fn wide(&self, t: usize, depth: usize) -> &mut [i16] {
+        // SAFETY: promised by the caller.
+        unsafe { std::slice::from_raw_parts_mut(self.q16.add(t * depth), depth) }
     }
 
     /// The places of row `t`.

@@ -111,6 +111,8 @@ pub(crate) enum ActKind {
 pub(crate) struct Acts<'a> {
     /// Codes −127…127, `depth` per token.
     pub(crate) q: &'a [i8],
+    /// The same codes, 16 bits wide; empty for [`ActKind::Q8K`].
+    pub(crate) q16: &'a [i16],
     /// One scale per unit (256 or 32 weights).
     pub(crate) d: &'a [f32],
     /// Sums of 16 codes; empty for [`ActKind::Q8B`].
@@ -127,8 +129,10 @@ impl<'a> Acts<'a> {
     /// The activations of tokens `from..from + n`.
     pub(crate) fn tokens(&self, from: usize, n: usize) -> Acts<'a> {
         let cut16 = if self.sums16.is_empty() { 0..0 } else { from * self.depth / 16..(from + n) * self.depth / 16 };
+        let wide = if self.q16.is_empty() { 0..0 } else { from * self.depth..(from + n) * self.depth };
         Acts {
             q: &self.q[from * self.depth..(from + n) * self.depth],
+            q16: &self.q16[wide],
             d: &self.d[from * self.depth / self.unit..(from + n) * self.depth / self.unit],
             sums16: &self.sums16[cut16],
             sums32: &self.sums32[from * self.depth / 32..(from + n) * self.depth / 32],

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use ocelli_quant::Unpack;
 use ocelli_quant::panel::{Block32, SuperBlock};
 
-use super::pack::{BLOCK_BYTES, BLOCK_CODES, SUPER_CODES, super_bytes};
+use super::pack::{BLOCK_BYTES, BLOCK_CODES, SIGNED_BYTES, SIGNED_CODES, SUPER_CODES, super_bytes};
 use super::{MR, NR};
 use crate::table::{Gemm, GemmF32};
 
@@ -187,17 +187,14 @@ pub(super) unsafe fn gemm_block<F: Unpack<Unit = Block32>>(a: &Gemm) {
     over_tokens!(a.acts.q.len() / a.acts.depth, tile_block::<F>, a);
 }
 
-/// `N` tokens from `t`.
-///
-/// Unsigned codes: as in [`tile_super`]. Signed codes: `|w|` times `y` with the sign of `w`; a pair is at most
-/// 2·128·127 = 32,512.
+/// `N` tokens from `t`, unsigned codes; bounds as in [`tile_super`].
 ///
 /// # Safety
 /// As [`gemm_block`]; tokens `t..t + N` must exist.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn tile_block<F: Unpack<Unit = Block32>, const N: usize>(a: &Gemm, t: usize) {
-    let chain = const { if F::SIGNED { 1 } else { chain(F::MAX_CODE, 32) } };
+    let chain = const { chain(F::MAX_CODE, 32) };
     let depth = a.acts.depth;
     let ones = _mm256_set1_epi16(1);
     let mut acc = [[_mm256_setzero_ps(); 2]; N];
@@ -215,16 +212,10 @@ unsafe fn tile_block<F: Unpack<Unit = Block32>, const N: usize>(a: &Gemm, t: usi
                     let step = part * chain + k;
                     let w = panel.add(64 * step).cast::<__m256i>();
                     let w = [_mm256_load_si256(w), _mm256_load_si256(w.add(1))];
-                    let magnitude = [_mm256_abs_epi8(w[0]), _mm256_abs_epi8(w[1])];
                     for c in 0..N {
                         let y = broadcast(y[c].add(4 * step));
                         for h in 0..2 {
-                            let product = if F::SIGNED {
-                                _mm256_maddubs_epi16(magnitude[h], _mm256_sign_epi8(y, w[h]))
-                            } else {
-                                _mm256_maddubs_epi16(w[h], y)
-                            };
-                            pairs[c][h] = _mm256_add_epi16(pairs[c][h], product);
+                            pairs[c][h] = _mm256_add_epi16(pairs[c][h], _mm256_maddubs_epi16(w[h], y));
                         }
                     }
                 }
@@ -243,9 +234,67 @@ unsafe fn tile_block<F: Unpack<Unit = Block32>, const N: usize>(a: &Gemm, t: usi
                 for h in 0..2 {
                     let d = _mm256_mul_ps(_mm256_load_ps(floats.add(8 * h)), dy);
                     acc[c][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total[c][h]), d, acc[c][h]);
-                    if !F::SIGNED {
-                        acc[c][h] = _mm256_fnmadd_ps(_mm256_load_ps(floats.add(MR + 8 * h)), below, acc[c][h]);
+                    acc[c][h] = _mm256_fnmadd_ps(_mm256_load_ps(floats.add(MR + 8 * h)), below, acc[c][h]);
+                }
+            }
+        }
+    }
+    for (c, acc) in acc.into_iter().enumerate() {
+        // SAFETY: the result has `n_rows` values for every token.
+        unsafe { store(a.out.add((t + c) * a.out_stride), a.n_rows, acc, a.accumulate) };
+    }
+}
+
+/// See [`crate::table::IntKernels::gemm`], for signed codes.
+///
+/// # Safety
+/// The panel must come from `pack_signed::<F>`; lengths as [`Gemm`] states them.
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn gemm_signed<F: Unpack<Unit = Block32>>(a: &Gemm) {
+    over_tokens!(a.acts.q.len() / a.acts.depth, tile_signed::<F>, a);
+}
+
+/// `N` tokens from `t`. Codes of both sides are 16 bits wide here: bytes would need the sign of the weight moved to the
+/// activation and a widening of every sum, three multiplier operations where this takes two. A block's sum is at most
+/// 32·128·127.
+///
+/// # Safety
+/// As [`gemm_signed`]; tokens `t..t + N` must exist.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+#[expect(clippy::extra_unused_type_parameters, reason = "tiles are called with their format")]
+unsafe fn tile_signed<F: Unpack<Unit = Block32>, const N: usize>(a: &Gemm, t: usize) {
+    let depth = a.acts.depth;
+    // Steps of two times two codes. Hidden from the compiler, which otherwise unrolls all and runs out of registers.
+    let turns = std::hint::black_box(8);
+    let mut acc = [[_mm256_setzero_ps(); 2]; N];
+    for u in 0..a.units {
+        // SAFETY: the panel holds `units` blocks; the tokens hold `depth` codes, wide ones too, and `depth / 32`
+        // scales each, of which this unit is number `unit0 + u`.
+        unsafe {
+            let panel = a.panel.as_ptr().add(u * SIGNED_BYTES);
+            let unit = a.unit0 + u;
+            let y: [*const i16; N] = std::array::from_fn(|c| a.acts.q16.as_ptr().add((t + c) * depth + 32 * unit));
+            let mut total = [[_mm256_setzero_si256(); 2]; N];
+            for turn in 0..turns {
+                for k in 0..2 {
+                    let step = 2 * turn + k;
+                    let w = panel.add(64 * step).cast::<__m256i>();
+                    let w = [_mm256_load_si256(w), _mm256_load_si256(w.add(1))];
+                    for c in 0..N {
+                        let y = broadcast(y[c].add(2 * step).cast());
+                        for h in 0..2 {
+                            total[c][h] = _mm256_add_epi32(total[c][h], _mm256_madd_epi16(w[h], y));
+                        }
                     }
+                }
+            }
+            let floats = panel.add(SIGNED_CODES).cast::<f32>();
+            for c in 0..N {
+                let dy = _mm256_set1_ps(*a.acts.d.as_ptr().add((t + c) * (depth / 32) + unit));
+                for h in 0..2 {
+                    let d = _mm256_mul_ps(_mm256_load_ps(floats.add(8 * h)), dy);
+                    acc[c][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total[c][h]), d, acc[c][h]);
                 }
             }
         }

@@ -8,7 +8,8 @@
 //!                               scales [groups][16 rows][2] i16, each twice
 //!                               mins [groups / 2][16 rows][2] i16, of two neighbouring groups
 //!                               d [16] f32, dmin [16] f32
-//! block of 32 of 16 rows        codes [8 steps][16 rows][4] u8 or i8, d [16] f32, min [16] f32
+//! block of 32 of 16 rows        codes [8 steps][16 rows][4] u8, d [16] f32, min [16] f32
+//!     with signed codes         codes [16 steps][16 rows][2] i16, d [16] f32
 //! ```
 
 #![allow(clippy::needless_range_loop, reason = "kernels walk several arrays and pointers in step")]
@@ -56,6 +57,16 @@ impl Layout for SuperBlock {
 
 impl Layout for Block32 {
     fn int<F: Unpack<Unit = Self>>() -> Option<IntKernels> {
+        if F::SIGNED {
+            return Some(IntKernels {
+                act: ActKind::Q8B,
+                unit: 32,
+                panel_unit_bytes: pack::SIGNED_BYTES,
+                gemv: gemv::gemv_block::<F>,
+                pack: pack::pack_signed::<F>,
+                gemm: gemm::gemm_signed::<F>,
+            });
+        }
         Some(IntKernels {
             act: ActKind::Q8B,
             unit: 32,

@@ -23,6 +23,12 @@ pub(crate) const BLOCK_CODES: usize = 32 * MR;
 /// Bytes of one block of a panel.
 pub(crate) const BLOCK_BYTES: usize = BLOCK_CODES + 2 * 4 * MR;
 
+/// Bytes of the codes of a block of a panel of signed codes, 16 bits each.
+pub(crate) const SIGNED_CODES: usize = 2 * BLOCK_CODES;
+
+/// Bytes of one block of a panel of signed codes.
+pub(crate) const SIGNED_BYTES: usize = SIGNED_CODES + 4 * MR;
+
 /// Writes 32 codes of each of 8 rows in steps of 4: step s, row r at `dst + 64·s + 4·r`. This is the transpose of an
 /// 8 × 8 matrix of 32-bit elements.
 ///
@@ -61,7 +67,7 @@ unsafe fn interleave(rows: [*const u8; 8], dst: *mut u8) {
 /// # Safety
 /// Lengths as [`Pack`] states them.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn pack_super<F: Unpack<Unit = SuperBlock>>(a: &mut Pack) {
+pub(crate) unsafe fn pack_super<F: Unpack<Unit = SuperBlock>>(a: &mut Pack) {
     let mut units = [SuperBlock::default(); MR];
     let groups = 256 / F::GROUP;
     for (i, panel) in a.panel.chunks_exact_mut(super_bytes(F::GROUP)).take(a.units).enumerate() {
@@ -105,7 +111,7 @@ pub(super) unsafe fn pack_super<F: Unpack<Unit = SuperBlock>>(a: &mut Pack) {
 /// # Safety
 /// Lengths as [`Pack`] states them.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn pack_block<F: Unpack<Unit = Block32>>(a: &mut Pack) {
+pub(crate) unsafe fn pack_block<F: Unpack<Unit = Block32>>(a: &mut Pack) {
     let mut units = [Block32::default(); MR];
     for (i, panel) in a.panel.chunks_exact_mut(BLOCK_BYTES).take(a.units).enumerate() {
         for (r, unit) in units.iter_mut().enumerate().take(a.n_rows) {
@@ -122,6 +128,39 @@ pub(super) unsafe fn pack_block<F: Unpack<Unit = Block32>>(a: &mut Pack) {
         for ((d, min), unit) in d.as_chunks_mut::<4>().0.iter_mut().zip(min.as_chunks_mut::<4>().0).zip(&units) {
             *d = unit.d.to_le_bytes();
             *min = unit.min.to_le_bytes();
+        }
+    }
+}
+
+/// See [`crate::table::IntKernels::pack`], for signed codes: they become 16 bits wide, in steps of two.
+///
+/// # Safety
+/// Lengths as [`Pack`] states them.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn pack_signed<F: Unpack<Unit = Block32>>(a: &mut Pack) {
+    let mut units = [Block32::default(); MR];
+    let mut wide = [[0i16; 32]; MR];
+    for (i, panel) in a.panel.chunks_exact_mut(SIGNED_BYTES).take(a.units).enumerate() {
+        for (r, unit) in units.iter_mut().enumerate().take(a.n_rows) {
+            let at = r * a.row_bytes + i * F::BLOCK_BYTES;
+            F::unpack(&a.rows[at..at + F::BLOCK_BYTES], unit);
+        }
+        for (wide, unit) in wide.iter_mut().zip(&units) {
+            for (wide, code) in wide.iter_mut().zip(&unit.codes) {
+                *wide = i16::from(*code as i8);
+            }
+        }
+        let (codes, d) = panel.split_at_mut(SIGNED_CODES);
+        for half in 0..2 {
+            for part in 0..2 {
+                let rows = std::array::from_fn(|r| wide[8 * half + r][16 * part..].as_ptr().cast());
+                // SAFETY: 16 codes of 2 bytes remain; step 8 + 7 of the second half ends at byte 64·15 + 64 =
+                // SIGNED_CODES.
+                unsafe { interleave(rows, codes[512 * part + 32 * half..].as_mut_ptr()) };
+            }
+        }
+        for (d, unit) in d.as_chunks_mut::<4>().0.iter_mut().zip(&units) {
+            *d = unit.d.to_le_bytes();
         }
     }
 }

@@ -13,8 +13,8 @@ use std::sync::OnceLock;
 use ocelli_quant::Unpack;
 use ocelli_quant::panel::{Block32, SuperBlock, Unquantized};
 
-use crate::table::{Gemm, KernelTable};
-use crate::x86_avx2;
+use crate::table::{Gemm, IntKernels, KernelTable, Pack};
+use crate::x86_avx2::{self, pack};
 
 pub(crate) const NAME: &str = "avx512vnni";
 
@@ -24,34 +24,43 @@ pub(crate) const NEEDS: &str = "an x86-64 CPU with AVX-512 F, BW, VL and VNNI";
 /// Tokens of a tile: 8 registers of a group's sums and 8 of a super-block's.
 const NR: usize = 8;
 
+/// What several tokens take: how rows become panels, and the GEMM over those.
+struct Prompt {
+    panel_unit_bytes: usize,
+    pack: unsafe fn(&mut Pack),
+    gemm: unsafe fn(&Gemm),
+}
+
 /// The GEMM of a compute layout.
 trait Layout: Sized {
-    fn gemm<F: Unpack<Unit = Self>>() -> Option<unsafe fn(&Gemm)>;
+    fn prompt<F: Unpack<Unit = Self>>() -> Option<Prompt>;
 }
 
 impl Layout for SuperBlock {
-    fn gemm<F: Unpack<Unit = Self>>() -> Option<unsafe fn(&Gemm)> {
-        Some(gemm::gemm_super::<F>)
+    fn prompt<F: Unpack<Unit = Self>>() -> Option<Prompt> {
+        let panel_unit_bytes = pack::super_bytes(F::GROUP);
+        Some(Prompt { panel_unit_bytes, pack: pack::pack_super::<F>, gemm: gemm::gemm_super::<F> })
     }
 }
 
 impl Layout for Block32 {
-    fn gemm<F: Unpack<Unit = Self>>() -> Option<unsafe fn(&Gemm)> {
-        Some(gemm::gemm_block::<F>)
+    /// Signed codes too stay bytes here, unlike those of AVX2.
+    fn prompt<F: Unpack<Unit = Self>>() -> Option<Prompt> {
+        Some(Prompt { panel_unit_bytes: pack::BLOCK_BYTES, pack: pack::pack_block::<F>, gemm: gemm::gemm_block::<F> })
     }
 }
 
 impl Layout for Unquantized {
-    fn gemm<F: Unpack<Unit = Self>>() -> Option<unsafe fn(&Gemm)> {
+    fn prompt<F: Unpack<Unit = Self>>() -> Option<Prompt> {
         None
     }
 }
 
-macro_rules! gemms {
+macro_rules! prompts {
     ($($variant:ident $module:ident $ty:ident),+) => {
         [$({
             type F = ocelli_quant::formats::$module::$ty;
-            <<F as Unpack>::Unit as Layout>::gemm::<F>()
+            <<F as Unpack>::Unit as Layout>::prompt::<F>()
         }),+]
     };
 }
@@ -67,9 +76,14 @@ pub(crate) fn table() -> Option<&'static KernelTable> {
                 && is_x86_feature_detected!("avx512vnni");
             let base = x86_avx2::table().filter(|_| detected)?;
             let mut formats = base.formats.clone();
-            for (format, gemm) in formats.iter_mut().zip(ocelli_quant::for_each_format!(gemms)) {
-                if let (Some(int), Some(gemm)) = (&mut format.int, gemm) {
-                    int.gemm = gemm;
+            for (format, prompt) in formats.iter_mut().zip(ocelli_quant::for_each_format!(prompts)) {
+                if let (Some(int), Some(prompt)) = (&mut format.int, prompt) {
+                    *int = IntKernels {
+                        panel_unit_bytes: prompt.panel_unit_bytes,
+                        pack: prompt.pack,
+                        gemm: prompt.gemm,
+                        ..*int
+                    };
                 }
             }
             Some(KernelTable { name: NAME, nr: NR, formats, gemm_f32: gemm::gemm_f32, ..*base })
