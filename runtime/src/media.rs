@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use ocelli_kernels::Kernels;
 use sha2::{Digest, Sha256};
 
 use crate::image::resize::PassOrder;
@@ -137,7 +138,10 @@ pub trait MediaProbe: VisionProbe {
 /// Takes pictures in with one vision model.
 #[derive(Debug)]
 pub struct Media {
-    encoder: VisionEncoder,
+    model: Arc<VisionModel>,
+    vision: VisionOptions,
+    /// Made with the first picture that has to be encoded: what is remembered costs nothing.
+    encoder: Option<VisionEncoder>,
     options: MediaOptions,
     /// Digest of everything but the picture that decides its rows.
     settings: [u8; 32],
@@ -161,10 +165,10 @@ struct Pending {
 }
 
 impl Media {
-    /// Starts an encoder for `model`.
+    /// For pictures seen through `model`. The encoder starts with the first one that is not remembered.
     ///
     /// # Errors
-    /// When an option is out of range, the instruction set is not there, or memory is missing.
+    /// When an option is out of range or the instruction set is not there.
     pub fn new(model: Arc<VisionModel>, options: MediaOptions) -> Result<Self, RuntimeError> {
         let positions = match options.profile {
             Profile::Reference => Positions::Reference,
@@ -172,26 +176,32 @@ impl Media {
         };
         let (n_threads, isa) = (options.n_threads, options.isa.clone());
         let vision = VisionOptions { n_threads, precision: options.precision, isa, positions };
-        let encoder = VisionEncoder::new(model, &vision)?;
+        let kernels = Kernels::select(vision.isa.as_deref())?;
         let mut digest = Sha256::new();
-        digest.update(encoder.model().fingerprint());
+        digest.update(model.fingerprint());
         let MediaOptions { profile, precision, decode, pass_order, .. } = &options;
         digest.update(format!("{profile:?} {precision:?} {decode:?} {pass_order:?}"));
-        digest.update(encoder.isa());
-        let mut media =
-            Self { encoder, settings: digest.finalize().into(), options, memory: HashMap::new(), warnings: Vec::new() };
+        digest.update(kernels.name());
+        let media = Self {
+            model,
+            vision,
+            encoder: None,
+            settings: digest.finalize().into(),
+            options,
+            memory: HashMap::new(),
+            warnings: Vec::new(),
+        };
         // Options are refused now, not with the first picture.
         for nums in [media.options.max_slice_nums, media.options.video_max_slice_nums] {
             crate::image::plan(1, 1, &media.slicing(nums))?;
         }
-        media.memory.shrink_to_fit();
         Ok(media)
     }
 
-    /// The encoder.
+    /// The vision model.
     #[must_use]
-    pub fn encoder(&self) -> &VisionEncoder {
-        &self.encoder
+    pub fn model(&self) -> &Arc<VisionModel> {
+        &self.model
     }
 
     /// How pictures are taken in.
@@ -330,7 +340,7 @@ impl Media {
     }
 
     fn slicing(&self, max_slice_nums: usize) -> SliceOptions {
-        let config = self.encoder.model().config();
+        let config = self.model.config();
         SliceOptions {
             profile: self.options.profile,
             max_slice_nums,
@@ -357,7 +367,7 @@ impl Media {
         if let Some(image) = self.memory.get(key) {
             return Some(Shown { image: Arc::clone(image), origin: Origin::Memory });
         }
-        let width = self.encoder.model().config().projection_dim;
+        let width = self.model.config().projection_dim;
         match self.options.cache.as_ref()?.get(key, width) {
             Cached::Hit(image) => {
                 let image = Arc::new(image);
@@ -392,19 +402,26 @@ impl Media {
     ) -> Result<Vec<Shown>, RuntimeError> {
         let slices: Vec<&Rgb8> =
             entries.iter().flat_map(|e| if let Entry::Sliced(p) = e { p.slices.as_slice() } else { &[] }).collect();
-        let (n_slices, started) = (slices.len(), Instant::now());
+        let (n_slices, mut started) = (slices.len(), Instant::now());
         let rows = if n_slices == 0 {
             Vec::new()
         } else {
+            let mut encoder = match self.encoder.take() {
+                Some(encoder) => encoder,
+                None => VisionEncoder::new(Arc::clone(&self.model), &self.vision)?,
+            };
+            started = Instant::now();
             let mut progress = |done, all| watch.encoding(n_slices, done, all);
             let probe: Option<&mut dyn VisionProbe> = match &mut probe {
                 Some(probe) => Some(&mut **probe),
                 None => None,
             };
-            self.encoder.encode(&slices, probe, &mut progress, interrupt)?
+            let rows = encoder.encode(&slices, probe, &mut progress, interrupt);
+            self.encoder = Some(encoder);
+            rows?
         };
         let time = started.elapsed();
-        let config = self.encoder.model().config();
+        let config = self.model.config();
         let (queries, n_embd) = (config.query_num, config.projection_dim);
         let mut rows = rows.as_slice();
         let mut shown: Vec<Shown> = Vec::with_capacity(entries.len());

@@ -156,7 +156,7 @@ impl Vision {
             None => find_beside(&self.model, self.n_embd)?,
         };
         let media = open_vision(&path, self.load, self.options.clone())?;
-        let width = media.encoder().model().config().projection_dim;
+        let width = media.model().config().projection_dim;
         if width != self.n_embd {
             anyhow::bail!(
                 "{} makes image rows of {width} values, the text model takes {}; use the vision file that was made \
@@ -213,7 +213,7 @@ impl Vision {
     }
 }
 
-/// Loads a vision file and starts its encoder, telling on stderr what is used.
+/// Loads a vision file, telling on stderr what is used.
 pub(crate) fn open_vision(path: &Path, load: FileOptions, options: MediaOptions) -> anyhow::Result<Media> {
     let started = Instant::now();
     let model = VisionModel::load(path, load)?;
@@ -222,7 +222,7 @@ pub(crate) fn open_vision(path: &Path, load: FileOptions, options: MediaOptions)
     }
     let bytes = model.weights().file_bytes();
     let media = Media::new(Arc::new(model), options).with_context(|| format!("cannot use {}", path.display()))?;
-    eprintln!("vision: {}, {}, ready in {:.2} s", path.display(), human(bytes), started.elapsed().as_secs_f64());
+    eprintln!("vision: {}, {}, loaded in {:.2} s", path.display(), human(bytes), started.elapsed().as_secs_f64());
     Ok(media)
 }
 

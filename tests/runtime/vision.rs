@@ -83,7 +83,7 @@ fn prompt(images: &[Attachment], profile: Profile) -> Prompt {
 fn pictures_stand_where_the_profiles_put_them() {
     let dir = tempfile::tempdir().unwrap();
     let mut media = media();
-    let side = media.encoder().model().config().image_size;
+    let side = media.model().config().image_size;
     let (small, large) = (picture(&dir, "s.bmp", 40, 30, 1), picture(&dir, "l.bmp", 2 * side, 2 * side, 2));
     let shown = show(&mut media, &[&small, &large]);
     let images: Vec<_> = shown.iter().map(Shown::numbered).collect();
