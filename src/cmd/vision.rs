@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ocelli_runtime::image::resize::PassOrder;
 use ocelli_runtime::image::video::VideoOptions;
-use ocelli_runtime::image::{Orientation, Profile};
+use ocelli_runtime::image::{DecodeOptions, Limits, Orientation, Profile};
 use ocelli_runtime::media::{Media, MediaOptions, MediaWatch, Origin, Shown};
 use ocelli_runtime::memory::human;
 use ocelli_runtime::vision::VisionModel;
@@ -34,6 +34,18 @@ pub(crate) struct VisionArgs {
     /// Version of Pillow whose pixels the reference rules are to give: 13 (and later) or 12 (and before)
     #[arg(long, value_name = "VERSION", default_value = "13", value_parser = pass_order)]
     pub(crate) image_pillow: PassOrder,
+    /// Largest picture file in bytes
+    #[arg(long, value_name = "N", default_value_t = Limits::default().max_file_bytes)]
+    pub(crate) image_max_file_bytes: u64,
+    /// Most pixels of a picture; decoding takes 3 to 8 bytes of memory for each
+    #[arg(long, value_name = "N", default_value_t = Limits::default().max_pixels)]
+    pub(crate) image_max_pixels: u64,
+    /// Longest side of a picture
+    #[arg(long, value_name = "N", default_value_t = Limits::default().max_side)]
+    pub(crate) image_max_side: u64,
+    /// Largest ratio of a picture's sides
+    #[arg(long, value_name = "N", default_value_t = Limits::default().max_aspect_ratio)]
+    pub(crate) image_max_aspect_ratio: u64,
 }
 
 /// Where image rows are kept, and how videos are sampled.
@@ -78,13 +90,21 @@ fn profile(name: &str) -> Result<Profile, String> {
 impl VisionArgs {
     /// Options for pictures whose positions and rows come from one machine.
     pub(crate) fn media_options(&self, threads: usize, precision: Precision, isa: Option<&str>) -> MediaOptions {
+        let limits = Limits {
+            max_file_bytes: self.image_max_file_bytes,
+            max_pixels: self.image_max_pixels,
+            max_side: self.image_max_side,
+            max_aspect_ratio: self.image_max_aspect_ratio,
+        };
+        let chosen = MediaOptions::new(self.image_profile);
         MediaOptions {
             max_slice_nums: self.image_max_slices,
+            decode: DecodeOptions { limits, ..chosen.decode },
             pass_order: self.image_pillow,
             n_threads: threads,
             precision,
             isa: isa.map(str::to_owned),
-            ..MediaOptions::new(self.image_profile)
+            ..chosen
         }
     }
 }

@@ -310,6 +310,11 @@ fn what_cannot_be_shown_is_refused() {
     refused(&run(model, &["--image", model]), b"", &["gguf", "PNG"]);
     refused(&run(model, &["--image", image, "--image-profile", "x"]), b"", &["reference", "llama.cpp"]);
     refused(&run(model, &["--image", image, "--image-max-slices", "0"]), b"", &["max_slice_nums"]);
+    refused(
+        &run(model, &["--image", image, "--image-max-pixels", "2999"]),
+        b"",
+        &["3000 pixels", "--image-max-pixels"],
+    );
     refused(&run(model, &["--video", image]), b"", &["a.bmp", "no video"]);
     let truncated = dir.path().join("short.bmp");
     let bytes = std::fs::read(image).unwrap();

@@ -56,7 +56,7 @@ pub enum ImageError {
         problem: String,
     },
     /// Something beyond a limit of [`Limits`](super::Limits).
-    #[error("{what}, more than the limit {limit} = {allowed}; {remedy}, or raise that limit")]
+    #[error("{what}, more than the limit {limit} = {allowed}; {remedy}{}", raise(limit))]
     Limit {
         /// What was found.
         what: String,
@@ -124,5 +124,15 @@ impl ImageError {
             Self::InFile { .. } | Self::Open { .. } | Self::NoFfmpeg { .. } | Self::Interrupted => self,
             source => Self::InFile { path: path.to_owned(), source: Box::new(source) },
         }
+    }
+}
+
+/// How to raise a limit, where there is an option for it.
+fn raise(limit: &str) -> String {
+    match limit {
+        "max_file_bytes" | "max_pixels" | "max_side" | "max_aspect_ratio" => {
+            format!(", or raise the limit (--image-{})", limit.replace('_', "-"))
+        }
+        _ => String::new(),
     }
 }
