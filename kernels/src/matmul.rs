@@ -1,6 +1,7 @@
 //! Products of stored weights with activations.
 //!
-//! One token goes straight over the stored blocks (GEMV). Several tokens go through a real quantised GEMM: a thread
+//! One token goes straight over the stored blocks (GEMV), and so do a few, one after the other over the same strip of
+//! rows, which is in the cache then: unpacking would cost more than it saves. Several tokens go through a real quantised GEMM: a thread
 //! takes a strip of rows, unpacks it once into a panel in its scratch memory, and multiplies the panel with all
 //! tokens. Weights are never copied anywhere else.
 //!
@@ -25,6 +26,10 @@ pub const MAX_PRODUCTS: usize = 8;
 
 /// Scratch for panels.
 const PANEL_BYTES: usize = SCRATCH_BYTES - PARTNER_BYTES;
+
+/// Tokens up to which a strip is multiplied token by token from the stored blocks. Unpacking a strip costs about as
+/// much as this many products with it.
+const FEW_TOKENS: usize = 2;
 
 /// Depth of a panel of f32 weights: 512 steps of 16 lanes are 32 KiB. A multiple of every block length.
 const F32_DEPTH: usize = 512;
@@ -240,7 +245,7 @@ impl<'a> Strips<'a> {
             Some(int) if !act.exact() => Path::Int(int, act.codes(int.act).ok_or(missing)?),
             _ => Path::Float(format, act.as_f32().ok_or(missing)?),
         };
-        let step = if act.tokens() == 1 {
+        let step = if act.tokens() <= FEW_TOKENS {
             // Some turns per thread to even out, but at least 16 rows per turn.
             (weight.rows / (threads * 8)).clamp(16, 256) & !7
         } else {
@@ -281,15 +286,19 @@ impl<'a> Strips<'a> {
         let rows = &w.bytes[r0 * w.row_bytes..r1 * w.row_bytes];
         match &self.path {
             // SAFETY: rows are whole (checked by `WeightRef::new`), `out` is promised, and the table is detected.
-            Path::Int(int, acts) if t1 - t0 == 1 => unsafe {
-                let out = std::slice::from_raw_parts_mut(out, r1 - r0);
-                (int.gemv)(&mut Gemv { rows, row_bytes: w.row_bytes, acts: acts.tokens(t0, 1), out });
+            Path::Int(int, acts) if t1 - t0 <= FEW_TOKENS => unsafe {
+                for t in t0..t1 {
+                    let out = std::slice::from_raw_parts_mut(out.add((t - t0) * stride), r1 - r0);
+                    (int.gemv)(&mut Gemv { rows, row_bytes: w.row_bytes, acts: acts.tokens(t, 1), out });
+                }
             },
             // SAFETY: as above.
-            Path::Float(format, x) if t1 - t0 == 1 => unsafe {
-                let out = std::slice::from_raw_parts_mut(out, r1 - r0);
-                let x = &x[t0 * w.cols..t1 * w.cols];
-                (format.gemv_f32)(&mut GemvF32 { rows, row_bytes: w.row_bytes, x, out });
+            Path::Float(format, x) if t1 - t0 <= FEW_TOKENS => unsafe {
+                for t in t0..t1 {
+                    let out = std::slice::from_raw_parts_mut(out.add((t - t0) * stride), r1 - r0);
+                    let x = &x[t * w.cols..(t + 1) * w.cols];
+                    (format.gemv_f32)(&mut GemvF32 { rows, row_bytes: w.row_bytes, x, out });
+                }
             },
             // SAFETY: promised by the caller.
             Path::Int(int, acts) => unsafe {
