@@ -5,15 +5,12 @@ use std::arch::x86_64::*;
 use ocelli_quant::Unpack;
 use ocelli_quant::panel::{Block32, SuperBlock};
 
-use crate::table::{Gemv, GemvF32, TunedGemv};
-
-/// Hand-tuned kernels; other formats unpack a block and multiply.
-pub(super) const TUNED: &[TunedGemv] = &[];
+use crate::table::{Gemv, GemvF32};
 
 /// Adds the 8 lanes.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn sum(v: __m256) -> f32 {
+pub(super) fn sum(v: __m256) -> f32 {
     let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
     let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
     _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))

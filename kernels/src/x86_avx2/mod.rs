@@ -17,6 +17,7 @@
 mod gemm;
 mod gemv;
 pub(crate) mod pack;
+mod tuned;
 
 use std::sync::OnceLock;
 
@@ -99,7 +100,7 @@ macro_rules! formats {
 
 /// Fills the slots of formats that have hand-tuned kernels.
 fn tune(formats: &mut [FormatKernels]) {
-    for (ty, gemv) in gemv::TUNED {
+    for (ty, gemv) in tuned::TUNED {
         if let Some(int) = &mut formats[index(*ty)].int {
             int.gemv = *gemv;
         }

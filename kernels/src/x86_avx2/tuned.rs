@@ -1,0 +1,221 @@
+//! One token times rows of the formats that models are mostly stored in, straight from their blocks.
+//!
+//! One row at a time: two in step share loads of activations, and were slower by a third where rows come from memory.
+//! Layouts of the blocks are those of `ocelli_quant::formats`.
+
+use std::arch::x86_64::*;
+
+use ocelli_quant::GgmlType;
+
+use super::gemv::sum;
+use crate::table::{Gemv, TunedGemv};
+
+/// These kernels, by format.
+pub(super) const TUNED: &[TunedGemv] =
+    &[(GgmlType::Q4_K, gemv_q4_k), (GgmlType::Q6_K, gemv_q6_k), (GgmlType::Q8_0, gemv_q8_0)];
+
+/// Bytes of a Q4_K block: d, dmin, 12 of scales and mins, 128 of codes.
+const Q4_K: usize = 144;
+
+/// Bytes of a Q6_K block: 128 and 64 of codes, 16 scales, d.
+const Q6_K: usize = 210;
+
+/// Bytes of a Q8_0 block: d, 32 codes.
+const Q8_0: usize = 34;
+
+/// Half precision to single.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn half(bytes: [u8; 2]) -> f32 {
+    _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(u16::from_le_bytes(bytes)))))
+}
+
+/// Activations of one super-block.
+#[derive(Clone, Copy)]
+struct Unit<'a> {
+    q: &'a [i8; 256],
+    sums16: &'a [i16; 16],
+    sums32: &'a [i16; 8],
+    d: f32,
+}
+
+/// What a row has come to: lanes to be added up, and lanes to be taken off.
+#[derive(Clone, Copy)]
+struct Acc {
+    above: __m256,
+    below: __m256,
+}
+
+/// Runs `block` over all super-blocks of all rows.
+///
+/// # Safety
+/// Lengths as [`Gemv`] states them, with activations in units of 256; rows are whole blocks of `BYTES`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn rows<const BYTES: usize>(a: &mut Gemv, block: impl Fn(&[u8; BYTES], Unit<'_>, &mut Acc)) {
+    let q = a.acts.q.as_chunks::<256>().0;
+    let sums16 = a.acts.sums16.as_chunks::<16>().0;
+    let sums32 = a.acts.sums32.as_chunks::<8>().0;
+    let unit = |k: usize| Unit { q: &q[k], sums16: &sums16[k], sums32: &sums32[k], d: a.acts.d[k] };
+    let zero = Acc { above: _mm256_setzero_ps(), below: _mm256_setzero_ps() };
+    for (row, out) in a.rows.chunks_exact(a.row_bytes).zip(a.out.iter_mut()) {
+        let mut x = zero;
+        for (k, p) in row.as_chunks::<BYTES>().0.iter().enumerate() {
+            block(p, unit(k), &mut x);
+        }
+        *out = sum(_mm256_sub_ps(x.above, x.below));
+    }
+}
+
+/// 32 bytes from `at` on.
+///
+/// # Safety
+/// They must lie inside.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn load<T>(at: *const T) -> __m256i {
+    // SAFETY: promised by the caller.
+    unsafe { _mm256_loadu_si256(at.cast()) }
+}
+
+/// Shuffles that put 16-bit number i of a lane into all places of the lane.
+const SPREAD: [[u8; 16]; 8] = {
+    let mut masks = [[0; 16]; 8];
+    let mut i = 0;
+    while i < 8 {
+        let mut j = 0;
+        while j < 16 {
+            masks[i][j] = (2 * i + j % 2) as u8;
+            j += 1;
+        }
+        i += 1;
+    }
+    masks
+};
+
+/// Shuffles that put 16-bit number 2k into all places of the low lane and number 2k + 1 into those of the high lane.
+const SPREAD_PAIRS: [[u8; 32]; 4] = {
+    let mut masks = [[0; 32]; 4];
+    let mut k = 0;
+    while k < 4 {
+        let mut j = 0;
+        while j < 32 {
+            masks[k][j] = (4 * k + 2 * (j / 16) + j % 2) as u8;
+            j += 1;
+        }
+        k += 1;
+    }
+    masks
+};
+
+/// Q4_K. A pair of products is at most 2·15·127 = 3,810; times a scale of 63, summed over the 8 of a lane, below 2²².
+///
+/// # Safety
+/// Lengths as [`Gemv`] states them.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn gemv_q4_k(a: &mut Gemv) {
+    let block = |b: &[u8; Q4_K], u: Unit<'_>, acc: &mut Acc| {
+        let word = |at: usize| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
+        // Six bits each: the first four whole, of the last four the low nibbles here and the high bits above.
+        let (s, m, n) = (word(4), word(8), word(12));
+        let scales = [s & 0x3f3f_3f3f, (n & 0x0f0f_0f0f) | (s >> 2 & 0x3030_3030)];
+        let mins = [m & 0x3f3f_3f3f, (n >> 4 & 0x0f0f_0f0f) | (m >> 2 & 0x3030_3030)];
+        // SAFETY: 8 sums of 16 bits, 128 bytes of codes from byte 16 on in a block of 144, 256 activations, and masks
+        // of 16 bytes; the features are those of the function around.
+        unsafe {
+            let wide = |[low, high]: [u32; 2]| {
+                _mm_cvtepu8_epi16(_mm_cvtsi64_si128((u64::from(high) << 32 | u64::from(low)) as i64))
+            };
+            let below = _mm_madd_epi16(wide(mins), _mm_loadu_si128(u.sums32.as_ptr().cast()));
+            let scales = _mm256_broadcastsi128_si256(wide(scales));
+            let nibbles = _mm256_set1_epi8(15);
+            let mut total = _mm256_setzero_si256();
+            for j in 0..4 {
+                let codes = load(b.as_ptr().add(16 + 32 * j));
+                let halves =
+                    [_mm256_and_si256(codes, nibbles), _mm256_and_si256(_mm256_srli_epi16::<4>(codes), nibbles)];
+                for (h, codes) in halves.into_iter().enumerate() {
+                    let pairs = _mm256_maddubs_epi16(codes, load(u.q.as_ptr().add(64 * j + 32 * h)));
+                    let mask = _mm256_broadcastsi128_si256(_mm_loadu_si128(SPREAD[2 * j + h].as_ptr().cast()));
+                    let scale = _mm256_shuffle_epi8(scales, mask);
+                    total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, scale));
+                }
+            }
+            let (d, dmin) = (half([b[0], b[1]]) * u.d, half([b[2], b[3]]) * u.d);
+            acc.above = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), _mm256_set1_ps(d), acc.above);
+            let below = _mm256_zextps128_ps256(_mm_cvtepi32_ps(below));
+            acc.below = _mm256_fmadd_ps(below, _mm256_set1_ps(dmin), acc.below);
+        }
+    };
+    // SAFETY: promised by the caller.
+    unsafe { rows::<Q4_K>(a, block) };
+}
+
+/// Q6_K, with codes 0…63 and 32 times the scaled sums of the activations taken off. A pair of products is at most
+/// 2·63·127 = 16,002; times a scale of 128, summed over the 16 pairs of a lane, below 2²⁵.
+///
+/// # Safety
+/// Lengths as [`Gemv`] states them.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn gemv_q6_k(a: &mut Gemv) {
+    let block = |b: &[u8; Q6_K], u: Unit<'_>, acc: &mut Acc| {
+        // SAFETY: 128 + 64 bytes of codes, 16 scales from byte 192 on in a block of 210, 256 activations, 16 sums, and
+        // masks of 32 bytes; the features are those of the function around.
+        unsafe {
+            let scales = _mm256_cvtepi8_epi16(_mm_loadu_si128(b.as_ptr().add(192).cast()));
+            let offset = _mm256_madd_epi16(scales, load(u.sums16.as_ptr()));
+            let (nibbles, high) = (_mm256_set1_epi8(15), _mm256_set1_epi8(0x30));
+            let mut total = _mm256_setzero_si256();
+            for h in 0..2 {
+                let low = [load(b.as_ptr().add(64 * h)), load(b.as_ptr().add(64 * h + 32))];
+                let top = load(b.as_ptr().add(128 + 32 * h));
+                // Bits 4 and 5 of the four runs of 32 codes.
+                let tops = [_mm256_slli_epi16::<4>(top), _mm256_slli_epi16::<2>(top), top, _mm256_srli_epi16::<2>(top)];
+                let lows = [low[0], low[1], _mm256_srli_epi16::<4>(low[0]), _mm256_srli_epi16::<4>(low[1])];
+                let scales = if h == 0 {
+                    _mm256_permute2x128_si256::<0x00>(scales, scales)
+                } else {
+                    _mm256_permute2x128_si256::<0x11>(scales, scales)
+                };
+                for k in 0..4 {
+                    let codes = _mm256_or_si256(_mm256_and_si256(lows[k], nibbles), _mm256_and_si256(tops[k], high));
+                    let pairs = _mm256_maddubs_epi16(codes, load(u.q.as_ptr().add(128 * h + 32 * k)));
+                    let scale = _mm256_shuffle_epi8(scales, load(SPREAD_PAIRS[k].as_ptr()));
+                    total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, scale));
+                }
+            }
+            let total = _mm256_sub_epi32(total, _mm256_slli_epi32::<5>(offset));
+            let d = half([b[208], b[209]]) * u.d;
+            acc.above = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), _mm256_set1_ps(d), acc.above);
+        }
+    };
+    // SAFETY: promised by the caller.
+    unsafe { rows::<Q6_K>(a, block) };
+}
+
+/// Q8_0. The code −128 counts as 128 with the activation's sign turned; a pair is at most 2·128·127 = 32,512.
+///
+/// # Safety
+/// Lengths as [`Gemv`] states them, with activations in units of 32.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn gemv_q8_0(a: &mut Gemv) {
+    let ones = _mm256_set1_epi16(1);
+    let block = |b: &[u8; Q8_0], y: __m256i, d: f32, acc: __m256| {
+        // SAFETY: 32 codes from byte 2 on in a block of 34; the features are those of the function around.
+        unsafe {
+            let w = load(b.as_ptr().add(2));
+            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(y, w));
+            let total = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, ones));
+            _mm256_fmadd_ps(total, _mm256_set1_ps(half([b[0], b[1]]) * d), acc)
+        }
+    };
+    let acts = || a.acts.q.as_chunks::<32>().0.iter().zip(a.acts.d);
+    for (row, out) in a.rows.chunks_exact(a.row_bytes).zip(a.out.iter_mut()) {
+        let mut x = _mm256_setzero_ps();
+        for (p, (y, d)) in row.as_chunks::<Q8_0>().0.iter().zip(acts()) {
+            // SAFETY: 32 activations.
+            x = block(p, unsafe { load(y.as_ptr()) }, *d, x);
+        }
+        *out = sum(x);
+    }
+}
