@@ -1,0 +1,385 @@
+#!/usr/bin/env python3
+"""Makes conversations about synthetic pictures, each a function of (split, seed, index).
+
+    python generator.py --out DIR [--split held-out] [--seed 0] [--per-task 200] [--tasks colour shape …]
+
+writes DIR/data.jsonl and DIR/images/. README.md describes the format.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import random
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+
+from PIL import ImageDraw
+
+import questions
+import scene as scenes
+import slicing
+from scene import COLOURS, SHAPES, SIZES, Thing
+
+TASKS = """colour shape size position count yes-no read read-number sentence turns compare video outside
+no-picture""".split()
+
+ASKERS = {
+    "colour": questions.colour,
+    "shape": questions.shape,
+    "size": questions.size,
+    "position": questions.position,
+    "count": questions.count,
+    "yes-no": questions.yes_no,
+    "read": questions.read,
+    "read-number": questions.read,
+    "sentence": questions.sentence,
+    "outside": questions.outside,
+}
+
+WORDS = """apple bank bird blue boat book bread bridge camera candle car castle chair city clock cloud coffee corner desk
+door dream drum eagle earth east exit farm field fire fish flag flower forest fox friend garden gate glass gold grape
+green hall hand harbor heart hill honey horse hotel house ice island jacket jungle key king kitchen knife ladder lake
+lamp leaf lemon letter light lion lunch mango map market melon metal milk mirror moon mountain mouse music night north
+ocean office open orange paint paper park peach pencil piano pilot pizza planet plate pocket pond price queen quiet radio
+rain rice river road robot rocket roof room rose salt school sea shadow ship shop silver sister sky smile snow sofa song
+south spoon spring square star stone store storm street sugar summer sun table taxi teacher temple ticket tiger toast
+tower town train tree valley village violin voice wall water wave west wheel window winter wolf wood yellow zebra zoo"""
+WORDS = [word for word in WORDS.split() if len(word) <= 8]
+
+SLICED = (0.45, 0.3, 0.25)
+"""Weights of pictures of one slice, of a few and of many in held-out data."""
+
+
+MIXTURE = {"shapes": 36, "count": 14, "text": 22, "number": 9, "turns": 8, "pair": 6, "film": 4, "alone": 1}
+"""How often training has which kind of conversation; those with several pictures cost the most time."""
+
+
+@dataclass
+class Turn:
+    task: str
+    question: str
+    answer: str
+
+
+@dataclass
+class Conversation:
+    """Pictures, whether they are frames of a video, and turns in order."""
+
+    pictures: list
+    is_video: bool
+    turns: list
+
+
+@dataclass
+class Scene:
+    things: list
+    labels: list = field(default_factory=list)
+    spoken_of: Thing | None = None
+
+
+def random_things(rng, number, alike=False):
+    """Things in different cells; with more than three none is big. `alike`: of a few shapes and colours."""
+    cells = rng.sample(range(9), number)
+    sizes = list(SIZES) if number <= 3 else ["small", "medium"]
+    shapes = rng.sample(SHAPES, rng.randint(1, 3)) if alike else SHAPES
+    colours = rng.sample(list(COLOURS), rng.randint(1, 3)) if alike else list(COLOURS)
+    return [Thing(rng.choice(shapes), rng.choice(colours), rng.choice(sizes), c) for c in cells]
+
+
+def settled(rng, number, width, height, alike=False):
+    while True:
+        things = random_things(rng, number, alike)
+        if scenes.settle(rng, things, width, height):
+            return things
+
+
+def shapes_picture(rng, sizes, number, alike=False):
+    width, height = scenes.picture_size(rng, sizes)
+    things = settled(rng, number, width, height, alike)
+    return scenes.draw_scene(rng, width, height, things), Scene(things)
+
+
+def random_text(rng, longest, digits_only):
+    """A number, a word, or letters and digits without a sense; digits that look like letters don't stand among letters."""
+    length = rng.randint(1, longest)
+    if digits_only or rng.random() < 0.3:
+        return "".join(rng.choice("0123456789") for _ in range(length))
+    kind = rng.choice(["word", "syllables", "syllables", "letters", "mixed"])
+    if kind == "word":
+        text = rng.choice([w for w in WORDS if len(w) <= longest] or ["sun"])
+    elif kind == "syllables":
+        text = "".join(rng.choice(s) for s in ["bcdfghjklmnprstvwz", "aeiou", "bcdfghklmnprstvwz", "aeiouy"] * 2)[
+            : max(2, length)
+        ]
+    else:
+        kinds = "abcdefghjkmnpqrstuvwxyz" + ("23456789" if kind == "mixed" else "")
+        text = "".join(rng.choice(kinds) for _ in range(max(2, length)))
+    style = rng.choice(["lower", "upper", "upper", "capital"])
+    if style == "capital" and text.isalpha():
+        return text.capitalize()
+    return text if style == "lower" else text.upper()
+
+
+def text_box(rng, text, left, top, width, height, unit):
+    """A box for a line in a part of a picture; `unit` is the mean side of what fills a slice, of which a character is
+    to have at least 7 %: 10 pixels."""
+    least = max(0.072 * len(text), 0.14) * unit / (0.94 * width)
+    box_width = 0.94 * width * rng.uniform(min(least, 1.0), 1.0)
+    box_height = min(0.84 * height, 0.3 * unit)
+    x = left + rng.uniform(0.03 * width, 0.97 * width - box_width)
+    return x, top + rng.uniform(0.08 * height, 0.92 * height - box_height), box_width, box_height
+
+
+def text_picture(rng, sizes, digits_only, longest=8):
+    """A word across one of three bands, at times on a sign, with up to two shapes in the other bands.
+
+    On a third of the pictures that are cut into tiles, the word is so small that it can only be read on a tile, and lies
+    on one tile, alone.
+    """
+    width, height = scenes.picture_size(rng, sizes, 0.7)
+    text = random_text(rng, longest, digits_only)
+    plan = slicing.plan(width, height)
+    if plan.columns and rng.random() < 0.33:
+        return small_text_picture(rng, text, width, height, plan)
+    band, things = rng.randrange(3), []
+    top, bottom = band * height / 3, (band + 1) * height / 3
+    for other in [b for b in range(3) if b != band] if rng.random() < 0.4 else []:
+        if rng.random() < 0.6:
+            cell = 3 * other + rng.randrange(3)
+            things.append(Thing(rng.choice(SHAPES), rng.choice(list(COLOURS)), rng.choice(["small", "medium"]), cell))
+    fits = scenes.settle(rng, things, width, height)
+    if not fits or any(t.y + t.radius > top and t.y - t.radius < bottom for t in things):
+        things = []
+    colour = scenes.ground(rng, things)
+    image = scenes.background(rng, width, height, colour)
+    if rng.random() < 0.3:
+        colour = scenes.far_from(rng, [], 0)
+        ImageDraw.Draw(image).rectangle([0.01 * width, top + 1, 0.99 * width, bottom - 1], fill=colour)
+    for thing in things:
+        scenes.draw_thing(image, thing)
+    box = text_box(rng, text, 0, top, width, height / 3, math.sqrt(width * height))
+    label = scenes.write(rng, image, text, box, scenes.ink_on(rng, colour))
+    return scenes.finish(rng, image, things, [label]), Scene(things, [label])
+
+
+def small_text_picture(rng, text, width, height, plan):
+    w, h = width / plan.columns, height / plan.rows
+    left, top = w * rng.randrange(plan.columns), h * rng.randrange(plan.rows)
+    colour = scenes.ground(rng, [])
+    image = scenes.background(rng, width, height, colour)
+    box = text_box(rng, text, left, top, w, h, math.sqrt(w * h))
+    label = scenes.write(rng, image, text, box, scenes.ink_on(rng, colour))
+    return scenes.finish(rng, image, [], [label]), Scene([], [label])
+
+
+def pair_of_pictures(rng, sizes):
+    """Two pictures: either of different scenes, or of one in which a single thing about one object changes."""
+    if rng.random() < 0.5:
+        made = [shapes_picture(rng, sizes, rng.randint(1, 4)) for _ in range(2)]
+        return [p for p, _ in made], SimpleNamespace(first=made[0][1], second=made[1][1], changed=None)
+    width, height = scenes.picture_size(rng, sizes)
+    while True:
+        things = settled(rng, rng.randint(1, 3), width, height)
+        change = rng.choice(["the colour", "the shape", "the size", "the position", "nothing"])
+        after = [replace(t) for t in things]
+        one = rng.choice(after)
+        if change == "the colour":
+            one.colour = questions.other(rng, COLOURS, one.colour)
+        elif change == "the shape":
+            one.shape = questions.other(rng, SHAPES, one.shape)
+        elif change == "the size":
+            one.size = questions.other(rng, SIZES, one.size)
+        elif change == "the position":
+            one.cell = rng.choice([c for c in range(9) if all(t.cell != c for t in things)])
+        if change == "nothing" or settled_again(rng, things, after, one, change, width, height):
+            break
+    pictures = [scenes.draw_scene(rng, width, height, t, scenes.ground(rng, things + after)) for t in (things, after)]
+    return pictures, SimpleNamespace(first=Scene(things), second=Scene(after), changed=change)
+
+
+def settled_again(rng, before, after, one, change, width, height):
+    """Places the changed thing; all others stay where they are, and it too unless its position is what changed."""
+    if change in ("the colour", "the shape"):
+        one.tint = scenes.shifted(rng, COLOURS[one.colour], 14)
+        return True
+    others = [t for t in after if t is not one]
+    trial = replace(one)
+    if change == "the size":
+        low, high = SIZES[one.size]
+        one.radius = rng.uniform(low, high) * math.sqrt(width * height) / 2
+        edge = one.radius * 1.04 + 1
+        one.x, one.y = min(max(one.x, edge), width - edge), min(max(one.y, edge), height - edge)
+    else:
+        if not scenes.settle(rng, [trial], width, height):
+            return False
+        one.x, one.y, one.radius = trial.x, trial.y, one.radius
+        edge = one.radius * 1.04 + 1
+        one.x, one.y = min(max(one.x, edge), width - edge), min(max(one.y, edge), height - edge)
+    return all(math.dist((one.x, one.y), (t.x, t.y)) > one.radius + t.radius + 2 for t in others)
+
+
+def film(rng):
+    """Frames of one moving, growing or shrinking object, at times with one that stays."""
+    width, height = scenes.picture_size(rng, (0.7, 0.3, 0.0), 0.4)
+    unit, frames = math.sqrt(width * height), rng.randint(3, 5)
+    change = rng.choice(questions.CHANGES)
+    thing = Thing(rng.choice(SHAPES), rng.choice(list(COLOURS)), "medium", 4, turn=rng.uniform(-0.2, 0.2))
+    thing.tint = scenes.shifted(rng, COLOURS[thing.colour], 14)
+    low, high = 0.07 * unit, 0.19 * unit
+    if change in ("grows", "shrinks"):
+        small = rng.uniform(low, 0.1 * unit)
+        sizes = [small + (min(small * rng.uniform(1.8, 2.4), high) - small) * i / (frames - 1) for i in range(frames)]
+        sizes = sizes[::-1] if change == "shrinks" else sizes
+        x, y = rng.uniform(high, width - high), rng.uniform(high, height - high)
+        places = [(x, y, r) for r in sizes]
+    else:
+        r = rng.uniform(low, 0.14 * unit)
+        across = change in ("left", "right")
+        length, breadth = (width, height) if across else (height, width)
+        begin = rng.uniform(r + 1, r + 1 + 0.2 * length)
+        end = rng.uniform(begin + 0.35 * length, max(begin + 0.36 * length, length - r - 1))
+        fixed = rng.uniform(r + 1, breadth - r - 1)
+        path = [begin + (end - begin) * i / (frames - 1) for i in range(frames)]
+        path = path[::-1] if change in ("left", "up") else path
+        places = [(p, fixed, r) if across else (fixed, p, r) for p in path]
+    colour = scenes.ground(rng, [thing])
+    still = scenes.background(rng, width, height, colour)
+    pictures = []
+    for thing.x, thing.y, thing.radius in places:
+        image = still.copy()
+        scenes.draw_thing(image, thing)
+        pictures.append(scenes.finish(rng, image, [replace(thing)], []))
+    return pictures, thing, change
+
+
+def asked(rng, task, scene):
+    """A turn of this task, or None after a few tries."""
+    for _ in range(8):
+        made = ASKERS[task](rng, scene)
+        if made is not None:
+            return Turn(task, *made)
+    return None
+
+
+def conversation(split, seed, index, task=None, sizes=SLICED, longest=8):
+    """The conversation number `index`. With a task, one question of it; without, several turns of mixed tasks."""
+    for attempt in range(100):
+        rng = random.Random(f"{split} {seed} {index} {task} {attempt}")
+        made = one_task(rng, task, sizes, longest) if task else mixture(rng, sizes, longest)
+        if made.turns:
+            return made
+    raise RuntimeError(f"no {task} question could be made for index {index}")
+
+
+def one_task(rng, task, sizes, longest):
+    if task == "video":
+        pictures, thing, change = film(rng)
+        return Conversation(pictures, True, [Turn(task, *questions.video(rng, thing, change))])
+    if task == "compare":
+        pictures, pair = pair_of_pictures(rng, sizes)
+        made = questions.compare(rng, pair)
+        return Conversation(pictures, False, [Turn(task, *made)] if made else [])
+    if task == "no-picture":
+        return Conversation([], False, [Turn(task, *questions.without_picture(rng))])
+    if task == "turns":
+        return several_turns(rng, sizes)
+    if task in ("read", "read-number"):
+        picture, scene = text_picture(rng, sizes, task == "read-number", 4 if task == "read-number" else longest)
+    else:
+        number = rng.randint(1, 9) if task == "count" else rng.choice([1, 1, 2, 2, 3, 3, 4, 5, 6, 7])
+        if task == "sentence":
+            number = rng.randint(1, 3)
+        picture, scene = shapes_picture(rng, sizes, number, alike=task == "count" and rng.random() < 0.7)
+    turn = asked(rng, task, scene)
+    return Conversation([picture], False, [turn] if turn else [])
+
+
+def several_turns(rng, sizes):
+    """Three or four turns about one picture; at least one can only be understood from the one before."""
+    picture, scene = shapes_picture(rng, sizes, rng.randint(1, 5))
+    kinds = ["colour", "shape", "size", "position"]
+    turns = []
+    for _ in range(2):
+        kind = rng.choice(kinds)
+        turn = asked(rng, kind, scene)
+        if turn is None:
+            return Conversation([picture], False, [])
+        said = {kind} | questions.mentioned(turn.question)
+        turns.append(turn)
+        for _ in range(min(rng.randint(0 if turns[1:] else 1, 2), len(kinds) - len(said))):
+            turns.append(Turn("turns", *questions.follow_up(rng, scene, said)))
+    return Conversation([picture], False, [replace(t, task="turns") for t in turns[:4]])
+
+
+def mixture(rng, sizes, longest):
+    """Training: a picture is costly and a question cheap, so one picture gets several."""
+    kind = rng.choices(list(MIXTURE), MIXTURE.values())[0]
+    if kind == "film":
+        pictures, thing, change = film(rng)
+        return Conversation(pictures, True, [Turn("video", *questions.video(rng, thing, change)) for _ in range(2)])
+    if kind == "alone":
+        return one_task(rng, "no-picture", sizes, longest)
+    if kind == "pair":
+        pictures, pair = pair_of_pictures(rng, sizes)
+        made = [questions.compare(rng, pair) for _ in range(1 if pair.changed else 4)]
+        return Conversation(pictures, False, [Turn("compare", *m) for m in made if m])
+    if kind == "turns":
+        return several_turns(rng, sizes)
+    if kind in ("text", "number"):
+        picture, scene = text_picture(rng, sizes, kind == "number", 4 if kind == "number" else longest)
+        tasks = ["read"]
+        if scene.things:
+            tasks += rng.sample(["colour", "shape", "position", "yes-no"], 2)
+            tasks += ["sentence"] * (rng.random() < 0.3)
+        else:
+            tasks += ["outside"] * (rng.random() < 0.1)
+    else:
+        number = rng.randint(1, 9) if kind == "count" else rng.choice([1, 1, 2, 2, 3, 3, 4, 5, 6, 7])
+        picture, scene = shapes_picture(rng, sizes, number, alike=kind == "count" and rng.random() < 0.7)
+        pool = ["colour", "shape", "size", "position", "yes-no", "yes-no", "colour", "shape", "count", "outside"]
+        tasks = ["count", "count", rng.choice(pool)] if kind == "count" else rng.sample(pool, 4)
+        if number <= 3 and kind == "shapes":
+            tasks[0] = "sentence" if rng.random() < 0.6 else tasks[0]
+    rng.shuffle(tasks)
+    turns = [asked(rng, task, scene) for task in tasks]
+    return Conversation([picture], False, [t for t in turns if t is not None])
+
+
+def write_task(folder, lines, split, seed, task, count):
+    for index in range(count):
+        made = conversation(split, seed, index, task)
+        names = []
+        for number, picture in enumerate(made.pictures):
+            name = f"images/{task}-{index:05}-{number}.{'jpg' if picture.jpeg else 'png'}"
+            if picture.jpeg:
+                (folder / name).write_bytes(picture.jpeg)
+            else:
+                picture.image.save(folder / name)
+            names.append(name)
+        turns = [{"question": t.question, "answers": [t.answer], "score": "exact"} for t in made.turns]
+        record = {
+            "id": f"{task}-{index:05}",
+            "task": task,
+            "video" if made.is_video else "images": names,
+            "turns": turns,
+        }
+        lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--split", choices=["held-out", "train"], default="held-out")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--per-task", type=int, default=200)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    args = parser.parse_args()
+    (args.out / "images").mkdir(parents=True, exist_ok=True)
+    with open(args.out / "data.jsonl", "w", encoding="utf-8") as lines:
+        for task in args.tasks:
+            write_task(args.out, lines, args.split, args.seed, task, args.per_task)
+
+
+if __name__ == "__main__":
+    main()
