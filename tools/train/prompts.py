@@ -8,7 +8,6 @@ Ids are had from tokenizer.json as it is, over the text of the chat template.
 import functools
 import pathlib
 
-import numpy as np
 from tokenizers import Tokenizer
 
 import slicing

@@ -17,7 +17,6 @@ import argparse
 import collections
 import json
 import pathlib
-import random
 import re
 
 from sentencepiece import sentencepiece_model_pb2 as protobuf
