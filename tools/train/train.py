@@ -85,6 +85,10 @@ def save(path, value):
     os.replace(partial, path)
 
 
+PROGRESS = ("step", "conversations", "drawn", "seconds", "cooldown")
+"""What a checkpoint says of how far the run is; `drawn`: conversations up to here may have been used."""
+
+
 class Run:
     def __init__(self, args):
         self.args, self.folder = args, args.run
@@ -94,7 +98,7 @@ class Run:
         self.optimiser = torch.optim.AdamW(
             parameter_groups(self.trainer, args.decay), lr=args.rate, betas=(0.9, 0.98), fused=True
         )
-        self.step = self.conversations = self.chunk = 0
+        self.step = self.conversations = self.drawn = 0
         self.seconds, self.cooldown = 0.0, None
         self.stop = False
         if args.resume:
@@ -113,12 +117,11 @@ class Run:
         state = torch.load(self.folder / "checkpoint.pt", map_location=self.device, weights_only=True)
         self.trainer.load_state_dict(state["trainer"])
         self.optimiser.load_state_dict(state["optimiser"])
-        for name in ("step", "conversations", "chunk", "seconds", "cooldown"):
+        for name in PROGRESS:
             setattr(self, name, state[name])
 
     def checkpoint(self):
-        names = ("step", "conversations", "chunk", "seconds", "cooldown")
-        state = {name: getattr(self, name) for name in names}
+        state = {name: getattr(self, name) for name in PROGRESS}
         state |= {"trainer": self.trainer.state_dict(), "optimiser": self.optimiser.state_dict()}
         save(self.folder / "checkpoint.pt", state)
 
@@ -138,8 +141,8 @@ class Run:
 
     def train(self):
         args = self.args
-        first, before, workers = self.chunk, self.conversations, max(args.workers, 1)
-        per_chunk = batches.Fresh.CHUNK * args.batch
+        per_chunk, before, workers = batches.Fresh.CHUNK * args.batch, self.conversations, max(args.workers, 1)
+        first = -(-self.drawn // per_chunk)
         course = batches.Course(args.course)
         source = iter(batches.loader(self.folder, args.seed, args.batch, first, course, args.workers))
         begun = logged = saved = time.monotonic()
@@ -151,7 +154,7 @@ class Run:
             window.add(batch, *self.one_step(batch), waited)
             # Every worker may be within a chunk: the next run begins behind all of those.
             rounds = 1 + (self.conversations - before) // (per_chunk * workers)
-            self.chunk = first + workers * rounds
+            self.drawn = (first + workers * rounds) * per_chunk
             now = time.monotonic()
             self.seconds = elapsed + now - begun
             if now - logged > args.log:
@@ -174,10 +177,8 @@ class Run:
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as out:
             out.write(json.dumps(entry) + "\n")
         tasks = " ".join(f"{name} {100 * share:.0f}" for name, share in entry["right"].items())
-        print(
-            f"{entry['hours']:.2f} h, step {self.step}, {entry['per_second']:.1f}/s: loss {entry['loss']:.3f} help {entry['help']:.3f} | {tasks}",
-            flush=True,
-        )
+        progress = f"{entry['hours']:.2f} h, step {self.step}, {entry['per_second']:.1f}/s"
+        print(f"{progress}: loss {entry['loss']:.3f} help {entry['help']:.3f} | {tasks}", flush=True)
 
 
 class Window:
@@ -220,7 +221,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--batch", type=int, default=24, help="conversations in a step")
     parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--warmup", type=int, default=300, help="steps")
+    parser.add_argument("--warmup", type=int, default=100, help="steps")
     parser.add_argument("--decay", type=float, default=0.05)
     parser.add_argument(
         "--help-weight", dest="help", type=float, default=0.3, help="weight of the patches' classes in the loss"
