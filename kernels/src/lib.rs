@@ -3,7 +3,7 @@
 //! * [`Kernels`] is the chosen table: it can only be had where the machine runs it.
 //! * [`Pool`] is the thread pool of the token loop.
 //! * [`ActBuf`] holds activations, quantised once; [`matmul`], [`matmul_many`] and [`matmul_swiglu`] multiply stored
-//!   weights ([`WeightRef`]) with them.
+//!   weights ([`WeightRef`]) with them; [`add_columns`] adds products of a few columns in f32.
 //! * [`KvLayout`], [`KvView`] and [`attention`](attention()) are the paged key/value cache and attention over it.
 //! * [`attention_spans`](attention_spans()) is attention within spans of rows, everything seen by everything: images.
 //! * [`ops`] has the rest: norms, rotary positions, gated activations, embedding rows.
@@ -16,6 +16,7 @@ mod aarch64_neon;
 mod act;
 mod attention;
 mod attention_spans;
+mod columns;
 mod error;
 mod kv;
 mod matmul;
@@ -35,6 +36,7 @@ mod x86_avx512vnni;
 pub use act::{ActBuf, ActNeeds, Precision};
 pub use attention::{AttnScratch, AttnShape, attention};
 pub use attention_spans::{AttnSpan, SpanHeads, SpanScratch, attention_spans};
+pub use columns::{MAX_COLUMNS, add_columns};
 pub use error::{IsaError, KernelError};
 pub use kv::{KvLayout, KvView};
 pub use matmul::{MAX_PRODUCTS, MatMul, WeightRef, matmul, matmul_many, matmul_swiglu};

@@ -4,7 +4,8 @@ mod common;
 
 use common::{Failures, Fill, Rng, computes_in_f32, expand, pool, tables, vector_tables, weight};
 use ocelli_kernels::{
-    ActBuf, ActNeeds, Kernels, MatMul, Pool, Precision, WeightRef, matmul, matmul_many, matmul_swiglu, ops,
+    ActBuf, ActNeeds, Kernels, MAX_COLUMNS, MatMul, Pool, Precision, WeightRef, add_columns, matmul, matmul_many,
+    matmul_swiglu, ops,
 };
 use ocelli_quant::GgmlType;
 
@@ -372,4 +373,56 @@ fn rows_padded_on_the_way_in_are_rows_with_zeros() {
     let mut act = ActBuf::new();
     assert!(act.fill_padded(&pool, Kernels::scalar(), &x, 7, depth, needs).is_err());
     assert!(act.fill_padded(&pool, Kernels::scalar(), &x, 1, depth, needs).is_err());
+}
+
+#[test]
+fn columns_are_added() {
+    let pool = pool();
+    let mut failures = Failures::default();
+    for kernels in tables() {
+        for ty in GgmlType::ALL {
+            let cols = 3 * ty.block_len().max(32);
+            for (rows, tokens, chosen) in [(1, 1, 1), (16, 2, 3), (37, 7, 5), (33, 1, 20), (5, 0, 2)] {
+                let mut rng = Rng::new((rows + tokens) as u64);
+                let bytes = weight(*ty, rows, cols, Fill::Random, &mut rng);
+                let w = WeightRef::new(*ty, &bytes, rows, cols).expect("fits");
+                let columns: Vec<u32> = (0..chosen).map(|_| rng.below(cols) as u32).collect();
+                let (x, before) = (rng.vec(tokens * chosen, 3.0), rng.vec(tokens * rows, 1.0));
+                let mut got = before.clone();
+                add_columns(&pool, kernels, &w, &columns, &x, &mut got).expect("fits");
+                let values = expand(*ty, &bytes, rows, cols);
+                for (i, (got, before)) in got.iter().zip(&before).enumerate() {
+                    let (t, r) = (i / rows, i % rows);
+                    let terms = || {
+                        let pairs = columns.iter().zip(&x[t * chosen..]);
+                        pairs.map(|(c, x)| f64::from(values[r * cols + *c as usize]) * f64::from(*x))
+                    };
+                    let want = f64::from(*before) + terms().sum::<f64>();
+                    let size = f64::from(before.abs()) + terms().map(f64::abs).sum::<f64>();
+                    if (f64::from(*got) - want).abs() > (chosen + 2) as f64 * EPS * size {
+                        failures
+                            .push(format!("{} {ty} {rows}×{cols}: element {i} is {got}, not {want}", kernels.name()));
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    failures.check();
+}
+
+#[test]
+fn columns_that_do_not_fit_are_refused() {
+    let (pool, kernels, ty) = (pool(), Kernels::scalar(), GgmlType::F32);
+    let bytes = vec![0u8; 4 * 2 * 3];
+    let w = WeightRef::new(ty, &bytes, 2, 3).expect("fits");
+    let mut out = [1.0; 4];
+    let mut add = |columns: &[u32], x: &[f32]| add_columns(&pool, kernels, &w, columns, x, &mut out);
+    assert!(add(&[0, 2], &[1.0; 4]).is_ok());
+    assert!(add(&[], &[]).is_ok());
+    assert!(add(&[0, 3], &[1.0; 4]).is_err());
+    assert!(add(&[0, 1], &[1.0; 3]).is_err());
+    assert!(add(&[0, 1], &[1.0; 2]).is_err());
+    assert!(add(&[], &[1.0]).is_err());
+    assert!(add(&[0; MAX_COLUMNS + 1], &[1.0; 2 * (MAX_COLUMNS + 1)]).is_err());
 }

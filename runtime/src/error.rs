@@ -48,12 +48,14 @@ pub enum RuntimeError {
     #[error("--mlock locks the mapped file; it cannot be used with --no-mmap")]
     MlockWithoutMmap,
     /// Something does not fit into memory.
-    #[error("{what} needs {}, more than the memory available; use a smaller context (-c), a smaller batch (-ub) or q8_0 KV types (-ctk, -ctv)", human(*bytes))]
+    #[error("{what} needs {}, more than the memory available; {remedy}", human(*bytes))]
     NoMemory {
         /// What was to be allocated.
         what: String,
         /// Its bytes (the largest u64 when beyond it).
         bytes: u64,
+        /// What to do.
+        remedy: &'static str,
     },
     /// An error in the model file at `path`.
     #[error("{}: {source}", path.display())]

@@ -13,17 +13,38 @@ fn parse_mem_available(meminfo: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Refuses `bytes` (`None`: beyond 64 bits) when they are more than the system has left.
+/// What helps when a text model's memory is too large.
+const SMALLER_TEXT: &str = "use a smaller context (-c), a smaller batch (-ub) or q8_0 KV types (-ctk, -ctv)";
+
+/// Refuses `bytes` (`None`: beyond 64 bits) when they are more than the system has left, for something that the options
+/// of a text model make smaller.
 ///
 /// # Errors
 /// [`RuntimeError::NoMemory`] naming `what`.
 pub fn check(what: impl Into<String>, bytes: Option<u64>) -> Result<(), RuntimeError> {
+    check_or(what, bytes, SMALLER_TEXT)
+}
+
+/// As [`check`]; `remedy` tells the user what to do.
+///
+/// # Errors
+/// [`RuntimeError::NoMemory`] naming `what`.
+pub fn check_or(what: impl Into<String>, bytes: Option<u64>, remedy: &'static str) -> Result<(), RuntimeError> {
     let fits = match (bytes, available()) {
         (None, _) => false,
         (Some(bytes), Some(left)) => bytes <= left,
         (Some(bytes), None) => isize::try_from(bytes).is_ok(),
     };
-    if fits { Ok(()) } else { Err(RuntimeError::NoMemory { what: what.into(), bytes: bytes.unwrap_or(u64::MAX) }) }
+    if fits { Ok(()) } else { Err(no_memory(what.into(), bytes.unwrap_or(u64::MAX), remedy)) }
+}
+
+/// The error for `bytes` that a text model's memory cannot have.
+pub(crate) fn too_large(what: String, bytes: u64) -> RuntimeError {
+    no_memory(what, bytes, SMALLER_TEXT)
+}
+
+fn no_memory(what: String, bytes: u64, remedy: &'static str) -> RuntimeError {
+    RuntimeError::NoMemory { what, bytes, remedy }
 }
 
 /// `bytes` for people: `1.5 GiB`.
@@ -56,7 +77,9 @@ mod tests {
     fn absurd_sizes_are_refused() {
         assert!(check("a test", Some(1)).is_ok());
         let text = check("the KV cache", Some(1 << 62)).unwrap_err().to_string();
-        assert!(text.contains("the KV cache") && text.contains("4.0 EiB"), "{text}");
+        assert!(["the KV cache", "4.0 EiB", "(-c)"].iter().all(|w| text.contains(w)), "{text}");
+        let text = check_or("the workspace", Some(1 << 62), "buy more").unwrap_err().to_string();
+        assert!(text.ends_with("available; buy more"), "{text}");
         assert!(check("a test", None).is_err());
     }
 

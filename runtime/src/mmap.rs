@@ -115,7 +115,11 @@ fn map(file: &File, options: FileOptions) -> std::io::Result<Bytes> {
 }
 
 fn read(mut file: File, path: &Path, len: u64) -> Result<Bytes, RuntimeError> {
-    let too_large = || RuntimeError::NoMemory { what: format!("{} without --mmap", path.display()), bytes: len };
+    let too_large = || RuntimeError::NoMemory {
+        what: format!("{} read as a whole", path.display()),
+        bytes: len,
+        remedy: "leave --no-mmap out",
+    };
     let len = usize::try_from(len).map_err(|_| too_large())?;
     let mut words: Vec<u64> = Vec::new();
     words.try_reserve_exact(len.div_ceil(8)).map_err(|_| too_large())?;

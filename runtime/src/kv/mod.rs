@@ -107,8 +107,7 @@ impl Plane {
     fn new(shape: &KvShape, ty: GgmlType) -> Result<Self, RuntimeError> {
         let block_bytes = shape.n_head_kv * BLOCK_LEN * shape.row_bytes(ty)?;
         let bytes = block_bytes * (shape.n_ctx / BLOCK_LEN);
-        let map = MmapMut::map_anon(bytes)
-            .map_err(|_| RuntimeError::NoMemory { what: "the KV cache".to_owned(), bytes: bytes as u64 })?;
+        let map = MmapMut::map_anon(bytes).map_err(|_| memory::too_large("the KV cache".to_owned(), bytes as u64))?;
         Ok(Self { map, block_bytes })
     }
 

@@ -1,12 +1,15 @@
 //! The kernels with what every call of them needs, and the tensors a vision graph is made of.
 
+use std::ops::Range;
+
 use ocelli_gguf::Metadata;
 use ocelli_kernels::{
-    ActBuf, ActNeeds, AttnSpan, Kernels, MatMul, Pool, Precision, SpanHeads, SpanScratch, WeightRef, attention_spans,
-    matmul_many, ops,
+    ActNeeds, AttnSpan, Kernels, MatMul, Pool, Precision, SpanHeads, SpanScratch, WeightRef, add_columns,
+    attention_spans, matmul_many, ops,
 };
 
 use super::int8::{self, Int8};
+use super::outliers::Inputs;
 use crate::RuntimeError;
 use crate::weights::{Loader, Matrix, Vector, Weights};
 
@@ -128,52 +131,93 @@ impl<'e> Engine<'e> {
         Self { precision: Precision::Exact, int8: None, ..self }
     }
 
-    fn view(&self, linear: &Linear) -> Result<WeightRef<'e>, RuntimeError> {
+    /// The matrix as it is in the file.
+    fn stored(&self, linear: &Linear) -> Result<WeightRef<'e>, RuntimeError> {
         let matrix = &self.matrices[linear.slot].matrix;
-        if let Some(rows) = self.int8.and_then(|int8| int8.rows(linear.slot)) {
-            return Ok(WeightRef::new(int8::FORMAT, rows, matrix.rows(), int8::padded(matrix.cols()))?);
-        }
         Ok(WeightRef::new(matrix.ty(), self.weights.bytes(matrix), matrix.rows(), matrix.cols())?)
     }
 
-    /// Takes `n` rows into `acts` in the forms that `readers` want.
+    /// The matrix as it is multiplied.
+    fn view(&self, linear: &Linear) -> Result<WeightRef<'e>, RuntimeError> {
+        match self.int8.and_then(|int8| int8.rows(linear.slot)) {
+            Some(rows) => {
+                let matrix = &self.matrices[linear.slot].matrix;
+                Ok(WeightRef::new(int8::FORMAT, rows, matrix.rows(), int8::padded(matrix.cols()))?)
+            }
+            None => self.stored(linear),
+        }
+    }
+
+    /// Takes `n` rows into `inputs` in the forms that `readers`, at most 3, want. Where they are products of 8-bit codes,
+    /// values more than `limit` times as large as the mean magnitude of their row are kept out of the codes, with
+    /// their columns, of each of `slices`, which are ranges of rows one behind the other. Rows behind them do not matter.
     pub(crate) fn prepare(
         &self,
-        acts: &mut ActBuf,
-        rows: &[f32],
-        n: usize,
+        inputs: &mut Inputs,
+        rows: &mut [f32],
+        slices: &[Range<usize>],
+        limit: f32,
         readers: &[&Linear],
     ) -> Result<(), RuntimeError> {
         let mut types = [int8::FORMAT; 3];
-        let mut depth = 0;
+        let (mut depth, mut width, mut coded) = (0, 0, false);
         for (ty, reader) in types.iter_mut().zip(readers) {
-            let view = self.view(reader)?;
-            (*ty, depth) = (view.ty(), view.cols());
+            let (view, stored) = (self.view(reader)?, &self.matrices[reader.slot]);
+            (*ty, depth, width) = (view.ty(), view.cols(), stored.matrix.cols());
+            coded = self.precision == Precision::Fast && stored.int8;
         }
+        let n = rows.len() / width.max(1);
         let needs = ActNeeds::new(self.precision, types.into_iter().take(readers.len()));
-        Ok(acts.fill_padded(self.pool, self.kernels, rows, n, depth, needs)?)
+        inputs.kept.clear();
+        if coded {
+            let mut known: Vec<u32> = Vec::new();
+            for reader in readers {
+                known.extend_from_slice(self.int8.map_or(&[], |int8| int8.without(reader.slot)));
+            }
+            known.sort_unstable();
+            known.dedup();
+            inputs.kept.take(self.pool, rows, width, slices, limit, &known);
+        }
+        inputs.codes.fill_padded(self.pool, self.kernels, rows, n, depth, needs)?;
+        inputs.kept.put_back(rows, width);
+        Ok(())
     }
 
-    /// `W · acts` without the bias.
-    pub(crate) fn multiply(&self, acts: &ActBuf, linear: &Linear, out: &mut [f32]) -> Result<(), RuntimeError> {
-        Ok(matmul_many(self.pool, self.kernels, acts, &mut [MatMul { weight: self.view(linear)?, out }])?)
+    /// `W · inputs` without the bias.
+    pub(crate) fn multiply(&self, inputs: &Inputs, linear: &Linear, out: &mut [f32]) -> Result<(), RuntimeError> {
+        let mut products = [MatMul { weight: self.view(linear)?, out }];
+        matmul_many(self.pool, self.kernels, &inputs.codes, &mut products)?;
+        self.add_kept(inputs, linear, out)
     }
 
     /// Three products of the same rows in one meeting of the threads.
     pub(crate) fn multiply3(
         &self,
-        acts: &ActBuf,
+        inputs: &Inputs,
         linears: [&Linear; 3],
         out: [&mut [f32]; 3],
     ) -> Result<(), RuntimeError> {
         let [a, b, c] = linears;
         let [out_a, out_b, out_c] = out;
         let mut products = [
-            MatMul { weight: self.view(a)?, out: out_a },
-            MatMul { weight: self.view(b)?, out: out_b },
-            MatMul { weight: self.view(c)?, out: out_c },
+            MatMul { weight: self.view(a)?, out: &mut *out_a },
+            MatMul { weight: self.view(b)?, out: &mut *out_b },
+            MatMul { weight: self.view(c)?, out: &mut *out_c },
         ];
-        Ok(matmul_many(self.pool, self.kernels, acts, &mut products)?)
+        matmul_many(self.pool, self.kernels, &inputs.codes, &mut products)?;
+        self.add_kept(inputs, a, out_a)?;
+        self.add_kept(inputs, b, out_b)?;
+        self.add_kept(inputs, c, out_c)
+    }
+
+    /// Adds the products of what was kept out of the codes.
+    fn add_kept(&self, inputs: &Inputs, linear: &Linear, out: &mut [f32]) -> Result<(), RuntimeError> {
+        for (rows, columns, values) in inputs.kept.each() {
+            let weight = self.stored(linear)?;
+            let out = &mut out[rows.start * weight.rows()..rows.end * weight.rows()];
+            add_columns(self.pool, self.kernels, &weight, columns, values, out)?;
+        }
+        Ok(())
     }
 
     /// Adds the bias, if there is one, to every row.
@@ -204,7 +248,7 @@ impl<'e> Engine<'e> {
 
     /// Expands the rows `ids` of a table.
     pub(crate) fn look_up(&self, table: &Linear, ids: &[u32], out: &mut [f32]) -> Result<(), RuntimeError> {
-        let view = self.exact().view(table)?;
+        let view = self.stored(table)?;
         Ok(ops::lookup_rows(self.kernels, &view, ids, out)?)
     }
 

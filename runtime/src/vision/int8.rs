@@ -2,23 +2,33 @@
 //!
 //! Vision files hold F16, BF16 or F32 matrices, whose products would run in f32. Made once, when the first fast encoder
 //! starts: the matrices of MiniCPM-V 4.0 take 0.4 GB then, and are read instead of the 0.8 GB of the mapped ones.
-//! Rows that do not divide into blocks (4304) get zeros behind them; so do the activations they meet.
+//! Rows that do not divide into blocks (4304) get zeros behind them; so do the activations they meet. Columns that are
+//! large in many rows would spoil the scales of the others: they are zeros here, and multiplied in f32 (see `outliers`).
 
 use ocelli_kernels::quantize::RowCodec;
 use ocelli_quant::GgmlType;
 
 use super::VisionError;
 use super::engine::Stored;
+use super::outliers;
 use crate::weights::{Matrix, Weights};
 use crate::{RuntimeError, memory};
 
 /// The format of the rows: 32 codes of 8 bits and a scale.
 pub(super) const FORMAT: GgmlType = GgmlType::Q8_0;
 
+/// What a matrix is made into.
+#[derive(Debug)]
+struct Form {
+    rows: Vec<u8>,
+    /// Columns that are zeros in `rows`, ascending.
+    without: Vec<u32>,
+}
+
 /// Rows per matrix, where it has such a form.
 #[derive(Debug)]
 pub(crate) struct Int8 {
-    matrices: Vec<Option<Vec<u8>>>,
+    matrices: Vec<Option<Form>>,
 }
 
 impl Int8 {
@@ -26,15 +36,20 @@ impl Int8 {
     pub(super) fn new(weights: &Weights, stored: &[Stored], n_threads: usize) -> Result<Self, RuntimeError> {
         let size = |s: &Stored| if wanted(s) { s.matrix.rows().checked_mul(row_bytes(&s.matrix)) } else { Some(0) };
         let total = stored.iter().try_fold(0usize, |sum, s| sum.checked_add(size(s)?));
-        memory::check("the 8-bit form of the vision weights", total.map(|n| n as u64))?;
-        let matrices =
-            stored.iter().map(|s| if wanted(s) { quantized(weights, s, n_threads).map(Some) } else { Ok(None) });
+        let what = "the 8-bit form of the vision weights";
+        memory::check_or(what, total.map(|n| n as u64), "use --precision exact, which needs none")?;
+        let matrices = stored.iter().map(|s| if wanted(s) { form(weights, s, n_threads).map(Some) } else { Ok(None) });
         Ok(Self { matrices: matrices.collect::<Result<_, _>>()? })
     }
 
     /// The rows of matrix number `slot`.
     pub(super) fn rows(&self, slot: usize) -> Option<&[u8]> {
-        self.matrices.get(slot)?.as_deref()
+        Some(&self.matrices.get(slot)?.as_ref()?.rows)
+    }
+
+    /// The columns that are zeros in those rows.
+    pub(super) fn without(&self, slot: usize) -> &[u32] {
+        self.matrices.get(slot).and_then(|form| form.as_ref()).map_or(&[], |form| &form.without)
     }
 }
 
@@ -51,30 +66,58 @@ fn row_bytes(matrix: &Matrix) -> usize {
     padded(matrix.cols()) / FORMAT.block_len() * FORMAT.block_bytes()
 }
 
-/// All rows of one matrix, cut evenly over threads.
-fn quantized(weights: &Weights, stored: &Stored, n_threads: usize) -> Result<Vec<u8>, RuntimeError> {
+/// The form of one matrix.
+fn form(weights: &Weights, stored: &Stored, n_threads: usize) -> Result<Form, RuntimeError> {
+    let matrix = &stored.matrix;
+    let mut rows = vec![0u8; matrix.rows() * row_bytes(matrix)];
+    let counts = quantize(weights, stored, n_threads, &[], &mut rows)?;
+    let without = outliers::columns_of_weights(&counts, matrix.rows());
+    if !without.is_empty() {
+        quantize(weights, stored, n_threads, &without, &mut rows)?;
+    }
+    Ok(Form { rows, without })
+}
+
+/// All rows of one matrix without some columns, cut evenly over threads; returns in how many rows each column is an
+/// outlier.
+fn quantize(
+    weights: &Weights,
+    stored: &Stored,
+    n_threads: usize,
+    without: &[u32],
+    out: &mut [u8],
+) -> Result<Vec<u32>, RuntimeError> {
     let (matrix, out_row) = (&stored.matrix, row_bytes(&stored.matrix));
-    let mut out = vec![0u8; matrix.rows() * out_row];
     let per = matrix.rows().div_ceil(n_threads.max(1)).max(1);
-    let work = |first: usize, out: &mut [u8]| -> Result<(), VisionError> {
+    let work = |first: usize, out: &mut [u8]| -> Result<Vec<u32>, VisionError> {
         let codec = RowCodec::best();
         let mut row = vec![0f32; padded(matrix.cols())];
+        let mut counts = vec![0u32; matrix.cols()];
         let problem =
             |e: ocelli_quant::QuantError| VisionError::Weights { name: stored.name.clone(), problem: e.to_string() };
         for (i, out) in out.chunks_exact_mut(out_row).enumerate() {
             let (values, _) = row.split_at_mut(matrix.cols());
             codec.dequantize_row(matrix.ty(), weights.row(matrix, first + i), values).map_err(problem)?;
+            outliers::count(values, &mut counts);
+            for column in without {
+                values[*column as usize] = 0.0;
+            }
             codec.quantize_row(FORMAT, &row, None, out).map_err(problem)?;
         }
-        Ok(())
+        Ok(counts)
     };
+    let mut total = vec![0u32; matrix.cols()];
     std::thread::scope(|scope| {
         let threads: Vec<_> = out
             .chunks_mut(per * out_row)
             .enumerate()
             .map(|(i, piece)| scope.spawn(move || work(i * per, piece)))
             .collect();
-        threads.into_iter().try_for_each(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        threads.into_iter().try_for_each(|t| {
+            let counts = t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            total.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n);
+            Ok::<_, VisionError>(())
+        })
     })?;
-    Ok(out)
+    Ok(total)
 }

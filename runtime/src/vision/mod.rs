@@ -15,6 +15,7 @@ mod error;
 mod int8;
 mod minicpmv;
 mod model;
+mod outliers;
 mod pass;
 pub mod positions;
 mod tower;

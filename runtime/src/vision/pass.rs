@@ -1,10 +1,12 @@
 //! One batch of slices on its way through a graph, and the buffers it uses.
 
 use std::mem::size_of;
+use std::ops::Range;
 
-use ocelli_kernels::{ActBuf, Precision, SpanScratch};
+use ocelli_kernels::{Precision, SpanScratch};
 
 use super::engine::Engine;
+use super::outliers::Inputs;
 use super::{Positions, VisionConfig, VisionProbe};
 use crate::image::Rgb8;
 use crate::{RuntimeError, memory};
@@ -58,6 +60,17 @@ impl Pass<'_> {
         (self.watch)(self.slices.len())
     }
 
+    /// The rows of every slice in the tower.
+    pub(crate) fn patch_rows(&self) -> Vec<Range<usize>> {
+        self.slices.iter().map(|s| s.first..s.first + s.len()).collect()
+    }
+
+    /// The rows of every slice in the results.
+    pub(crate) fn result_rows(&self) -> Vec<Range<usize>> {
+        let n = self.config.query_num;
+        (0..self.slices.len()).map(|i| i * n..(i + 1) * n).collect()
+    }
+
     /// Rows of results, at least 2.
     pub(crate) fn out_rows(&self) -> usize {
         (self.slices.len() * self.config.query_num).max(2)
@@ -73,6 +86,9 @@ impl Pass<'_> {
         }
     }
 }
+
+/// What helps when the buffers do not fit.
+const SMALLER: &str = "close other programs, or have pictures cut into fewer slices (--image-max-slices 1)";
 
 /// Buffers, grown to the largest batch so far.
 #[derive(Debug, Default)]
@@ -92,7 +108,7 @@ pub(crate) struct Workspace {
     /// Patches, the inside of the feed-forward or the projected rows, `[n, …]`.
     pub(crate) ff: Vec<f32>,
     /// Input of the matrix products, in the forms they take.
-    pub(crate) acts: ActBuf,
+    pub(crate) acts: Inputs,
     /// Attention's own.
     pub(crate) spans: SpanScratch,
 }
@@ -122,12 +138,11 @@ impl Workspace {
         }
         let acts = match precision {
             Precision::Exact => n * wide * size_of::<f32>(),
-            Precision::Fast => n * wide * 2,
+            // Codes of 8 and of 16 bits; what is kept out of them is at most an eighth.
+            Precision::Fast => n * wide * 3 + n * wide / 8 * size_of::<f32>(),
         };
-        memory::check(
-            format!("the workspace for {n} image patches"),
-            Some((missing * size_of::<f32>() + acts) as u64),
-        )?;
+        let bytes = (missing * size_of::<f32>() + acts) as u64;
+        memory::check_or(format!("the workspace for {n} image patches"), Some(bytes), SMALLER)?;
         for (buffer, n) in buffers.into_iter().zip(wanted) {
             if buffer.len() < n {
                 buffer.resize(n, 0.0);

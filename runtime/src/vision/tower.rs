@@ -7,10 +7,13 @@
 //! h = post_ln(x)
 //! ```
 
+use std::ops::Range;
+
 use ocelli_kernels::{AttnSpan, SpanHeads};
 
 use super::VisionConfig;
 use super::engine::{Linear, Norm, Parts};
+use super::outliers::{LIMIT, LIMIT_GELU};
 use super::pass::{Pass, Slice};
 use crate::RuntimeError;
 use crate::weights::Vector;
@@ -66,8 +69,9 @@ impl Tower {
         self.embed(pass)?;
         let spans: Vec<AttnSpan> =
             pass.slices.iter().map(|s| AttnSpan { q: s.first, n_q: s.len(), kv: s.first, n_kv: s.len() }).collect();
+        let slices = pass.patch_rows();
         for block in &self.blocks {
-            block.run(pass, &spans)?;
+            block.run(pass, &spans, &slices)?;
             pass.step()?;
         }
         let (len, ws) = (pass.n * pass.config.n_embd, &mut *pass.ws);
@@ -91,7 +95,7 @@ impl Tower {
         }
         patches[used * patch_len..].fill(0.0);
         ids.resize(n, 0);
-        engine.prepare(&mut ws.acts, patches, n, &[&self.patch_embd])?;
+        engine.prepare(&mut ws.acts, patches, &[], LIMIT, &[&self.patch_embd])?;
         engine.multiply(&ws.acts, &self.patch_embd, &mut ws.x[..len])?;
         engine.look_up(&self.position_embd, &ids, &mut ws.h[..len])?;
         engine.add_biased(&self.patch_embd, &mut ws.x[..len], &ws.h[..len])
@@ -121,13 +125,13 @@ impl Block {
         })
     }
 
-    fn run(&self, pass: &mut Pass<'_>, spans: &[AttnSpan]) -> Result<(), RuntimeError> {
+    fn run(&self, pass: &mut Pass<'_>, spans: &[AttnSpan], slices: &[Range<usize>]) -> Result<(), RuntimeError> {
         let (c, engine, n, ws) = (pass.config, pass.engine, pass.n, &mut *pass.ws);
         let (len, wide) = (n * c.n_embd, n * c.n_ff);
         let (x, h) = (&mut ws.x[..len], &mut ws.h[..len]);
         let (q, k, v) = (&mut ws.q[..len], &mut ws.k[..len], &mut ws.v[..len]);
         engine.norm(&self.ln1, c.layer_norm_eps, x, h)?;
-        engine.prepare(&mut ws.acts, h, n, &[&self.q, &self.k, &self.v])?;
+        engine.prepare(&mut ws.acts, h, slices, LIMIT, &[&self.q, &self.k, &self.v])?;
         engine.multiply3(&ws.acts, [&self.q, &self.k, &self.v], [&mut *q, &mut *k, &mut *v])?;
         for (linear, rows) in [(&self.q, &mut *q), (&self.k, &mut *k), (&self.v, &mut *v)] {
             engine.bias(linear, rows)?;
@@ -137,15 +141,15 @@ impl Block {
         let (attn, rest) = ws.attn[..len].split_at_mut(used);
         engine.attend(&mut ws.spans, heads, spans, q, k, v, attn)?;
         rest.fill(0.0);
-        engine.prepare(&mut ws.acts, &ws.attn[..len], n, &[&self.out])?;
+        engine.prepare(&mut ws.acts, &mut ws.attn[..len], slices, LIMIT, &[&self.out])?;
         engine.multiply(&ws.acts, &self.out, h)?;
         engine.add_biased(&self.out, x, h)?;
         engine.norm(&self.ln2, c.layer_norm_eps, x, h)?;
         let ff = &mut ws.ff[..wide];
-        engine.prepare(&mut ws.acts, h, n, &[&self.fc1])?;
+        engine.prepare(&mut ws.acts, h, slices, LIMIT, &[&self.fc1])?;
         engine.multiply(&ws.acts, &self.fc1, ff)?;
         engine.bias_gelu(&self.fc1_bias, ff)?;
-        engine.prepare(&mut ws.acts, ff, n, &[&self.fc2])?;
+        engine.prepare(&mut ws.acts, ff, slices, LIMIT_GELU, &[&self.fc2])?;
         engine.multiply(&ws.acts, &self.fc2, h)?;
         engine.add_biased(&self.fc2, x, h)
     }

@@ -15,10 +15,11 @@
 //!
 //! in f32. (The published code rounds the table to the precision the model was loaded in: up to 2e-3 away in bf16.)
 
-use ocelli_kernels::{ActBuf, AttnSpan, SpanHeads};
+use ocelli_kernels::{AttnSpan, SpanHeads};
 
 use super::super::VisionConfig;
 use super::super::engine::{Engine, Linear, Norm, Parts};
+use super::super::outliers::{Inputs, LIMIT};
 use super::super::pass::Pass;
 use crate::RuntimeError;
 
@@ -82,9 +83,9 @@ impl Resampler {
         let mut normed = rows.clone();
         engine.look_up(&self.query, &ids, &mut rows)?;
         engine.norm(&self.ln_q, EPS, &rows, &mut normed)?;
-        let mut acts = ActBuf::new();
-        engine.prepare(&mut acts, &normed, n, &[&self.q])?;
-        engine.multiply(&acts, &self.q, &mut rows)?;
+        let mut inputs = Inputs::default();
+        engine.prepare(&mut inputs, &mut normed, &[], LIMIT, &[&self.q])?;
+        engine.multiply(&inputs, &self.q, &mut rows)?;
         engine.bias(&self.q, &mut rows)?;
         Ok(rows)
     }
@@ -92,13 +93,14 @@ impl Resampler {
     /// Reads the tower's rows from `ws.h` and writes the pass's results.
     pub(super) fn run(&self, pass: &mut Pass<'_>) -> Result<(), RuntimeError> {
         let (c, engine, n, out_rows) = (pass.config, pass.engine, pass.n, pass.out_rows());
+        let (slices, results) = (pass.patch_rows(), pass.result_rows());
         let (width, ws) = (c.projection_dim, &mut *pass.ws);
         let (len, out_len) = (n * width, out_rows * width);
         let kv = &mut ws.ff[..len];
-        engine.prepare(&mut ws.acts, &ws.h[..n * c.n_embd], n, &[&self.kv])?;
+        engine.prepare(&mut ws.acts, &mut ws.h[..n * c.n_embd], &slices, LIMIT, &[&self.kv])?;
         engine.multiply(&ws.acts, &self.kv, &mut ws.k[..len])?;
         engine.norm(&self.ln_kv, EPS, &ws.k[..len], kv)?;
-        engine.prepare(&mut ws.acts, kv, n, &[&self.v])?;
+        engine.prepare(&mut ws.acts, kv, &slices, LIMIT, &[&self.v])?;
         engine.multiply(&ws.acts, &self.v, &mut ws.v[..len])?;
         engine.bias(&self.v, &mut ws.v[..len])?;
         let sides = pass.slices.iter().map(|s| s.rows.max(s.cols)).max().unwrap_or(0);
@@ -112,7 +114,7 @@ impl Resampler {
                 }
             }
         }
-        engine.prepare(&mut ws.acts, kv, n, &[&self.k])?;
+        engine.prepare(&mut ws.acts, kv, &slices, LIMIT, &[&self.k])?;
         engine.multiply(&ws.acts, &self.k, &mut ws.k[..len])?;
         engine.bias(&self.k, &mut ws.k[..len])?;
         let spans: Vec<AttnSpan> =
@@ -121,11 +123,11 @@ impl Resampler {
         let (attn, rest) = ws.attn[..out_len].split_at_mut(pass.out.len());
         engine.attend(&mut ws.spans, heads, &spans, pass.constants, &ws.k[..len], &ws.v[..len], attn)?;
         rest.fill(0.0);
-        engine.prepare(&mut ws.acts, &ws.attn[..out_len], out_rows, &[&self.out])?;
+        engine.prepare(&mut ws.acts, &mut ws.attn[..out_len], &results, LIMIT, &[&self.out])?;
         engine.multiply(&ws.acts, &self.out, &mut ws.h[..out_len])?;
         engine.bias(&self.out, &mut ws.h[..out_len])?;
         engine.norm(&self.ln_post, EPS, &ws.h[..out_len], &mut ws.attn[..out_len])?;
-        engine.prepare(&mut ws.acts, &ws.attn[..out_len], out_rows, &[&self.proj])?;
+        engine.prepare(&mut ws.acts, &mut ws.attn[..out_len], &results, LIMIT, &[&self.proj])?;
         engine.multiply(&ws.acts, &self.proj, &mut ws.k[..out_len])?;
         pass.out.copy_from_slice(&ws.k[..pass.out.len()]);
         Ok(())
