@@ -39,7 +39,7 @@ pub use attention_spans::{AttnSpan, SpanHeads, SpanScratch, attention_spans};
 pub use columns::{MAX_COLUMNS, add_columns};
 pub use error::{IsaError, KernelError};
 pub use kv::{KvLayout, KvView};
-pub use matmul::{MAX_PRODUCTS, MatMul, WeightRef, matmul, matmul_many, matmul_swiglu};
+pub use matmul::{FEW_TOKENS, MAX_PRODUCTS, MatMul, WeightRef, matmul, matmul_many, matmul_swiglu};
 pub use ops::RopePairs;
 pub use pool::Pool;
 pub use select::Kernels;

@@ -28,8 +28,9 @@ pub const MAX_PRODUCTS: usize = 8;
 const PANEL_BYTES: usize = SCRATCH_BYTES - PARTNER_BYTES;
 
 /// Tokens up to which a strip is multiplied token by token from the stored blocks. Unpacking a strip costs about as
-/// much as this many products with it.
-const FEW_TOKENS: usize = 3;
+/// much as this many products with it. The two ways differ in the order of their sums: who needs results that do not
+/// depend on how many rows go together must have more than these.
+pub const FEW_TOKENS: usize = 3;
 
 /// Depth of a panel of f32 weights: 512 steps of 16 lanes are 32 KiB. A multiple of every block length.
 const F32_DEPTH: usize = 512;

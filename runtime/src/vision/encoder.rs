@@ -7,7 +7,7 @@ use ocelli_kernels::{Kernels, Pool, Precision};
 
 use super::engine::Engine;
 use super::int8::Int8;
-use super::pass::{Pass, Slice, Workspace};
+use super::pass::{MIN_ROWS, Pass, Slice, Workspace};
 use super::positions::MAX_AXIS;
 use super::{Positions, VisionConfig, VisionError, VisionModel};
 use crate::image::Rgb8;
@@ -140,8 +140,8 @@ impl VisionEncoder {
         for batch in &batches {
             let (here, rest) = results.split_at_mut(batch.len() * per_slice);
             results = rest;
-            let n = batch.iter().map(Slice::len).sum::<usize>().max(2);
-            ws.reserve(config, self.precision, n, (batch.len() * config.query_num).max(2))?;
+            let n = batch.iter().map(Slice::len).sum::<usize>().max(MIN_ROWS);
+            ws.reserve(config, self.precision, n, (batch.len() * config.query_num).max(MIN_ROWS))?;
             graph.run(&mut Pass {
                 engine: self.engine(),
                 config,

@@ -3,7 +3,7 @@
 use std::mem::size_of;
 use std::ops::Range;
 
-use ocelli_kernels::{Precision, SpanScratch};
+use ocelli_kernels::{FEW_TOKENS, Precision, SpanScratch};
 
 use super::engine::Engine;
 use super::outliers::Inputs;
@@ -30,8 +30,11 @@ impl Slice<'_> {
     }
 }
 
-/// All slices of a batch together. A product of a single row takes another path through the kernels, with another order
-/// of sums; a batch of one row gets a second one of zeros, so that a slice's result never depends on its batch.
+/// Rows of a product, at least. Products of few rows take another path through the kernels, with another order of sums;
+/// smaller batches get rows of zeros, so that a slice's result never depends on its batch.
+pub(crate) const MIN_ROWS: usize = FEW_TOKENS + 1;
+
+/// All slices of a batch together.
 pub(crate) struct Pass<'p> {
     pub(crate) engine: Engine<'p>,
     pub(crate) config: &'p VisionConfig,
@@ -40,7 +43,7 @@ pub(crate) struct Pass<'p> {
     pub(crate) constants: &'p [f32],
     pub(crate) ws: &'p mut Workspace,
     pub(crate) slices: &'p [Slice<'p>],
-    /// Rows of the tower: the patches of all slices, at least 2.
+    /// Rows of the tower: the patches of all slices, at least [`MIN_ROWS`].
     pub(crate) n: usize,
     /// Results, slices × `query_num` × `projection_dim`.
     pub(crate) out: &'p mut [f32],
@@ -71,9 +74,9 @@ impl Pass<'_> {
         (0..self.slices.len()).map(|i| i * n..(i + 1) * n).collect()
     }
 
-    /// Rows of results, at least 2.
+    /// Rows of results, at least [`MIN_ROWS`].
     pub(crate) fn out_rows(&self) -> usize {
-        (self.slices.len() * self.config.query_num).max(2)
+        (self.slices.len() * self.config.query_num).max(MIN_ROWS)
     }
 
     /// Shows the probe the tower's result, which lies in `h`.

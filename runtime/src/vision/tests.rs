@@ -424,7 +424,10 @@ fn formats_are_read_as_their_values() {
             }
         }
         let got = encode(&mut stored.encoder(Precision::Exact, 1), &pictures);
-        assert!(got == encode(&mut expanded.encoder(Precision::Exact, 1), &pictures), "{}", ty.name());
+        // Products of few rows, like those of the queries, sum up in an order that depends on the format.
+        let want = encode(&mut expanded.encoder(Precision::Exact, 1), &pictures);
+        let want: Vec<Vec<f64>> = want.chunks(DIM).map(|row| row.iter().map(|v| f64::from(*v)).collect()).collect();
+        assert!(largest_difference(&got, &want) < 3e-6, "{}", ty.name());
     }
 }
 
