@@ -14,11 +14,24 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 import generator
 import prompts
 import slicing
-from scene import COLOURS, SHAPES
+from scene import COLOURS, SHAPES, SIZES
 
 CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-KINDS = [1 + len(SHAPES), 1 + len(COLOURS), 1 + len(CHARACTERS)]
-"""Classes of a patch: the shape, the colour of the shape, the character at its centre; 0 is none."""
+KINDS = {"shape": 1 + len(SHAPES), "colour": 1 + len(COLOURS), "sign": 1 + len(CHARACTERS), "size": 1 + len(SIZES)}
+"""Numbers of classes of what the heads name; 0 is none."""
+UNKNOWN = 255
+"""The class of what is not asked: padding, and what can't be told from a slice."""
+CELLS, LONGEST = 9, 8
+
+
+@dataclass
+class Classes:
+    """What is on a slice: for each patch shape, colour and sign at its centre; for each cell of the 3 x 3 grid shape,
+    colour and size of the thing in it; the signs of the text in order."""
+
+    patches: np.ndarray
+    cells: np.ndarray
+    signs: np.ndarray
 
 
 @dataclass
@@ -28,7 +41,9 @@ class Batch:
     ids: torch.Tensor
     patches: torch.Tensor
     sizes: torch.Tensor
-    classes: torch.Tensor
+    marks: torch.Tensor
+    cells: torch.Tensor
+    signs: torch.Tensor
     at: torch.Tensor
     targets: torch.Tensor
     turn: torch.Tensor
@@ -42,38 +57,75 @@ class Batch:
         return Batch(**moved)
 
 
-def patch_classes(picture, plan):
-    """[N, 3] classes of the patches of every slice."""
+def place_in(words, word):
+    return 1 + list(words).index(word)
+
+
+def slice_classes(picture, plan):
+    """Classes of every slice."""
     width, height = picture.image.size
-    frames = [(0.0, 0.0, width / plan.overview[0], height / plan.overview[1], plan.overview)]
-    w, h = plan.tile
+    sx, sy = width / plan.overview[0], height / plan.overview[1]
+    out = [
+        Classes(
+            patch_classes(picture, 0.0, 0.0, sx, sy, plan.overview),
+            cell_classes(picture),
+            signs_on(picture, 0, 0, width, height, sx),
+        )
+    ]
     for y in range(plan.rows):
         for x in range(plan.columns):
-            sx, sy = width / (w * plan.columns), height / (h * plan.rows)
-            frames.append((x * w * sx, y * h * sy, sx, sy, plan.tile))
-    out = []
-    for left, top, sx, sy, (w, h) in frames:
-        columns, rows = w // slicing.PATCH, h // slicing.PATCH
-        x = np.tile(left + (np.arange(columns) + 0.5) * slicing.PATCH * sx, rows)
-        y = np.repeat(top + (np.arange(rows) + 0.5) * slicing.PATCH * sy, columns)
-        found = np.zeros((rows * columns, 3), np.uint8)
-        for thing in picture.things:
-            inside = (x - thing.x) ** 2 + (y - thing.y) ** 2 < (0.9 * thing.radius) ** 2
-            found[inside, 0] = 1 + SHAPES.index(thing.shape)
-            found[inside, 1] = 1 + list(COLOURS).index(thing.colour)
-        for label in picture.labels:
-            for sign, (x0, y0, x1, y1) in zip(label.text, label.boxes):
-                inside = (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
-                found[inside, 2] = 1 + CHARACTERS.index(sign)
-        out.append(found)
+            w, h = width / plan.columns, height / plan.rows
+            left, top, sx, sy = x * w, y * h, w / plan.tile[0], h / plan.tile[1]
+            patches = patch_classes(picture, left, top, sx, sy, plan.tile)
+            cells = np.full((CELLS, 3), UNKNOWN, np.uint8)
+            out.append(Classes(patches, cells, signs_on(picture, left, top, w, h, sx)))
     return out
+
+
+def patch_classes(picture, left, top, sx, sy, size):
+    columns, rows = size[0] // slicing.PATCH, size[1] // slicing.PATCH
+    x = np.tile(left + (np.arange(columns) + 0.5) * slicing.PATCH * sx, rows)
+    y = np.repeat(top + (np.arange(rows) + 0.5) * slicing.PATCH * sy, columns)
+    found = np.zeros((rows * columns, 3), np.uint8)
+    for thing in picture.things:
+        inside = (x - thing.x) ** 2 + (y - thing.y) ** 2 < (0.9 * thing.radius) ** 2
+        found[inside, :2] = place_in(SHAPES, thing.shape), place_in(COLOURS, thing.colour)
+    for label in picture.labels:
+        for sign, (x0, y0, x1, y1) in zip(label.text, label.boxes):
+            found[(x >= x0) & (x < x1) & (y >= y0) & (y < y1), 2] = place_in(CHARACTERS, sign)
+    return found
+
+
+def cell_classes(picture):
+    found = np.zeros((CELLS, 3), np.uint8)
+    width, height = picture.image.size
+    for thing in picture.things:
+        cell = min(2, int(3 * thing.y / height)) * 3 + min(2, int(3 * thing.x / width))
+        size = place_in(SIZES, thing.size) if thing.size else UNKNOWN
+        found[cell] = place_in(SHAPES, thing.shape), place_in(COLOURS, thing.colour), size
+    return found
+
+
+def signs_on(picture, left, top, width, height, scale):
+    """The signs of a text that lies wholly in this part; unknown where it is cut or too small to be read."""
+    found = np.zeros(LONGEST, np.uint8)
+    for label in picture.labels:
+        x0, y0, x1, y1 = label.boxes[0][0], label.boxes[0][1], label.boxes[-1][2], label.boxes[0][3]
+        if x1 <= left or x0 >= left + width or y1 <= top or y0 >= top + height:
+            continue
+        cut = x0 < left - 1 or x1 > left + width + 1 or y0 < top - 1 or y1 > top + height + 1
+        if cut or (x1 - x0) / len(label.text) / scale < 6:
+            found[:] = UNKNOWN
+        else:
+            found[: len(label.text)] = [place_in(CHARACTERS, sign) for sign in label.text]
+    return found
 
 
 def prepare(reader, made, labelled=True):
     """(ids, said, slices, classes, tasks) of a conversation."""
     plans, slices = prompts.pictures([p.image for p in made.pictures], made.is_video)
     ids, said = reader.ids(plans, made.is_video, [(t.question, t.answer) for t in made.turns])
-    classes = [c for p, plan in zip(made.pictures, plans) for c in patch_classes(p, plan)] if labelled else []
+    classes = [c for p, plan in zip(made.pictures, plans) for c in slice_classes(p, plan)] if labelled else []
     return ids, said, slices, classes, [t.task for t in made.turns]
 
 
@@ -92,17 +144,19 @@ def collate(items):
     classes = [c for item in items for c in item[3]]
     most = max((len(p) for _, _, p in slices), default=1)
     patches = np.zeros((len(slices), most, 588), np.uint8)
-    marks = np.full((len(slices), most, 3), 255, np.uint8)
+    marks = np.full((len(slices), most, 3), UNKNOWN, np.uint8)
+    cells = np.full((len(slices), CELLS, 3), UNKNOWN, np.uint8)
+    signs = np.full((len(slices), LONGEST), UNKNOWN, np.uint8)
     for i, (_, _, p) in enumerate(slices):
         patches[i, : len(p)] = p
     for i, c in enumerate(classes):
-        marks[i, : len(c)] = c
+        marks[i, : len(c.patches)], cells[i], signs[i] = c.patches, c.cells, c.signs
     sizes = np.array([(r, c) for r, c, _ in slices], np.int64).reshape(-1, 2)
-    tensor = torch.from_numpy
-    numbers = lambda values: torch.tensor(values, dtype=torch.long)
-    return Batch(
-        tensor(ids), tensor(patches), tensor(sizes), tensor(marks), numbers(at), numbers(targets), numbers(turn), tasks, len(items)
-    )  # fmt: skip
+    arrays = {"ids": ids, "patches": patches, "sizes": sizes, "marks": marks, "cells": cells, "signs": signs}
+    numbers = {"at": at, "targets": targets, "turn": turn}
+    made = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    made |= {name: torch.tensor(values, dtype=torch.long) for name, values in numbers.items()}
+    return Batch(**made, tasks=tasks, conversations=len(items))
 
 
 @dataclass(frozen=True)

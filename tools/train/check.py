@@ -58,7 +58,7 @@ def check_truth():
     for index in range(120):
         made = generator.conversation("train", 5, index, "colour", sizes=(1, 0, 0))
         plans, slices = prompts.pictures([made.pictures[0].image], False)
-        classes = batches.patch_classes(made.pictures[0], plans[0])[0]
+        classes = batches.slice_classes(made.pictures[0], plans[0])[0].patches
         for patch, (shape, colour, _) in zip(slices[0][2], classes):
             if shape and generator.SHAPES[shape - 1] == "circle":
                 wanted = np.array(list(generator.COLOURS.values())[colour - 1])
@@ -163,7 +163,7 @@ def check_padding():
         ids = [1, 5, *[0] * prompts.QUERIES, *range(300, 304 + number)]
         said = [-1] * (len(ids) - 1) + [0]
         items.append((ids, said, [(rows, columns, rng.integers(0, 256, (rows * columns, 588), np.uint8))], [], ["x"]))
-    logits = lambda batch: model(batch.ids, batch.patches, batch.sizes, batch.at)[1]
+    logits = lambda batch: model(batch.ids, batch.patches, batch.sizes, batch.at)[2]
     with torch.no_grad():
         together = logits(batches.collate(items))
         apart = torch.cat([logits(batches.collate([item])) for item in items])

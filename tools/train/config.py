@@ -34,7 +34,7 @@ class Config:
     head_dim: int = 64
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
-    query_num: int = 16
+    query_num: int = 20
     image_size: int = 140
     patch_size: int = 14
     max_slice_nums: int = 9

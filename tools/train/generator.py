@@ -224,7 +224,7 @@ def film(rng):
     width, height = scenes.picture_size(rng, (0.7, 0.3, 0.0), 0.4)
     unit, frames = math.sqrt(width * height), rng.randint(3, 5)
     change = rng.choice(questions.CHANGES)
-    thing = Thing(rng.choice(SHAPES), rng.choice(list(COLOURS)), "medium", 4, turn=rng.uniform(-0.2, 0.2))
+    thing = Thing(rng.choice(SHAPES), rng.choice(list(COLOURS)), "", 4, turn=rng.uniform(-0.2, 0.2))
     thing.tint = scenes.shifted(rng, COLOURS[thing.colour], 14)
     low, high = 0.07 * unit, 0.19 * unit
     if change in ("grows", "shrinks"):

@@ -268,6 +268,6 @@ class Model(nn.Module):
         return x.masked_scatter((ids == 0)[..., None], rows.flatten(0, 1).to(x.dtype))
 
     def forward(self, ids, patches, sizes, at):
-        """The tower's output (None without pictures), and the logits at the flattened places `at`."""
+        """The outputs of tower and resampler (None without pictures), and the logits at the flattened places `at`."""
         tower, rows = self.see(patches, sizes) if len(patches) else (None, None)
-        return tower, self.llm.logits(self.embed(ids, rows), at)
+        return tower, rows, self.llm.logits(self.embed(ids, rows), at)

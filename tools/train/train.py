@@ -29,26 +29,45 @@ from model import Model
 
 
 class Trainer(nn.Module):
-    """The model, and heads that name what each patch shows. Those are only a help while training: what the tower has to
-    see becomes clear to it long before the text model can make use of it."""
+    """The model, and heads that name what pictures show. Those are only a help while training: what there is to see
+    becomes clear to tower and resampler long before the text model could tell them.
+
+    On the tower: shape, colour and sign at each patch. On the resampler's rows: the first nine tell the shape, colour and
+    size of the thing in each cell of a picture, the next eight the signs of a text in order.
+    """
 
     def __init__(self):
         super().__init__()
         self.model = Model()
-        self.heads = nn.ModuleList(nn.Linear(self.model.config.tower_size, n) for n in batches.KINDS)
+        c, kinds = self.model.config, batches.KINDS
+        heads = lambda width, names: nn.ModuleDict({name: nn.Linear(width, kinds[name]) for name in names})
+        self.patch_heads = heads(c.tower_size, ["shape", "colour", "sign"])
+        self.cell_heads = heads(c.hidden_size, ["shape", "colour", "size"])
+        self.sign_head = heads(c.hidden_size, ["sign"])
 
     def forward(self, batch, help_weight):
-        tower, logits = self.model(batch.ids, batch.patches, batch.sizes, batch.at)
+        tower, rows, logits = self.model(batch.ids, batch.patches, batch.sizes, batch.at)
         logits = logits.float()
         loss = F.cross_entropy(logits, batch.targets)
         right = logits.detach().argmax(-1) == batch.targets
         helped = torch.zeros((), device=loss.device)
         if tower is not None and help_weight:
-            real = batch.classes[..., 0] != 255
-            seen, classes = tower[real], batch.classes[real].long()
-            for kind, head in enumerate(self.heads):
-                helped = helped + F.cross_entropy(head(seen).float(), classes[:, kind])
+            cells = rows[:, : batches.CELLS]
+            signs = rows[:, batches.CELLS : batches.CELLS + batches.LONGEST]
+            helped = named(self.patch_heads, tower, batch.marks) + named(self.cell_heads, cells, batch.cells)
+            helped = helped + named(self.sign_head, signs, batch.signs[..., None])
         return loss, helped, right
+
+
+def named(heads, seen, classes):
+    """The loss of heads that each name one of the classes in the last axis."""
+    total = torch.zeros((), device=seen.device)
+    for kind, head in enumerate(heads.values()):
+        wanted = classes[..., kind]
+        known = wanted != batches.UNKNOWN
+        if known.any():
+            total = total + F.cross_entropy(head(seen[known]).float(), wanted[known].long())
+    return total
 
 
 def answers_right(batch, right):
@@ -224,7 +243,7 @@ def main():
     parser.add_argument("--warmup", type=int, default=100, help="steps")
     parser.add_argument("--decay", type=float, default=0.05)
     parser.add_argument(
-        "--help-weight", dest="help", type=float, default=0.3, help="weight of the patches' classes in the loss"
+        "--help-weight", dest="help", type=float, default=0.3, help="weight of the heads that name what pictures show"
     )
     parser.add_argument(
         "--course", type=int, default=100_000, help="conversations over which pictures become as hard as in the test"
