@@ -225,7 +225,7 @@ def check_ocelli(ocelli, folder):
             ids, _ = answerer.reader.ids(plans, False, [(made.turns[0].question, None)])
             rows, theirs, tokens = answerer.rows(slices), list(ids), []
             for _ in range(steps):
-                tokens.append(answerer.next(theirs, rows))
+                tokens += answerer.next(theirs, rows)
                 theirs.append(tokens[-1])
             with safe_open(scratch / "out.safetensors", framework="np") as f:
                 ours = {name: f.get_tensor(name) for name in ("ids", "tokens")}

