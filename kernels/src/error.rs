@@ -68,6 +68,20 @@ pub enum KernelError {
         /// Blocks in the cache.
         blocks: usize,
     },
+    /// A kernel that was to be timed gave another answer than the scalar one.
+    #[error(
+        "the {isa} kernel for {format} gives {got} where the scalar one gives {want}: a fault of this build; please report it"
+    )]
+    WrongAnswer {
+        /// The table.
+        isa: &'static str,
+        /// The storage format.
+        format: &'static str,
+        /// Its answer.
+        got: f32,
+        /// The scalar table's.
+        want: f32,
+    },
     /// A row that does not divide into blocks, or bytes of the wrong length.
     #[error(transparent)]
     Quant(#[from] QuantError),

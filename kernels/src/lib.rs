@@ -6,6 +6,7 @@
 //!   weights ([`WeightRef`]) with them; [`add_columns`] adds products of a few columns in f32.
 //! * [`KvLayout`], [`KvView`] and [`attention`](attention()) are the paged key/value cache and attention over it.
 //! * [`attention_spans`](attention_spans()) is attention within spans of rows, everything seen by everything: images.
+//! * [`measure`] finds the limits of the machine and times kernels against them.
 //! * [`ops`] has the rest: norms, rotary positions, gated activations, embedding rows.
 //!
 //! Callers see safe functions that check lengths once per call and return errors. `unsafe` lives here, in small
@@ -20,6 +21,7 @@ mod columns;
 mod error;
 mod kv;
 mod matmul;
+pub mod measure;
 pub mod ops;
 pub mod pool;
 pub mod quantize;
@@ -41,5 +43,5 @@ pub use error::{IsaError, KernelError};
 pub use kv::{KvLayout, KvView};
 pub use matmul::{FEW_TOKENS, MAX_PRODUCTS, MatMul, WeightRef, matmul, matmul_many, matmul_swiglu};
 pub use ops::RopePairs;
-pub use pool::Pool;
+pub use pool::{JoinTimes, Pool};
 pub use select::Kernels;

@@ -8,13 +8,17 @@
 //! * one job at a time: the gate serialises callers, and a call from inside a job panics instead of dead-locking;
 //! * `run` returns only after every worker has left the closure, so the closure may borrow from the caller's stack;
 //! * a panic in any worker reaches the caller once all workers have finished, and the pool stays usable.
+//!
+//! Between [`Pool::measure_joins`] and [`Pool::join_times`] every thread adds up the time it spends inside jobs, in a
+//! counter of its own cache line. Switched off, that is one load of a flag that nobody writes, per thread and job.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
+use std::time::{Duration, Instant};
 
 /// Scratch bytes of each worker: a panel of weights in half a typical second-level cache, with room for the pieces
 /// of an attention tile.
@@ -45,6 +49,52 @@ impl Scratch {
     }
 }
 
+/// A counter that shares its cache line with nothing.
+#[derive(Default)]
+#[repr(align(64))]
+struct Nanos(AtomicU64);
+
+impl Nanos {
+    fn add(&self, started: Instant) {
+        let ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.0.fetch_add(ns, Ordering::Relaxed);
+    }
+}
+
+/// Where the time of a pool's jobs went, since [`Pool::measure_joins`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct JoinTimes {
+    /// Jobs that all threads took part in.
+    pub jobs: u64,
+    /// From the start of a job until its caller went on, added up over jobs.
+    pub wall: Duration,
+    /// Time that threads spent inside jobs, added up over threads.
+    pub busy: Duration,
+    /// Threads of the pool.
+    pub threads: usize,
+}
+
+impl JoinTimes {
+    /// Time that threads spent waiting while a job ran: for its start to reach them, and for its last thread to finish.
+    /// Added up over threads.
+    #[must_use]
+    pub fn lost(&self) -> Duration {
+        let threads = u32::try_from(self.threads).unwrap_or(u32::MAX);
+        self.wall.saturating_mul(threads).saturating_sub(self.busy)
+    }
+
+    /// Both together, for what runs on two pools in turn.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            jobs: self.jobs + other.jobs,
+            wall: self.wall + other.wall,
+            busy: self.busy + other.busy,
+            threads: self.threads.max(other.threads),
+        }
+    }
+}
+
 struct Shared {
     /// Number of the latest job; workers compare it with the last one they ran.
     epoch: AtomicUsize,
@@ -59,6 +109,13 @@ struct Shared {
     scratch: Box<[Scratch]>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     stop: AtomicBool,
+    /// Whether jobs are timed. Written only while no job runs.
+    timed: AtomicBool,
+    /// Time of each worker inside jobs.
+    busy: Box<[Nanos]>,
+    /// Time of jobs, and their number.
+    wall: Nanos,
+    jobs: AtomicU64,
 }
 
 // SAFETY: `job`, `caller` and `scratch` are the only fields that are not `Sync` by themselves. The first two are
@@ -97,6 +154,10 @@ impl Pool {
             scratch: (0..threads).map(|_| Scratch::new()).collect(),
             panic: Mutex::new(None),
             stop: AtomicBool::new(false),
+            timed: AtomicBool::new(false),
+            busy: (0..threads).map(|_| Nanos::default()).collect(),
+            wall: Nanos::default(),
+            jobs: AtomicU64::new(0),
         });
         let workers = (1..threads)
             .map_while(|index| {
@@ -124,10 +185,13 @@ impl Pool {
         assert!(!INSIDE.get(), "a job must not start another job on a pool");
         let _turn = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = &*self.shared;
+        let started = shared.timed.load(Ordering::Relaxed).then(Instant::now);
         let job: &(dyn Fn(usize, &mut [u8]) + Sync) = &job;
         if self.workers.is_empty() {
             // SAFETY: this thread holds the gate, hence it is the only worker 0.
-            if let Err(panic) = unsafe { call(job, shared, 0) } {
+            let own = unsafe { timed_call(job, shared, 0) };
+            shared.count(started);
+            if let Err(panic) = own {
                 resume_unwind(panic);
             }
             return;
@@ -152,8 +216,9 @@ impl Pool {
             }
         }
         // SAFETY: this thread holds the gate, hence it is the only worker 0.
-        let own = unsafe { call(job, shared, 0) };
+        let own = unsafe { timed_call(job, shared, 0) };
         self.wait();
+        shared.count(started);
         let other = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Err(panic) = own {
             resume_unwind(panic);
@@ -199,6 +264,32 @@ impl Pool {
         // SAFETY: this thread holds the gate, hence no job runs and it is the only worker 0.
         if let Err(panic) = unsafe { call(&|_: usize, scratch: &mut [u8]| job(scratch), &self.shared, 0) } {
             resume_unwind(panic);
+        }
+    }
+
+    /// Starts timing jobs from zero, or ends it.
+    pub fn measure_joins(&self, on: bool) {
+        let _turn = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = &*self.shared;
+        for counter in shared.busy.iter().chain([&shared.wall]) {
+            counter.0.store(0, Ordering::Relaxed);
+        }
+        shared.jobs.store(0, Ordering::Relaxed);
+        // The next job's epoch publishes this to the workers.
+        shared.timed.store(on, Ordering::Relaxed);
+    }
+
+    /// What was measured since the last [`Pool::measure_joins`]; zeros where that was not switched on.
+    #[must_use]
+    pub fn join_times(&self) -> JoinTimes {
+        let _turn = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = &*self.shared;
+        let time = |nanos: &Nanos| Duration::from_nanos(nanos.0.load(Ordering::Relaxed));
+        JoinTimes {
+            jobs: shared.jobs.load(Ordering::Relaxed),
+            wall: time(&shared.wall),
+            busy: shared.busy.iter().map(time).sum(),
+            threads: self.threads(),
         }
     }
 
@@ -252,6 +343,34 @@ unsafe fn call(
     result
 }
 
+/// As [`call`], adding the time to the worker's counter where jobs are timed.
+///
+/// # Safety
+/// As [`call`].
+unsafe fn timed_call(
+    job: &(dyn Fn(usize, &mut [u8]) + Sync),
+    shared: &Shared,
+    index: usize,
+) -> Result<(), Box<dyn Any + Send>> {
+    let started = shared.timed.load(Ordering::Relaxed).then(Instant::now);
+    // SAFETY: the contract of this function.
+    let result = unsafe { call(job, shared, index) };
+    if let Some(started) = started {
+        shared.busy[index].add(started);
+    }
+    result
+}
+
+impl Shared {
+    /// Counts a job that began at `started`, if jobs are timed.
+    fn count(&self, started: Option<Instant>) {
+        if let Some(started) = started {
+            self.wall.add(started);
+            self.jobs.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 /// The life of worker `index`: wait for the next epoch, run its job, report.
 fn worker(shared: &Shared, index: usize) {
     let mut seen = 0;
@@ -265,7 +384,7 @@ fn worker(shared: &Shared, index: usize) {
         let job = unsafe { *shared.job.get() };
         if let Some(job) = job {
             // SAFETY: `run` keeps the closure alive until `pending` is 0; this is the only thread with this index.
-            if let Err(panic) = unsafe { call(&*job, shared, index) } {
+            if let Err(panic) = unsafe { timed_call(&*job, shared, index) } {
                 *shared.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
             }
         }
@@ -307,7 +426,6 @@ fn next_epoch(shared: &Shared, index: usize, seen: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicU64;
 
     #[test]
     fn every_worker_runs_once_per_job() {
@@ -367,6 +485,31 @@ mod tests {
             calls.fetch_add(1, Ordering::Relaxed);
         });
         assert_eq!(calls.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn joins_are_timed_when_asked() {
+        for threads in [1, 2, 3] {
+            let pool = Pool::new(threads);
+            let sleep = |worker: usize| std::thread::sleep(Duration::from_millis(if worker == 0 { 6 } else { 1 }));
+            pool.run(|worker, _| sleep(worker));
+            let none = JoinTimes { threads, ..JoinTimes::default() };
+            assert_eq!(pool.join_times(), none, "nobody asked");
+            pool.measure_joins(true);
+            for _ in 0..3 {
+                pool.run(|worker, _| sleep(worker));
+            }
+            pool.alone(|_| sleep(0));
+            let times = pool.join_times();
+            assert_eq!((times.jobs, times.threads), (3, threads));
+            assert!(times.wall >= Duration::from_millis(18), "{times:?}");
+            assert!(times.busy >= Duration::from_millis(18 + 3 * (threads as u64 - 1)), "{times:?}");
+            assert!(times.busy <= times.wall * threads as u32, "{times:?}");
+            assert_eq!(times.lost(), times.wall * threads as u32 - times.busy);
+            pool.measure_joins(false);
+            pool.run(|_, _| {});
+            assert_eq!(pool.join_times(), none, "starts from zero, and does not count when off");
+        }
     }
 
     #[test]

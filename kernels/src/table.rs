@@ -6,6 +6,8 @@
 
 use ocelli_quant::GgmlType;
 
+use crate::measure::Unit;
+
 /// Rows (lanes) of a panel of f32 weights, the same for every table: the panel's layout is `[depth][F32_LANES]`.
 pub(crate) const F32_LANES: usize = 16;
 
@@ -67,6 +69,36 @@ pub(crate) struct KernelTable {
     pub(crate) rope_halves: unsafe fn(&mut [f32], &[f32]),
     /// Rounds f32 to half precision, little endian.
     pub(crate) f32_to_f16: unsafe fn(&[f32], &mut [u8]),
+    /// The multiply instructions of this table on registers alone, for [`crate::measure`].
+    pub(crate) peaks: Vec<PeakLoop>,
+    /// Adds numbers up, with loads as wide as the registers, for [`crate::measure`].
+    pub(crate) read: unsafe fn(&[u64]) -> u64,
+}
+
+/// A loop of a table's multiply instructions that touches no memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PeakLoop {
+    /// What is multiplied.
+    pub(crate) unit: Unit,
+    /// The instructions, for reports.
+    pub(crate) instructions: &'static str,
+    /// Operations of one turn; a multiply-add counts two.
+    pub(crate) ops: u64,
+    /// Runs that many turns.
+    pub(crate) run: unsafe fn(u64),
+}
+
+/// Adds numbers up; inlined into a function of each table.
+#[inline(always)]
+pub(crate) fn sum_words(words: &[u64]) -> u64 {
+    let (blocks, rest) = words.as_chunks::<32>();
+    let mut sums = [0u64; 32];
+    for block in blocks {
+        for (sum, word) in sums.iter_mut().zip(block) {
+            *sum = sum.wrapping_add(*word);
+        }
+    }
+    sums.iter().chain(rest).fold(0, |a, b| a.wrapping_add(*b))
 }
 
 /// Kernels of one storage format.

@@ -3,12 +3,17 @@
 use std::arch::aarch64::*;
 
 use super::body::MR;
+use super::peak;
+use crate::table::PeakLoop;
 
 /// Sums of `MR` rows for `N` tokens, rows in lanes.
 pub(super) type Rows<const N: usize> = [[int32x4_t; 2]; N];
 
 /// How a table adds products.
 pub(super) trait Dot {
+    /// Its multiplications on registers alone.
+    const PEAK: PeakLoop;
+
     /// Weights of a row that lie together in a panel.
     const STEP: usize;
 
@@ -110,6 +115,8 @@ pub(super) struct Widen;
 impl Dot for Widen {
     rows_in_lanes!();
 
+    const PEAK: PeakLoop = peak::WIDEN;
+
     /// A product is at most 128·127, the sum of two 32,512: 16 bits hold it.
     #[inline(always)]
     unsafe fn dot(acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
@@ -126,6 +133,8 @@ pub(super) struct Sdot;
 
 impl Dot for Sdot {
     rows_in_lanes!();
+
+    const PEAK: PeakLoop = peak::SDOT;
 
     #[inline(always)]
     unsafe fn dot(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
@@ -164,6 +173,8 @@ impl Smmla {
 }
 
 impl Dot for Smmla {
+    const PEAK: PeakLoop = peak::SMMLA;
+
     const STEP: usize = 8;
 
     /// `sums[p][q]` holds tokens `2p`, `2p + 1` times rows `2q`, `2q + 1`, a token in each half. `N / 2` pairs, rounded

@@ -15,6 +15,7 @@
 
 mod body;
 mod dot;
+mod peak;
 
 /// The list of all formats' kernels, by the `format` function of the module that uses it.
 macro_rules! formats_by {
@@ -166,6 +167,8 @@ macro_rules! table {
                             rope_interleaved: elem::rope_interleaved,
                             rope_halves: elem::rope_halves,
                             f32_to_f16: elem::f32_to_f16,
+                            peaks: super::peak::loops(<Dot as crate::aarch64_neon::dot::Dot>::PEAK),
+                            read: crate::table::sum_words,
                         })
                     })
                     .as_ref()

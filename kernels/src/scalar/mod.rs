@@ -4,6 +4,7 @@
 
 mod elem;
 mod matmul;
+mod peak;
 
 use std::sync::OnceLock;
 
@@ -92,5 +93,7 @@ pub(crate) fn table() -> &'static KernelTable {
         rope_interleaved: elem::rope_interleaved,
         rope_halves: elem::rope_halves,
         f32_to_f16: elem::f32_to_f16,
+        peaks: peak::loops(),
+        read: crate::table::sum_words,
     })
 }

@@ -17,6 +17,7 @@
 mod gemm;
 mod gemv;
 pub(crate) mod pack;
+mod peak;
 mod tuned;
 
 use std::sync::OnceLock;
@@ -141,6 +142,8 @@ pub(crate) fn table() -> Option<&'static KernelTable> {
                     rope_interleaved: elem::rope_interleaved,
                     rope_halves: elem::rope_halves,
                     f32_to_f16: gemv::f32_to_f16,
+                    peaks: peak::loops(),
+                    read: peak::read,
                 }
             })
         })

@@ -7,6 +7,7 @@
 #![allow(clippy::needless_range_loop, reason = "kernels walk several arrays and pointers in step")]
 
 mod gemm;
+mod peak;
 
 use std::sync::OnceLock;
 
@@ -86,7 +87,16 @@ pub(crate) fn table() -> Option<&'static KernelTable> {
                     };
                 }
             }
-            Some(KernelTable { name: NAME, nr: NR, formats, gemm_f32: gemm::gemm_f32, ..*base })
+            let peaks = peak::loops();
+            Some(KernelTable {
+                name: NAME,
+                nr: NR,
+                formats,
+                gemm_f32: gemm::gemm_f32,
+                peaks,
+                read: peak::read,
+                ..*base
+            })
         })
         .as_ref()
 }
