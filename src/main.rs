@@ -25,6 +25,8 @@ enum Command {
     Run(cmd::run::Args),
     /// Measure how well a model predicts a text, or how far it is from another model.
     Perplexity(cmd::perplexity::Args),
+    /// Measure how fast models run, or single kernels, and how near that is to what the machine could do.
+    Bench(Box<cmd::bench::Args>),
     /// Turn pictures into the rows that a text model takes, in a file.
     Embed(cmd::embed::Args),
     /// Write what a model computes for a prompt to a file, for comparison.
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         Command::Chat(args) => cmd::chat::run(&args),
         Command::Run(args) => cmd::run::run(&args),
         Command::Perplexity(args) => cmd::perplexity::run(&args),
+        Command::Bench(args) => cmd::bench::run(&args),
         Command::Embed(args) => cmd::embed::run(&args),
         Command::Probe(args) => cmd::probe::run(&args),
         Command::Convert(args) => cmd::convert::run(args),

@@ -1,7 +1,7 @@
 //! Progress of long work on stderr: a bar on a terminal, a line now and then elsewhere, and Ctrl-C.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -15,7 +15,12 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 pub(crate) const EXIT_CANCELLED: u8 = 130;
 
 /// Set by Ctrl-C.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// The flag that Ctrl-C sets after [`Bar::new`], for what computes.
+pub(crate) fn interrupt() -> Arc<AtomicBool> {
+    Arc::clone(&INTERRUPTED)
+}
 
 /// Whether Ctrl-C was pressed since [`Bar::new`].
 pub(crate) fn interrupted() -> bool {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ocelli_kernels::{Kernels, Pool, Precision};
+use ocelli_kernels::{JoinTimes, Kernels, Pool, Precision};
 use ocelli_quant::GgmlType;
 
 use crate::kv::{BlockTable, KvCache, KvShape};
@@ -147,6 +147,26 @@ impl Context {
     #[must_use]
     pub fn interrupt_flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.interrupt)
+    }
+
+    /// As it is, with `flag` in place of its own interrupt flag: for several contexts that end together.
+    #[must_use]
+    pub fn with_interrupt(self, flag: Arc<AtomicBool>) -> Self {
+        Self { interrupt: flag, ..self }
+    }
+
+    /// Starts timing what threads lose in joins, from zero, or ends it.
+    pub fn measure_joins(&self, on: bool) {
+        for pool in [Some(&self.pool), self.pool_batch.as_ref()].into_iter().flatten() {
+            pool.measure_joins(on);
+        }
+    }
+
+    /// What was measured since [`Context::measure_joins`].
+    #[must_use]
+    pub fn join_times(&self) -> JoinTimes {
+        let batch = self.pool_batch.as_ref().map(Pool::join_times).unwrap_or_default();
+        self.pool.join_times().and(batch)
     }
 
     /// Name of the instruction set in use.

@@ -7,10 +7,11 @@
 //! ```
 //!
 //! [`template`] turns a conversation into a prompt, [`tokenizer`] text into ids and back, [`sampler`] chooses the next
-//! id from the logits; [`Chat`] holds a whole conversation. [`perplexity`] and [`probe`] measure a model; [`kv`] is the
+//! id from the logits; [`Chat`] holds a whole conversation. [`perplexity`], [`probe`] and [`bench`] measure a model; [`kv`] is the
 //! paged cache, [`rope`] the rotary embedding, [`weights`] the checked view of a file's tensors.
 #![deny(unsafe_code)]
 
+pub mod bench;
 mod chat;
 mod chat_note;
 mod config;

@@ -68,6 +68,8 @@ pub struct Weights {
     files: Vec<Arc<ModelFile>>,
     places: Vec<Place>,
     types: BTreeSet<GgmlType>,
+    matrices: Vec<(String, Matrix)>,
+    parameters: u64,
 }
 
 impl Weights {
@@ -107,6 +109,24 @@ impl Weights {
         self.types.iter().copied()
     }
 
+    /// All matrices in use, by name, in the order they were asked for.
+    #[must_use]
+    pub fn matrices(&self) -> &[(String, Matrix)] {
+        &self.matrices
+    }
+
+    /// Values of all tensors of the files.
+    #[must_use]
+    pub fn parameters(&self) -> u64 {
+        self.parameters
+    }
+
+    /// Bytes of all tensors of the files, without headers and gaps.
+    #[must_use]
+    pub fn tensor_bytes(&self) -> u64 {
+        self.places.iter().map(|p| p.len as u64).sum()
+    }
+
     /// A digest that differs between models: of every header in full, and of the first bytes of every tensor.
     /// Reading all weights would take seconds and add nothing but protection against a forger.
     #[must_use]
@@ -141,12 +161,13 @@ pub struct Loader<'a, C = Config> {
     config: C,
     used: HashSet<&'a str>,
     types: BTreeSet<GgmlType>,
+    matrices: Vec<(String, Matrix)>,
 }
 
 impl<'a, C> Loader<'a, C> {
     /// `gguf` is the parsed form of `files`, in order; `arch` is what errors call the model.
     pub(crate) fn new(files: &'a [Arc<ModelFile>], gguf: &'a GgufSet<'a>, arch: String, config: C) -> Self {
-        Self { files, gguf, arch, config, used: HashSet::new(), types: BTreeSet::new() }
+        Self { files, gguf, arch, config, used: HashSet::new(), types: BTreeSet::new(), matrices: Vec::new() }
     }
 
     /// The model's hyperparameters.
@@ -213,8 +234,7 @@ impl<'a, C> Loader<'a, C> {
                 expected: "F32, F16 or BF16".to_owned(),
             });
         }
-        self.types.insert(found.ty);
-        Ok(Matrix { place: found.place, ty: found.ty, rows: *rows, cols })
+        Ok(self.keep(name, Matrix { place: found.place, ty: found.ty, rows: *rows, cols }))
     }
 
     /// As [`Loader::matrix`], `None` when it is missing.
@@ -223,8 +243,13 @@ impl<'a, C> Loader<'a, C> {
     /// When it has another shape or a format this build does not have.
     pub fn optional_matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Option<Matrix>, RuntimeError> {
         let Some(found) = self.find(name, &[cols, rows])? else { return Ok(None) };
-        self.types.insert(found.ty);
-        Ok(Some(Matrix { place: found.place, ty: found.ty, rows, cols }))
+        Ok(Some(self.keep(name, Matrix { place: found.place, ty: found.ty, rows, cols })))
+    }
+
+    fn keep(&mut self, name: &str, matrix: Matrix) -> Matrix {
+        self.types.insert(matrix.ty);
+        self.matrices.push((name.to_owned(), matrix));
+        matrix
     }
 
     /// The vector `name` of `len` values.
@@ -304,7 +329,9 @@ impl<'a, C> Loader<'a, C> {
             .iter()
             .map(|(file, t)| Place { file: *file, start: to_usize(t.offset), len: to_usize(t.n_bytes) })
             .collect();
-        Ok(Weights { files: self.files.to_vec(), places, types: self.types })
+        // The reader has checked that the values of every tensor can be counted.
+        let parameters = self.gguf.tensors().map(|t| t.dims.iter().product::<u64>()).sum();
+        Ok(Weights { files: self.files.to_vec(), places, types: self.types, matrices: self.matrices, parameters })
     }
 }
 

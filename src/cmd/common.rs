@@ -19,12 +19,13 @@ use ocelli_runtime::{
 use crate::progress::EXIT_CANCELLED;
 
 /// Short options of more than one letter, which the argument parser has no notion of.
-const LONG_SHORTS: [(&str, &str); 7] = [
+const LONG_SHORTS: [(&str, &str); 8] = [
     ("-tb", "--threads-batch"),
     ("-ub", "--ubatch-size"),
     ("-ctk", "--cache-type-k"),
     ("-ctv", "--cache-type-v"),
     ("-mm", "--mmproj"),
+    ("-pg", "--n-prompt-gen"),
     ("-sys", "--system"),
     ("-sysf", "--system-file"),
 ];
@@ -49,7 +50,7 @@ pub(crate) enum PrecisionArg {
     Fast,
 }
 
-fn kv_type(name: &str) -> Result<GgmlType, String> {
+pub(crate) fn kv_type(name: &str) -> Result<GgmlType, String> {
     KV_TYPES.into_iter().find(|t| t.name().eq_ignore_ascii_case(name)).ok_or_else(|| {
         let known: Vec<_> = KV_TYPES.iter().map(|t| t.name().to_lowercase()).collect();
         format!("the cache can be {}", known.join(", "))

@@ -1,5 +1,6 @@
 //! One module per subcommand: its `Args` and `run(args) -> anyhow::Result<()>`.
 
+pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod common;
 pub(crate) mod convert;

@@ -1,5 +1,6 @@
 //! Models run end to end: what is computed, what is refused, what the commands say.
 
+mod bench;
 mod chat;
 mod cli;
 mod compute;

@@ -282,7 +282,8 @@ impl Set<'_> {
                     rows,
                     cols: N_EMBD,
                     tokens: 1,
-                    work: Work { bytes, ..Work::default() },
+                    // One operation per value, so that they have a place in a roofline.
+                    work: Work { f32: (rows * N_EMBD) as f64, bytes, int8: 0.0 },
                     cached: bytes < CACHED,
                     times,
                 };

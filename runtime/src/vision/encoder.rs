@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ocelli_kernels::{Kernels, Pool, Precision};
+use ocelli_kernels::{JoinTimes, Kernels, Pool, Precision};
 
 use super::engine::Engine;
 use super::int8::Int8;
@@ -90,6 +90,23 @@ impl VisionEncoder {
     #[must_use]
     pub fn model(&self) -> &Arc<VisionModel> {
         &self.model
+    }
+
+    /// How products are computed.
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Starts timing what threads lose in joins, from zero, or ends it.
+    pub fn measure_joins(&self, on: bool) {
+        self.pool.measure_joins(on);
+    }
+
+    /// What was measured since [`VisionEncoder::measure_joins`].
+    #[must_use]
+    pub fn join_times(&self) -> JoinTimes {
+        self.pool.join_times()
     }
 
     /// The instruction set in use.

@@ -47,6 +47,17 @@ struct Architecture {
 /// All architectures. A new one is one folder and one line.
 const ARCHITECTURES: &[Architecture] = &[Architecture { projector: "resampler", load: minicpmv::load }];
 
+/// Which rows meet a matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// One for every patch.
+    Patches,
+    /// One for every embedding that a slice becomes.
+    Queries,
+    /// None: it is looked up, or used once per encoder.
+    None,
+}
+
 /// The graph of a loaded vision model.
 pub(crate) trait VisionGraph: std::fmt::Debug + Send + Sync {
     /// What does not depend on the picture, computed once per encoder.
@@ -54,6 +65,12 @@ pub(crate) trait VisionGraph: std::fmt::Debug + Send + Sync {
 
     /// Steps that [`Pass::step`] is told of for every slice.
     fn steps(&self) -> usize;
+
+    /// Which rows meet the matrix called `name` when a slice is encoded.
+    fn reader(&self, name: &str) -> Reader;
+
+    /// Products of two values in attention, for a slice of `patches` patches.
+    fn attention(&self, config: &VisionConfig, patches: usize) -> f64;
 
     /// Encodes all slices of the pass: patches into [`VisionConfig::query_num`] rows per slice.
     fn run(&self, pass: &mut Pass<'_>) -> Result<(), RuntimeError>;

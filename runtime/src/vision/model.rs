@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ocelli_gguf::{Gguf, GgufSet};
+use ocelli_kernels::measure::Work;
 
 use super::engine::{Parts, Stored};
 use super::int8::Int8;
-use super::{VisionConfig, VisionGraph, find};
+use super::{Reader, VisionConfig, VisionGraph, find};
 use crate::model::open_parts;
 use crate::weights::{Loader, Weights};
 use crate::{FileOptions, ModelFile, RuntimeError};
@@ -73,6 +74,30 @@ impl VisionModel {
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// What one slice of `patches` patches needs of the machine at least: every product and every score once, every weight
+    /// once. `fast`: products of 8-bit codes.
+    pub(crate) fn work(&self, patches: usize, fast: bool) -> Work {
+        let mut work = Work::default();
+        for Stored { name, matrix, int8 } in &self.matrices {
+            let rows = match self.graph.reader(name) {
+                Reader::Patches => patches,
+                Reader::Queries => self.config.query_num,
+                Reader::None => continue,
+            };
+            let weights = matrix.rows() as f64 * matrix.cols() as f64;
+            let ops = 2.0 * rows as f64 * weights;
+            let made = fast && *int8 && !matrix.ty().is_quantized();
+            let bytes = if made { weights * 34.0 / 32.0 } else { self.weights.bytes(matrix).len() as f64 };
+            if fast && (*int8 || matrix.ty().is_quantized()) {
+                work += Work { int8: ops, f32: 0.0, bytes };
+            } else {
+                work += Work { int8: 0.0, f32: ops, bytes };
+            }
+        }
+        work.f32 += 2.0 * self.graph.attention(&self.config, patches);
+        work
     }
 
     pub(super) fn graph(&self) -> &dyn VisionGraph {

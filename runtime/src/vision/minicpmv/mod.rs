@@ -7,7 +7,7 @@ use resampler::Resampler;
 use super::engine::{Engine, Parts};
 use super::pass::Pass;
 use super::tower::Tower;
-use super::{VisionConfig, VisionError, VisionGraph};
+use super::{Reader, VisionConfig, VisionError, VisionGraph};
 use crate::RuntimeError;
 
 /// `clip.minicpmv_version` of MiniCPM-V 4.0.
@@ -54,6 +54,19 @@ impl VisionGraph for MiniCpmV {
     fn steps(&self) -> usize {
         // The resampler is one more.
         self.tower.steps() + 1
+    }
+
+    fn reader(&self, name: &str) -> Reader {
+        match name {
+            "resampler.query" | "resampler.attn.q.weight" | "v.position_embd.weight" => Reader::None,
+            "resampler.attn.out.weight" | "resampler.proj.weight" => Reader::Queries,
+            _ => Reader::Patches,
+        }
+    }
+
+    fn attention(&self, config: &VisionConfig, patches: usize) -> f64 {
+        let tower = 2.0 * config.n_layer as f64 * (patches * patches) as f64 * config.n_embd as f64;
+        tower + 2.0 * (config.query_num * patches) as f64 * config.projection_dim as f64
     }
 
     fn run(&self, pass: &mut Pass<'_>) -> Result<(), RuntimeError> {

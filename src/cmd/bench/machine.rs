@@ -1,0 +1,88 @@
+//! The machine's limits, measured once per instruction set and number of threads.
+
+use ocelli_runtime::bench::measure::{Limits, Unit};
+use ocelli_runtime::bench::{Kernels, Pool, cpu_name};
+use serde_json::Value;
+
+use super::output::{Fields, Table};
+
+/// Numbers that are read to measure bandwidth: 256 MiB.
+const WORDS: usize = 32 << 20;
+
+/// Limits that were measured.
+#[derive(Debug, Default)]
+pub(super) struct Machine {
+    all: Vec<Limits>,
+}
+
+impl Machine {
+    /// Measures for every pair of instruction set and number of threads.
+    pub(super) fn measure(pairs: impl IntoIterator<Item = (&'static str, usize)>) -> anyhow::Result<Self> {
+        let mut machine = Self::default();
+        let memory = vec![1u64; WORDS];
+        for (isa, threads) in pairs {
+            if machine.limits(isa, threads).is_some() {
+                continue;
+            }
+            super::going_on()?;
+            let pool = Pool::new(threads);
+            let mut limits = Limits::measure(&pool, Kernels::select(Some(isa))?, &memory);
+            // As asked for, even where the system gave fewer: rows are found by it.
+            limits.threads = threads;
+            eprintln!("{}", describe(&limits));
+            machine.all.push(limits);
+        }
+        Ok(machine)
+    }
+
+    /// The limits for `isa` with `threads` threads.
+    pub(super) fn limits(&self, isa: &str, threads: usize) -> Option<&Limits> {
+        self.all.iter().find(|l| l.isa == isa && l.threads == threads)
+    }
+
+    /// All limits.
+    pub(super) fn all(&self) -> &[Limits] {
+        &self.all
+    }
+
+    /// What was measured, for Markdown.
+    pub(super) fn text(&self) -> String {
+        let columns =
+            [("isa", false), ("threads", true), ("int8", true), ("bf16", true), ("f32", true), ("read", true)];
+        let mut table = Table::new(&columns);
+        for limits in &self.all {
+            let mut cells = vec![limits.isa.to_owned(), limits.threads.to_string()];
+            cells.extend([Unit::Int8, Unit::Bf16, Unit::F32].map(|unit| peak(limits, unit)));
+            cells.push(format!("{:.1} GB/s", limits.read / 1e9));
+            table.row(cells);
+        }
+        format!("{}\n\n{}", cpu_name(), table.text())
+    }
+}
+
+fn peak(limits: &Limits, unit: Unit) -> String {
+    limits.peak(unit).map_or("none".to_owned(), |peak| format!("{:.0} Gop/s", peak.ops / 1e9))
+}
+
+/// One line about what was measured.
+fn describe(limits: &Limits) -> String {
+    let peaks = Unit::ALL.map(|unit| format!("{} {}", unit.name(), peak(limits, unit)));
+    format!(
+        "limits: {}, {} threads: {}, read {:.1} GB/s",
+        limits.isa,
+        limits.threads,
+        peaks.join(", "),
+        limits.read / 1e9
+    )
+}
+
+/// The limits as fields of a row.
+pub(super) fn fields(limits: &Limits, row: &mut Fields) {
+    for unit in Unit::ALL {
+        let peak = limits.peak(unit);
+        row.insert(format!("peak_{}_gops", unit.name()), peak.map_or(Value::Null, |p| (p.ops / 1e9).into()));
+        let instructions = peak.map_or(Value::Null, |p| p.instructions.into());
+        row.insert(format!("peak_{}_by", unit.name()), instructions);
+    }
+    row.insert("peak_read_gbs".to_owned(), (limits.read / 1e9).into());
+}
