@@ -27,6 +27,8 @@ enum Command {
     Perplexity(cmd::perplexity::Args),
     /// Measure how fast models run, or single kernels, and how near that is to what the machine could do.
     Bench(Box<cmd::bench::Args>),
+    /// Ask a model questions about pictures and count the right answers.
+    Eval(cmd::eval::Args),
     /// Turn pictures into the rows that a text model takes, in a file.
     Embed(cmd::embed::Args),
     /// Write what a model computes for a prompt to a file, for comparison.
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Command::Run(args) => cmd::run::run(&args),
         Command::Perplexity(args) => cmd::perplexity::run(&args),
         Command::Bench(args) => cmd::bench::run(&args),
+        Command::Eval(args) => cmd::eval::run(&args),
         Command::Embed(args) => cmd::embed::run(&args),
         Command::Probe(args) => cmd::probe::run(&args),
         Command::Convert(args) => cmd::convert::run(args),

@@ -226,10 +226,33 @@ impl Media {
         watch: &mut dyn MediaWatch,
         interrupt: &AtomicBool,
     ) -> Result<Vec<Shown>, RuntimeError> {
+        self.files(paths, self.options.max_slice_nums, watch, interrupt)
+    }
+
+    /// Takes in the pictures of the files `paths` as the frames of a video: with as many tiles as a frame may have.
+    ///
+    /// # Errors
+    /// As [`Media::images`].
+    pub fn frames(
+        &mut self,
+        paths: &[impl AsRef<Path>],
+        watch: &mut dyn MediaWatch,
+        interrupt: &AtomicBool,
+    ) -> Result<Vec<Shown>, RuntimeError> {
+        self.files(paths, self.options.video_max_slice_nums, watch, interrupt)
+    }
+
+    fn files(
+        &mut self,
+        paths: &[impl AsRef<Path>],
+        nums: usize,
+        watch: &mut dyn MediaWatch,
+        interrupt: &AtomicBool,
+    ) -> Result<Vec<Shown>, RuntimeError> {
         let mut entries = Vec::new();
         self.warnings.clear();
         for path in paths {
-            self.take_file(path.as_ref(), &mut entries)?;
+            self.take_file(path.as_ref(), nums, &mut entries)?;
         }
         self.encode(entries, watch, None, interrupt)
     }
@@ -246,7 +269,7 @@ impl Media {
     ) -> Result<Shown, RuntimeError> {
         let mut entries = Vec::new();
         self.warnings.clear();
-        self.take_bytes(bytes, &mut entries)?;
+        self.take_bytes(bytes, self.options.max_slice_nums, &mut entries)?;
         let mut shown = self.encode(entries, watch, None, interrupt)?;
         shown.pop().ok_or(RuntimeError::LostImage { index: 0 })
     }
@@ -308,16 +331,15 @@ impl Media {
         self.encode(entries, watch, None, interrupt)
     }
 
-    fn take_file(&mut self, path: &Path, entries: &mut Vec<Entry>) -> Result<(), RuntimeError> {
+    fn take_file(&mut self, path: &Path, nums: usize, entries: &mut Vec<Entry>) -> Result<(), RuntimeError> {
         let bytes = read_file(path, &self.options.decode.limits)?;
-        self.take_bytes(&bytes, entries).map_err(|error| match error {
+        self.take_bytes(&bytes, nums, entries).map_err(|error| match error {
             RuntimeError::Image(image) => image.in_file(path).into(),
             other => other,
         })
     }
 
-    fn take_bytes(&mut self, bytes: &[u8], entries: &mut Vec<Entry>) -> Result<(), RuntimeError> {
-        let nums = self.options.max_slice_nums;
+    fn take_bytes(&mut self, bytes: &[u8], nums: usize, entries: &mut Vec<Entry>) -> Result<(), RuntimeError> {
         let key = self.key(bytes, nums);
         self.take(key, entries, |media| media.cut(key, &decode(bytes, &media.options.decode)?, nums))
     }

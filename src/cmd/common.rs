@@ -50,6 +50,15 @@ pub(crate) enum PrecisionArg {
     Fast,
 }
 
+impl PrecisionArg {
+    pub(crate) fn precision(self) -> Precision {
+        match self {
+            Self::Exact => Precision::Exact,
+            Self::Fast => Precision::Fast,
+        }
+    }
+}
+
 pub(crate) fn kv_type(name: &str) -> Result<GgmlType, String> {
     KV_TYPES.into_iter().find(|t| t.name().eq_ignore_ascii_case(name)).ok_or_else(|| {
         let known: Vec<_> = KV_TYPES.iter().map(|t| t.name().to_lowercase()).collect();
@@ -122,10 +131,7 @@ impl ModelArgs {
             n_threads_batch: self.threads_batch,
             type_k: self.cache_type_k,
             type_v: self.cache_type_v,
-            precision: match self.precision {
-                PrecisionArg::Exact => Precision::Exact,
-                PrecisionArg::Fast => Precision::Fast,
-            },
+            precision: self.precision.precision(),
             isa: self.isa.clone(),
         }
     }

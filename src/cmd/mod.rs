@@ -6,6 +6,7 @@ pub(crate) mod common;
 pub(crate) mod convert;
 pub(crate) mod demo;
 pub(crate) mod embed;
+pub(crate) mod eval;
 pub(crate) mod formats;
 pub(crate) mod inspect;
 pub(crate) mod line;

@@ -15,6 +15,8 @@ use ocelli_runtime::memory::human;
 use ocelli_runtime::vision::VisionModel;
 use ocelli_runtime::{Attachment, Context, FileOptions, ImageCache, Precision, find_beside};
 
+use super::common::PrecisionArg;
+
 /// Time between two lines where stderr is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
@@ -25,6 +27,9 @@ pub(crate) struct VisionArgs {
     /// [-mm] Vision file (mmproj .gguf); the one beside the model if not given
     #[arg(long, value_name = "FILE")]
     pub(crate) mmproj: Option<PathBuf>,
+    /// How products of the vision tower are computed [default: as --precision]
+    #[arg(long, value_name = "MODE")]
+    pub(crate) vision_precision: Option<PrecisionArg>,
     /// Whose rules for slices and prompt: reference (the published model's) or llama.cpp
     #[arg(long, value_name = "NAME", default_value = "reference", value_parser = profile)]
     pub(crate) image_profile: Profile,
@@ -102,7 +107,7 @@ impl VisionArgs {
             decode: DecodeOptions { limits, ..chosen.decode },
             pass_order: self.image_pillow,
             n_threads: threads,
-            precision,
+            precision: self.vision_precision.map_or(precision, PrecisionArg::precision),
             isa: isa.map(str::to_owned),
             ..chosen
         }

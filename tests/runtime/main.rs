@@ -4,6 +4,7 @@ mod bench;
 mod chat;
 mod cli;
 mod compute;
+mod eval;
 mod fixture;
 mod hostile;
 mod threats;

@@ -24,7 +24,7 @@ impl Watch for Silent {
 }
 
 /// Writes a picture of some pattern as BMP.
-fn bmp(path: &Path, width: usize, height: usize, seed: usize) {
+pub(crate) fn bmp(path: &Path, width: usize, height: usize, seed: usize) {
     let stride = (3 * width).next_multiple_of(4);
     let mut bytes = b"BM".to_vec();
     let word = |n: usize| u32::try_from(n).unwrap().to_le_bytes();

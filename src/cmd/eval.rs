@@ -1,0 +1,228 @@
+//! `ocelli eval`: how many questions about pictures a model answers rightly.
+
+mod answers;
+mod report;
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use anyhow::{Context as _, bail};
+use ocelli_runtime::eval::{Conversation, Dataset, Item, Picture, PromptStyle, Rules, converse, greedy};
+use ocelli_runtime::media::{Origin, Shown};
+use ocelli_runtime::sampler::SamplerChain;
+use ocelli_runtime::{Assets, Attachment, RuntimeError, Session, Stop};
+
+use super::common::{self, ModelArgs};
+use super::vision::{ShowArgs, Vision, VisionArgs};
+use answers::{Answers, Given};
+use report::{Progress, Report};
+
+/// Options of `ocelli eval`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The questions: conversations as lines of JSON (.jsonl), or a table of VLMEvalKit (.tsv)
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Questions (conversations) of each task, at most
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Only these tasks, separated by commas
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    tasks: Vec<String>,
+    /// How a table is scored: OCRBench, MMBench, MMStar, AI2D, ChartQA, DocVQA or TextVQA [default: by the file's name]
+    #[arg(long, value_name = "NAME", value_parser = rules)]
+    rules: Option<Rules>,
+    /// How a table's questions are worded: minicpm-v (short answers), minicpm-v-4 (steps first where MiniCPM-V 4.0 was
+    /// asked for them), dataset (VLMEvalKit's own) or plain
+    #[arg(long, value_name = "NAME", default_value = "minicpm-v", value_parser = prompts)]
+    prompts: PromptStyle,
+    /// Longest answer in tokens [default: 64; for tables 256, or 2048 with --prompts minicpm-v-4]
+    #[arg(short = 'n', long = "predict", alias = "n-predict", value_name = "N")]
+    predict: Option<usize>,
+    /// Write every answer to this file, as lines of JSON
+    #[arg(long, value_name = "FILE")]
+    answers: Option<PathBuf>,
+    /// Take over the answers that --answers holds already, and ask only what it lacks
+    #[arg(long, requires = "answers")]
+    resume: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Chat format: a known name, or a file with a Jinja template
+    #[arg(long, value_name = "NAME|FILE")]
+    chat_template: Option<String>,
+    /// Tiles a frame of a video is cut into, at most [default: 1; llama.cpp's rules always use 9]
+    #[arg(long, value_name = "N")]
+    video_max_slices: Option<usize>,
+    /// Keep encoded pictures in this folder, so that they cost nothing the next time
+    #[arg(long, value_name = "DIR")]
+    image_cache: Option<PathBuf>,
+    /// Size of that folder in MiB; the pictures that were not used for longest go first
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    image_cache_size: u64,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    vision: VisionArgs,
+}
+
+fn rules(name: &str) -> Result<Rules, String> {
+    Rules::from_name(name).map_err(|e| e.to_string())
+}
+
+fn prompts(name: &str) -> Result<PromptStyle, String> {
+    PromptStyle::from_name(name).map_err(|e| e.to_string())
+}
+
+impl Args {
+    fn show(&self) -> ShowArgs {
+        ShowArgs {
+            image: Vec::new(),
+            video: Vec::new(),
+            video_fps: 1.0,
+            video_max_frames: 64,
+            video_max_slices: self.video_max_slices,
+            image_cache: self.image_cache.clone(),
+            image_cache_size: self.image_cache_size,
+        }
+    }
+
+    fn n_predict(&self) -> usize {
+        self.predict.unwrap_or(match self.data.extension().and_then(|e| e.to_str()) {
+            Some(ending) if ending.eq_ignore_ascii_case("tsv") => match self.prompts {
+                PromptStyle::MiniCpmV4 => 2048,
+                _ => 256,
+            },
+            _ => 64,
+        })
+    }
+}
+
+/// Asks the questions of a file and prints how many were answered rightly.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let data = Dataset::open(&args.data, args.rules, args.prompts)?;
+    let items = data.select(&args.tasks, args.limit)?;
+    if items.is_empty() {
+        bail!("nothing is left to ask; use a --limit from 1");
+    }
+    let answers = Answers::open(args.answers.as_deref(), args.resume)?;
+    let (context, assets) = common::open(&args.model, args.chat_template.as_deref())?;
+    let sampler = greedy(&assets.tokenizer)?;
+    let file = args.model.load_options()?.file;
+    let vision = Vision::new(&args.vision, Some(&args.show()), &args.model.model, file, &context)?;
+    let session = Session::new(context);
+    common::watch_ctrl_c(session.interrupt(), true)?;
+    let report = Report::new(data.rules());
+    let mut asking = Asking { data, session, assets, sampler, vision, answers, report, n_predict: args.n_predict() };
+    let stopped = asking.all(&items);
+    asking.report.finish();
+    let saved = asking.answers.save();
+    if args.json {
+        println!("{}", asking.report.json(args, stopped.is_ok(), items.len(), &asking.session));
+    } else {
+        asking.report.print(stopped.is_ok());
+    }
+    asking.report.tell_speed(asking.n_predict);
+    saved?;
+    let (done, all) = (asking.report.items, items.len());
+    stopped.with_context(|| format!("stopped after {done} of {all} questions; the figures are of these"))
+}
+
+/// Everything that is needed to ask.
+struct Asking {
+    data: Dataset,
+    session: Session,
+    assets: Assets,
+    sampler: SamplerChain,
+    vision: Vision,
+    answers: Answers,
+    report: Report,
+    n_predict: usize,
+}
+
+impl Asking {
+    /// Asks everything; what was answered before something went wrong is in the report.
+    fn all(&mut self, items: &[Item]) -> anyhow::Result<()> {
+        let mut progress = Progress::new(items.len());
+        for item in items {
+            self.item(item)?;
+            progress.show(&self.report);
+            self.answers.save_now_and_then()?;
+        }
+        Ok(())
+    }
+
+    /// Asks what counts together: every turn of a conversation by itself, rotations as one.
+    fn item(&mut self, item: &Item) -> anyhow::Result<()> {
+        let mut scores = Vec::new();
+        for row in item.rows() {
+            let conversation = self.data.conversation(*row)?;
+            let given = match self.answers.known(&conversation)? {
+                Some(known) => known,
+                None => self.ask(&conversation).with_context(|| conversation.place.clone())?,
+            };
+            let row: Vec<f64> = conversation.turns.iter().zip(&given).map(|(turn, given)| turn.score(given)).collect();
+            self.answers.add(Given { id: &conversation.id, task: &item.task, answers: &given, scores: &row });
+            scores.extend(row);
+        }
+        if item.is_circular() {
+            scores = vec![scores.into_iter().fold(1.0, f64::min)];
+        }
+        self.report.add(item, &scores);
+        Ok(())
+    }
+
+    /// The model's answers to all turns of `conversation`.
+    fn ask(&mut self, conversation: &Conversation) -> anyhow::Result<Vec<String>> {
+        let shown = self.shown(conversation)?;
+        let profile = self.vision.profile();
+        let Self { session, assets, sampler, .. } = self;
+        let given = converse(session, assets, sampler, profile, conversation, &shown, self.n_predict)?;
+        for answer in &given {
+            self.report.speed(answer);
+            self.report.cut += usize::from(answer.stop == Stop::Length);
+        }
+        Ok(given.iter().map(|answer| answer.text.trim().to_owned()).collect())
+    }
+
+    /// Takes the pictures of a conversation in.
+    fn shown(&mut self, conversation: &Conversation) -> anyhow::Result<Vec<Attachment>> {
+        if conversation.pictures.is_empty() {
+            return Ok(Vec::new());
+        }
+        let interrupt = std::sync::Arc::clone(self.session.interrupt());
+        let media = self.vision.media()?;
+        let started = Instant::now();
+        let shown = take_in(media, conversation, &interrupt)?;
+        for note in media.warnings() {
+            eprintln!("ocelli: warning: {note}");
+        }
+        let encoded = shown.iter().filter(|s| matches!(s.origin, Origin::Encoded(_))).count();
+        self.report.pictures(encoded, started.elapsed());
+        let attach = if conversation.is_video { Shown::frame } else { Shown::numbered };
+        Ok(shown.iter().map(attach).collect())
+    }
+}
+
+fn take_in(
+    media: &mut ocelli_runtime::media::Media,
+    conversation: &Conversation,
+    interrupt: &AtomicBool,
+) -> Result<Vec<Shown>, RuntimeError> {
+    let mut files = Vec::new();
+    let mut shown = Vec::new();
+    for picture in &conversation.pictures {
+        match picture {
+            Picture::File(path) => files.push(path),
+            Picture::Bytes(bytes) => shown.push(media.image_bytes(bytes, &mut (), interrupt)?),
+        }
+    }
+    if !files.is_empty() {
+        shown = match conversation.is_video {
+            true => media.frames(&files, &mut (), interrupt)?,
+            false => media.images(&files, &mut (), interrupt)?,
+        };
+    }
+    Ok(shown)
+}
