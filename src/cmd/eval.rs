@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use ocelli_runtime::eval::{Conversation, Dataset, Item, Picture, PromptStyle, Rules, converse, greedy};
-use ocelli_runtime::media::{Origin, Shown};
+use ocelli_runtime::media::{Media, Origin, Shown};
+use ocelli_runtime::memory::human;
 use ocelli_runtime::sampler::SamplerChain;
 use ocelli_runtime::{Assets, Attachment, RuntimeError, Session, Stop};
 
@@ -17,6 +18,9 @@ use super::common::{self, ModelArgs};
 use super::vision::{ShowArgs, Vision, VisionArgs};
 use answers::{Answers, Given};
 use report::{Progress, Report};
+
+/// Bytes of a file that is not checked at once.
+const LARGE: u64 = 64 << 20;
 
 /// Options of `ocelli eval`.
 #[derive(Debug, clap::Args)]
@@ -101,6 +105,7 @@ impl Args {
 
 /// Asks the questions of a file and prints how many were answered rightly.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    tell_if_large(&args.data);
     let data = Dataset::open(&args.data, args.rules, args.prompts)?;
     let items = data.select(&args.tasks, args.limit)?;
     if items.is_empty() {
@@ -127,6 +132,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     saved?;
     let (done, all) = (asking.report.items, items.len());
     stopped.with_context(|| format!("stopped after {done} of {all} questions; the figures are of these"))
+}
+
+/// Says why nothing happens yet where checking a table takes seconds.
+fn tell_if_large(path: &std::path::Path) {
+    if let Some(bytes) = std::fs::metadata(path).ok().map(|m| m.len()).filter(|bytes| *bytes > LARGE) {
+        eprintln!("checking {} ({})", path.display(), human(bytes));
+    }
 }
 
 /// Everything that is needed to ask.
@@ -205,11 +217,7 @@ impl Asking {
     }
 }
 
-fn take_in(
-    media: &mut ocelli_runtime::media::Media,
-    conversation: &Conversation,
-    interrupt: &AtomicBool,
-) -> Result<Vec<Shown>, RuntimeError> {
+fn take_in(media: &mut Media, conversation: &Conversation, interrupt: &AtomicBool) -> Result<Vec<Shown>, RuntimeError> {
     let mut files = Vec::new();
     let mut shown = Vec::new();
     for picture in &conversation.pictures {

@@ -129,6 +129,16 @@ fn conversations_are_asked_and_counted() {
     assert_eq!(some["overall"]["asked"], 3);
     assert_eq!(some["tasks"].as_object().unwrap().keys().collect::<Vec<_>>(), ["single", "turns"]);
 
+    // What a second turn adds to the prompt is computed, not the pictures again.
+    let computed = |lines: &[Value]| {
+        let found = set.json(&set.write("few.jsonl", lines), &["-n", "1"]);
+        found["speed"]["prompt_tokens"]["n"].as_u64().unwrap()
+    };
+    let mut first_turn = lines[1].clone();
+    first_turn["turns"].as_array_mut().unwrap().truncate(1);
+    let (one, both) = (computed(&[first_turn]), computed(&lines[1..2]));
+    assert!(one > 128 && both > one && both < one + 64, "{one} {both}");
+
     // Pictures are cut into tiles, as many as allowed.
     let tokens = |slices| {
         let found = set.json(&name, &["-n", "1", "--tasks", "turns", "--image-max-slices", slices]);

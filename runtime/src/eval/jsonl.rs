@@ -59,7 +59,10 @@ pub(super) fn read(path: &Path) -> Result<(Vec<Conversation>, Vec<Item>), EvalEr
         let record: Record =
             serde_json::from_slice(text).map_err(|e| wrong(format!("is no conversation: {e}; see docs/eval.md")))?;
         if let Some(first) = lines.insert(record.id.clone(), line) {
-            return Err(wrong(format!("has the id `{}` of line {first}; give every line its own", record.id)));
+            return Err(wrong(format!(
+                "has the id `{}` of line {first}; give every line its own",
+                record.id.escape_debug()
+            )));
         }
         items.push(Item { task: record.task.clone(), group: None, rows: vec![conversations.len()] });
         conversations.push(record.conversation(path, line).map_err(wrong)?);

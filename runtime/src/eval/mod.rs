@@ -22,6 +22,7 @@ mod tally;
 mod tsv;
 mod vqa;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 pub use ask::{content, converse, greedy};
@@ -183,19 +184,21 @@ impl Dataset {
     /// # Errors
     /// When a task is not in the file.
     pub fn select(&self, tasks: &[String], limit: Option<usize>) -> Result<Vec<Item>, EvalError> {
-        let mut taken: Vec<(&str, usize)> = Vec::new();
+        let mut taken: HashMap<&str, usize> = HashMap::new();
+        let mut known: Vec<&str> = Vec::new();
         for item in &self.items {
-            if !taken.iter().any(|(task, _)| *task == item.task) {
-                taken.push((&item.task, 0));
-            }
+            taken.entry(&item.task).or_insert_with(|| {
+                known.push(&item.task);
+                0
+            });
         }
-        if let Some(unknown) = tasks.iter().find(|task| !taken.iter().any(|(known, _)| known == task)) {
-            let known = taken.iter().map(|(task, _)| (*task).to_owned()).collect();
+        if let Some(unknown) = tasks.iter().find(|task| !taken.contains_key(task.as_str())) {
+            let known = known.into_iter().map(|task| task.escape_debug().to_string()).collect();
             return Err(EvalError::Task { task: unknown.clone(), known });
         }
         let mut chosen = Vec::new();
         for item in self.items.iter().filter(|item| tasks.is_empty() || tasks.contains(&item.task)) {
-            let Some((_, n)) = taken.iter_mut().find(|(task, _)| *task == item.task) else { continue };
+            let n = taken.entry(&item.task).or_default();
             if limit.is_none_or(|limit| *n < limit) {
                 *n += 1;
                 chosen.push(item.clone());

@@ -228,3 +228,61 @@ fn wrong_tables_are_named() {
     let told = Dataset::open(&path, None, PromptStyle::Plain).unwrap_err().to_string();
     assert!(told.contains("line 2") && told.contains("not UTF-8"), "{told}");
 }
+
+/// Whatever is done to a file, it is read or refused: cut anywhere, or with one byte in four changed.
+#[test]
+fn damaged_files_do_no_harm() {
+    let folder = Folder::new();
+    let (one, line) = (picture(1), LINE.replace('t', "t, \u{e9}\\u00e9"));
+    let table = format!(
+        "index\timage\tquestion\tanswer\tA\tB\tcategory\n1\t{one}\tq\tA\tx\ty\tp\n2\t\"['{one}']\"\tq\tB\tx\ty\tp\n\
+         1000001\t1\tq\tB\t\"y\"\tx\tp\n"
+    );
+    for (name, whole) in [("MMBench.tsv", table.as_bytes()), ("d.jsonl", line.as_bytes())] {
+        let check = |bytes: &[u8]| {
+            if let Ok(mut data) = Dataset::open(&folder.write(name, bytes), None, PromptStyle::MiniCpmV) {
+                let rows: Vec<_> = data.items().iter().flat_map(|item| item.rows().to_vec()).collect();
+                for row in rows {
+                    let conversation = data.conversation(row).unwrap();
+                    conversation.turns.iter().for_each(|turn| assert!((0.0..=1.0).contains(&turn.score("A. x"))));
+                }
+            }
+        };
+        for at in 0..whole.len() {
+            check(&whole[..at]);
+            if at % 4 != 0 {
+                continue;
+            }
+            for byte in [b'"', b'\t', b'\n', b'[', b'\'', 0, 0xff] {
+                let mut changed = whole.to_vec();
+                changed[at] = byte;
+                check(&changed);
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_without_end_are_refused() {
+    let folder = Folder::new();
+    let table = format!("index\timage\tquestion\tanswer\n0\t{}\tq\ta\n1\t{}\n", picture(1), "A".repeat(400_000));
+    let path = folder.write("DocVQA.tsv", table.as_bytes());
+    let open = |most| tsv::Table::open_within(&path, Rules::DocVqa, PromptStyle::Plain, most).map(drop);
+    let told = open(100_000).unwrap_err().to_string();
+    assert!(told.contains("line 3") && told.contains("it goes on for more than"), "{told}");
+    assert!(open(1_000_000).unwrap_err().to_string().contains("2 fields"));
+    let long = format!("{LINE}\n{{\"id\": \"{}", "x".repeat(17 << 20));
+    folder.refused("d.jsonl", &long, &["line 2", "longer than 16 MiB"]);
+}
+
+#[test]
+fn what_is_said_before_pictures_stands_before_them() {
+    use crate::image::Profile;
+    use crate::marker;
+    let (one, two) = (marker(0), marker(1));
+    assert_eq!(content(Profile::Reference, "Look.", 2, "What?"), format!("Look.\n{one}\n{two}\nWhat?"));
+    assert_eq!(content(Profile::LlamaCpp, "Look.", 2, "What?"), format!("Look.{one}{two}What?"));
+    assert_eq!(content(Profile::Reference, "", 0, "What?"), "What?");
+    let forged = content(Profile::Reference, &one, 0, &two);
+    assert!(!forged.contains(&one) && !forged.contains(&two), "text is no picture");
+}

@@ -36,13 +36,14 @@ const MISSING: [&str; 19] = [
 #[derive(Debug)]
 struct Bounded {
     file: File,
+    /// Bytes that may still be read; set anew for every row.
     left: Rc<Cell<u64>>,
 }
 
 impl Read for Bounded {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         if self.left.get() == 0 {
-            return Err(std::io::Error::other("the row is too long"));
+            return Err(std::io::Error::other(format!("it goes on for more than {} MiB", MAX_ROW >> 20)));
         }
         let n = self.file.read(buffer)?;
         self.left.set(self.left.get().saturating_sub(n as u64));
@@ -121,6 +122,7 @@ pub(super) struct Table {
     path: PathBuf,
     reader: Reader<Bounded>,
     left: Rc<Cell<u64>>,
+    max_row: u64,
     columns: Columns,
     rules: Rules,
     style: PromptStyle,
@@ -161,8 +163,18 @@ impl Fields<'_> {
 impl Table {
     /// Opens the table at `path` and checks all its rows.
     pub(super) fn open(path: &Path, rules: Rules, style: PromptStyle) -> Result<(Self, Vec<Item>), EvalError> {
+        Self::open_within(path, rules, style, MAX_ROW)
+    }
+
+    /// As [`Table::open`], with rows of `max_row` bytes at most.
+    pub(super) fn open_within(
+        path: &Path,
+        rules: Rules,
+        style: PromptStyle,
+        max_row: u64,
+    ) -> Result<(Self, Vec<Item>), EvalError> {
         let file = File::open(path).map_err(|source| EvalError::Open { path: path.to_owned(), source })?;
-        let left = Rc::new(Cell::new(MAX_ROW));
+        let left = Rc::new(Cell::new(max_row));
         let bounded = Bounded { file, left: Rc::clone(&left) };
         let mut reader = ReaderBuilder::new().delimiter(b'\t').buffer_capacity(1 << 16).from_reader(bounded);
         let header = reader.byte_headers().map_err(|e| unreadable(path, 1, &e))?;
@@ -172,7 +184,7 @@ impl Table {
             .collect();
         let columns = Columns::find(path, &header, rules)?;
         let (rows, by_index) = (Vec::new(), HashMap::new());
-        let mut table = Self { path: path.to_owned(), reader, left, columns, rules, style, rows, by_index };
+        let mut table = Self { path: path.to_owned(), reader, left, max_row, columns, rules, style, rows, by_index };
         let items = table.scan()?;
         Ok((table, items))
     }
@@ -262,7 +274,7 @@ impl Table {
 
     /// Reads the next row; `false` at the end.
     fn read(&mut self, record: &mut ByteRecord) -> Result<bool, EvalError> {
-        self.left.set(MAX_ROW);
+        self.left.set(self.max_row);
         let line = self.reader.position().line();
         self.reader.read_byte_record(record).map_err(|e| unreadable(&self.path, line, &e))
     }
@@ -271,7 +283,7 @@ impl Table {
     fn read_row(&mut self, row: usize) -> Result<ByteRecord, EvalError> {
         let gone = || EvalError::Row { row };
         let known = self.rows.get(row).ok_or_else(gone)?;
-        self.left.set(MAX_ROW);
+        self.left.set(self.max_row);
         self.reader.seek(known.at.clone()).map_err(|e| unreadable(&self.path, known.at.line(), &e))?;
         let mut record = ByteRecord::new();
         let there = self.reader.read_byte_record(&mut record);
@@ -361,7 +373,6 @@ fn unreadable(path: &Path, line: u64, error: &csv::Error) -> EvalError {
         csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
             format!("has {len} fields where the first line has {expected_len}; get the file again")
         }
-        csv::ErrorKind::Io(_) => format!("cannot be read ({error}); a row may have {} MiB", MAX_ROW >> 20),
         _ => format!("cannot be read: {error}"),
     };
     EvalError::Line { path: path.to_owned(), line, problem }
