@@ -28,6 +28,8 @@ enum Command {
     /// Measure how fast models run, or single kernels, and how near that is to what the machine could do.
     Bench(Box<cmd::bench::Args>),
     /// Ask a model questions about pictures and count the right answers.
+    ///
+    /// Decoding is greedy, always. docs/eval.md tells the formats of questions and how answers are scored.
     Eval(cmd::eval::Args),
     /// Turn pictures into the rows that a text model takes, in a file.
     Embed(cmd::embed::Args),
