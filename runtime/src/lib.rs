@@ -7,8 +7,8 @@
 //! ```
 //!
 //! [`template`] turns a conversation into a prompt, [`tokenizer`] text into ids and back, [`sampler`] chooses the next
-//! id from the logits; [`Chat`] holds a whole conversation. [`perplexity`], [`eval`], [`probe`] and [`mod@bench`] measure a
-//! model; [`kv`] is the paged cache, [`rope`] the rotary embedding, [`weights`] the checked view of a file's tensors.
+//! id from the logits; [`Chat`] holds a whole conversation. [`perplexity`], [`eval`], [`probe`] and [`mod@bench`] measure
+//! a model; [`kv`] is the paged cache, [`rope`] the rotary embedding, [`weights`] the checked view of a file's tensors.
 #![deny(unsafe_code)]
 
 pub mod bench;
