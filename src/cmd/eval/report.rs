@@ -118,7 +118,10 @@ impl Report {
 
     /// Everything as one JSON object.
     pub(super) fn json(&self, args: &Args, complete: bool, items: usize, session: &Session) -> Value {
-        let count = |count: &Count, score: f64| json!({ "asked": count.asked, "right": count.right, "share": count.share(), "score": score });
+        let count = |count: &Count, score: f64| {
+            let Count { asked, right, .. } = count;
+            json!({ "asked": asked, "right": right, "share": count.share(), "score": score })
+        };
         let counts = |all: &[(String, Count)]| -> Value {
             all.iter().map(|(name, c)| (name.clone(), count(c, c.score()))).collect::<serde_json::Map<_, _>>().into()
         };
