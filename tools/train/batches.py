@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 import generator
 import prompts
+import scene
 import slicing
 from scene import COLOURS, SHAPES, SIZES
 
@@ -21,15 +23,17 @@ KINDS = {"shape": 1 + len(SHAPES), "colour": 1 + len(COLOURS), "sign": 1 + len(C
 """Numbers of classes of what the heads name; 0 is none."""
 UNKNOWN = 255
 """The class of what is not asked: padding, and what can't be told from a slice."""
-CELLS, LONGEST = 9, 8
+CELLS, LONGEST, PARTS = 9, 8, 49
 
 
 @dataclass
 class Classes:
-    """What is on a slice: for each patch shape, colour and sign at its centre; for each cell of the 3 x 3 grid shape,
-    colour and size of the thing in it; the signs of the text in order."""
+    """What is on a slice: for each patch shape, colour and sign at its centre, and which of its 7 x 7 parts belong to a
+    thing or a sign; for each cell of the 3 x 3 grid shape, colour and size of the thing in it; the signs of the text in
+    order."""
 
     patches: np.ndarray
+    parts: np.ndarray
     cells: np.ndarray
     signs: np.ndarray
 
@@ -42,6 +46,7 @@ class Batch:
     patches: torch.Tensor
     sizes: torch.Tensor
     marks: torch.Tensor
+    parts: torch.Tensor
     cells: torch.Tensor
     signs: torch.Tensor
     at: torch.Tensor
@@ -68,6 +73,7 @@ def slice_classes(picture, plan):
     out = [
         Classes(
             patch_classes(picture, 0.0, 0.0, sx, sy, plan.overview),
+            part_classes(picture, plan),
             cell_classes(picture),
             signs_on(picture, 0, 0, width, height, sx),
         )
@@ -78,7 +84,8 @@ def slice_classes(picture, plan):
             left, top, sx, sy = x * w, y * h, w / plan.tile[0], h / plan.tile[1]
             patches = patch_classes(picture, left, top, sx, sy, plan.tile)
             cells = np.full((CELLS, 3), UNKNOWN, np.uint8)
-            out.append(Classes(patches, cells, signs_on(picture, left, top, w, h, sx)))
+            parts = np.full((len(patches), PARTS), UNKNOWN, np.uint8)
+            out.append(Classes(patches, parts, cells, signs_on(picture, left, top, w, h, sx)))
     return out
 
 
@@ -94,6 +101,16 @@ def patch_classes(picture, left, top, sx, sy, size):
         for sign, (x0, y0, x1, y1) in zip(label.text, label.boxes):
             found[(x >= x0) & (x < x1) & (y >= y0) & (y < y1), 2] = place_in(CHARACTERS, sign)
     return found
+
+
+def part_classes(picture, plan):
+    """1 where a part of a patch belongs to something that stands out. Only for pictures of one slice, to save time."""
+    width, height = plan.overview[0] // 2, plan.overview[1] // 2
+    columns, rows = width // 7, height // 7
+    if plan.columns:
+        return np.full((rows * columns, PARTS), UNKNOWN, np.uint8)
+    mask = np.asarray(scene.shown(picture).resize((width, height), Image.Resampling.BOX)) > 127
+    return mask.reshape(rows, 7, columns, 7).transpose(0, 2, 1, 3).reshape(-1, PARTS).astype(np.uint8)
 
 
 def cell_classes(picture):
@@ -145,14 +162,16 @@ def collate(items):
     most = max((len(p) for _, _, p in slices), default=1)
     patches = np.zeros((len(slices), most, 588), np.uint8)
     marks = np.full((len(slices), most, 3), UNKNOWN, np.uint8)
+    parts = np.full((len(slices), most, PARTS), UNKNOWN, np.uint8)
     cells = np.full((len(slices), CELLS, 3), UNKNOWN, np.uint8)
     signs = np.full((len(slices), LONGEST), UNKNOWN, np.uint8)
     for i, (_, _, p) in enumerate(slices):
         patches[i, : len(p)] = p
     for i, c in enumerate(classes):
-        marks[i, : len(c.patches)], cells[i], signs[i] = c.patches, c.cells, c.signs
+        marks[i, : len(c.patches)], parts[i, : len(c.parts)] = c.patches, c.parts
+        cells[i], signs[i] = c.cells, c.signs
     sizes = np.array([(r, c) for r, c, _ in slices], np.int64).reshape(-1, 2)
-    arrays = {"ids": ids, "patches": patches, "sizes": sizes, "marks": marks, "cells": cells, "signs": signs}
+    arrays = {"ids": ids, "patches": patches, "sizes": sizes, "marks": marks, "parts": parts, "cells": cells, "signs": signs}
     numbers = {"at": at, "targets": targets, "turn": turn}
     made = {name: torch.from_numpy(array) for name, array in arrays.items()}
     made |= {name: torch.tensor(values, dtype=torch.long) for name, values in numbers.items()}

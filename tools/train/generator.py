@@ -55,6 +55,10 @@ MIXTURE = {"shapes": 36, "count": 14, "text": 22, "number": 9, "turns": 8, "pair
 """How often training has which kind of conversation; those with several pictures cost the most time."""
 
 
+LETTERS_FROM = 5
+"""Training that asks for shorter texts than this shows numbers only: ten signs are learnt before sixty."""
+
+
 @dataclass
 class Turn:
     task: str
@@ -327,7 +331,8 @@ def mixture(rng, sizes, longest):
     if kind == "turns":
         return several_turns(rng, sizes)
     if kind in ("text", "number"):
-        picture, scene = text_picture(rng, sizes, kind == "number", 4 if kind == "number" else longest)
+        digits_only = kind == "number" or longest < LETTERS_FROM
+        picture, scene = text_picture(rng, sizes, digits_only, min(4, longest) if digits_only else longest)
         tasks = ["read"]
         if scene.things:
             tasks += rng.sample(["colour", "shape", "position", "yes-no"], 2)

@@ -97,7 +97,10 @@ class TowerLayer(nn.Module):
 
 
 class Tower(nn.Module):
-    """Slices are padded to the largest number of patches; padding is masked as keys."""
+    """Slices are padded to the largest number of patches; padding is masked as keys. What layer `EARLY` gave last is kept
+    in `early`, for a head that helps in training."""
+
+    EARLY = 2
 
     def __init__(self, c):
         super().__init__()
@@ -112,8 +115,10 @@ class Tower(nn.Module):
         """patches [S, N, 588] in -1 … 1; rows, columns [S, N]: places in the grid."""
         patch = self.embeddings.patch_embedding
         x = F.linear(patches, patch.weight.flatten(1), patch.bias) + self.embeddings.position_embedding(rows, columns)
-        for layer in self.encoder.layers:
+        for number, layer in enumerate(self.encoder.layers, 1):
             x = layer(x, mask)
+            if number == self.EARLY:
+                self.early = x
         return self.post_layernorm(x)
 
 

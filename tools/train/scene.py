@@ -73,10 +73,12 @@ class Thing:
 
 @dataclass
 class Label:
-    """A written word: its text, and for each character the box it was drawn in."""
+    """A written word: its text, for each character the box it was drawn in, and how it was drawn."""
 
     text: str
     boxes: list = field(default_factory=list)
+    letters: ImageFont.FreeTypeFont | None = None
+    origin: tuple = (0.0, 0.0)
 
 
 @dataclass
@@ -122,6 +124,12 @@ def outline(shape):
 OUTLINES = {shape: outline(shape) for shape in SHAPES}
 
 
+def placed(thing, radius):
+    """Corners of the thing with this radius, in the picture."""
+    c, s = math.cos(thing.turn), math.sin(thing.turn)
+    return [(thing.x + radius * (c * x - s * y), thing.y + radius * (s * x + c * y)) for x, y in OUTLINES[thing.shape]]
+
+
 def draw_thing(image, thing):
     """Draws with smooth edges: a mask of four times the size, or twice for large shapes, made smaller."""
     fine = 4 if thing.radius < 40 else 2
@@ -130,14 +138,7 @@ def draw_thing(image, thing):
     side = math.ceil(2 * r) + 3
     mask = Image.new("L", (side * fine, side * fine))
     draw = ImageDraw.Draw(mask)
-    c, s = math.cos(thing.turn), math.sin(thing.turn)
-
-    def corners(scale):
-        return [
-            (fine * (thing.x - left + scale * (c * x - s * y)), fine * (thing.y - top + scale * (s * x + c * y)))
-            for x, y in OUTLINES[thing.shape]
-        ]
-
+    corners = lambda radius: [(fine * (x - left), fine * (y - top)) for x, y in placed(thing, radius)]
     draw.polygon(corners(r), fill=255)
     if thing.shape == "ring":
         draw.polygon(corners(0.55 * r), fill=0)
@@ -291,4 +292,17 @@ def write(rng, image, text, box, ink, face=None):
     ImageDraw.Draw(image).text((x, y), text, fill=ink, font=letters)
     ends = [letters.getlength(text[: i + 1]) for i in range(len(text))]
     boxes = [(x + a, y + y0, x + b, y + y1) for a, b in zip([0.0, *ends], ends)]
-    return Label(text, boxes)
+    return Label(text, boxes, letters, (x, y))
+
+
+def shown(picture):
+    """What stands out from the background, as a picture of one channel: the objects and the text."""
+    mask = Image.new("L", picture.image.size)
+    draw = ImageDraw.Draw(mask)
+    for thing in picture.things:
+        draw.polygon(placed(thing, thing.radius), fill=255)
+        if thing.shape == "ring":
+            draw.polygon(placed(thing, 0.55 * thing.radius), fill=0)
+    for label in picture.labels:
+        draw.text(label.origin, label.text, fill=255, font=label.letters)
+    return mask

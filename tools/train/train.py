@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Trains the model on conversations that are made while it trains.
 
-    python train.py --run DIR [--device cpu|cuda] [--threads 2] [--workers 1] [--hours 2] [--resume]
+    python train.py --run DIR --stage see [--device cpu|cuda] [--threads 2] [--workers 1] [--hours 1]
+    python train.py --run DIR --resume --stage tell|all …
     python train.py --run DIR --resume --cooldown 40000
 
-DIR gets the tokenizer, checkpoint.pt (weights, optimiser, progress) and log.jsonl. The learning rate rises, stays, and
-with --cooldown falls to nothing over that many further conversations, after which the run is over; so a run can be
-stopped, resumed and ended at any time. No conversation is used twice: the accuracy that is logged is that on pictures
-never seen before, over the last --log seconds.
+DIR gets the tokenizer, checkpoint.pt (weights, optimisers, progress) and log.jsonl. Stages: `see` trains tower and
+resampler to name what pictures show, `tell` the text model on what those see, `all` everything together. The learning
+rate rises, stays, and with --cooldown falls to nothing over that many further conversations, after which the run is over;
+so a run can be stopped, resumed and ended at any time. No conversation is used twice: the accuracy that is logged is that
+on pictures never seen before, over the last --log seconds.
 """
 
 import argparse
@@ -26,13 +28,15 @@ import batches
 import export
 import vocabulary
 from model import Model
+from muon import Muon
 
 
 class Trainer(nn.Module):
     """The model, and heads that name what pictures show. Those are only a help while training: what there is to see
     becomes clear to tower and resampler long before the text model could tell them.
 
-    On the tower: shape, colour and sign at each patch. On the resampler's rows: the first nine tell the shape, colour and
+    On the tower's second layer: which parts of each patch stand out from the background. On the tower: shape, colour and
+    sign at each patch. On the resampler's rows: the first nine tell the shape, colour and
     size of the thing in each cell of a picture, the next eight the signs of a text in order.
     """
 
@@ -42,31 +46,57 @@ class Trainer(nn.Module):
         c, kinds = self.model.config, batches.KINDS
         heads = lambda width, names: nn.ModuleDict({name: nn.Linear(width, kinds[name]) for name in names})
         self.patch_heads = heads(c.tower_size, ["shape", "colour", "sign"])
+        self.part_head = nn.Linear(c.tower_size, batches.PARTS)
         self.cell_heads = heads(c.hidden_size, ["shape", "colour", "size"])
         self.sign_head = heads(c.hidden_size, ["sign"])
 
-    def forward(self, batch, help_weight):
-        tower, rows, logits = self.model(batch.ids, batch.patches, batch.sizes, batch.at)
-        logits = logits.float()
-        loss = F.cross_entropy(logits, batch.targets)
-        right = logits.detach().argmax(-1) == batch.targets
-        helped = torch.zeros((), device=loss.device)
-        if tower is not None and help_weight:
-            cells = rows[:, : batches.CELLS]
-            signs = rows[:, batches.CELLS : batches.CELLS + batches.LONGEST]
-            helped = named(self.patch_heads, tower, batch.marks) + named(self.cell_heads, cells, batch.cells)
-            helped = helped + named(self.sign_head, signs, batch.signs[..., None])
-        return loss, helped, right
+    def forward(self, batch, stage):
+        """(loss of what is told, loss of what is named, which tokens are right, which names are right)."""
+        tower, rows = None, None
+        if len(batch.patches):
+            with torch.set_grad_enabled(stage != "tell"):
+                tower, rows = self.model.see(batch.patches, batch.sizes)
+        told, right = torch.zeros(()), None
+        if stage != "see":
+            logits = self.model.llm.logits(self.model.embed(batch.ids, rows), batch.at).float()
+            told = F.cross_entropy(logits, batch.targets)
+            right = logits.detach().argmax(-1) == batch.targets
+        named, names = torch.zeros(()), {}
+        if stage != "tell" and rows is not None:
+            cells, behind = batches.CELLS, batches.CELLS + batches.LONGEST
+            named = named + outlining(self.part_head(self.model.vpm.early), batch.parts, names)
+            named = named + naming("patch", self.patch_heads, tower, batch.marks, names)
+            named = named + naming("cell", self.cell_heads, rows[:, :cells], batch.cells, names)
+            named = named + naming("text", self.sign_head, rows[:, cells:behind], batch.signs[..., None], names)
+        return told, named, right, names
 
 
-def named(heads, seen, classes):
-    """The loss of heads that each name one of the classes in the last axis."""
+BACKGROUND = 0.25
+"""Weight of the class "nothing", which most patches and cells are."""
+
+
+def outlining(out, wanted, names):
+    """The loss of what tells which parts of a patch stand out; more than half of a patch's parts rarely do."""
+    known = wanted != batches.UNKNOWN
+    if not known.any():
+        return torch.zeros((), device=out.device)
+    out, wanted = out[known].float(), wanted[known].float()
+    names["parts"] = ((out.detach() > 0) == (wanted > 0))[wanted > 0]
+    return 3 * F.binary_cross_entropy_with_logits(out, wanted)
+
+
+def naming(where, heads, seen, classes, names):
+    """The loss of heads that each name one of the classes in the last axis; which things were named rightly to `names`."""
     total = torch.zeros((), device=seen.device)
-    for kind, head in enumerate(heads.values()):
+    for kind, (name, head) in enumerate(heads.items()):
         wanted = classes[..., kind]
         known = wanted != batches.UNKNOWN
         if known.any():
-            total = total + F.cross_entropy(head(seen[known]).float(), wanted[known].long())
+            wanted, out = wanted[known].long(), head(seen[known]).float()
+            weight = torch.ones(out.shape[-1], device=seen.device)
+            weight[0] = BACKGROUND
+            total = total + F.cross_entropy(out, wanted, weight)
+            names[f"{where}-{name}"] = (out.detach().argmax(-1) == wanted)[wanted > 0]
     return total
 
 
@@ -76,23 +106,39 @@ def answers_right(batch, right):
     return (wrong == 0).tolist()
 
 
-def parameter_groups(model, decay):
-    plain = [p for p in model.parameters() if p.ndim < 2]
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    return [{"params": matrices, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
+BY_MUON = ("patch_embedding", "encoder.layers.", "resampler.kv_proj", "resampler.attn.", "resampler.proj", "llm.model.layers.")
+"""In the names of matrices that Muon moves: those between hidden states."""
+
+
+def optimisers(trainer, stage, rate, decay):
+    """Muon for the matrices between hidden states, AdamW for everything else; only what the stage trains."""
+    matrices, tables, plain = [], [], []
+    for name, parameter in trainer.named_parameters():
+        is_text = name.startswith("model.llm.")
+        if (is_text and stage == "see") or (not is_text and stage == "tell"):
+            continue
+        if parameter.ndim != 1 and any(part in name for part in BY_MUON):
+            matrices.append(parameter)
+        else:
+            (tables if parameter.ndim >= 2 else plain).append(parameter)
+    groups = [{"params": tables, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
+    return {
+        "muon": Muon(matrices, lr=2 * rate, weight_decay=decay),
+        "adamw": torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True),
+    }
 
 
 class Schedule:
-    """Linear warm-up, a plateau, and from `begin` a linear fall over `length` conversations."""
+    """Linear warm-up, a plateau, and from `begin` a linear fall over `length` conversations; as a share of the rate."""
 
-    def __init__(self, peak, warmup, begin=None, length=0):
-        self.peak, self.warmup, self.begin, self.length = peak, warmup, begin, length
+    def __init__(self, warmup, begin=None, length=0):
+        self.warmup, self.begin, self.length = warmup, begin, length
 
-    def rate(self, step, conversations):
-        rate = self.peak * min(1.0, (step + 1) / self.warmup)
+    def share(self, step, conversations):
+        share = min(1.0, (step + 1) / self.warmup)
         if self.begin is not None:
-            rate *= max(0.0, 1 - (conversations - self.begin) / self.length)
-        return rate
+            share *= max(0.0, 1 - (conversations - self.begin) / self.length)
+        return share
 
     def over(self, conversations):
         return self.begin is not None and conversations >= self.begin + self.length
@@ -104,7 +150,7 @@ def save(path, value):
     os.replace(partial, path)
 
 
-PROGRESS = ("step", "conversations", "drawn", "seconds", "cooldown")
+PROGRESS = ("step", "stage_step", "conversations", "drawn", "seconds", "cooldown")
 """What a checkpoint says of how far the run is; `drawn`: conversations up to here may have been used."""
 
 
@@ -114,10 +160,10 @@ class Run:
         self.device = torch.device(args.device)
         torch.manual_seed(args.seed)
         self.trainer = Trainer().to(self.device)
-        self.optimiser = torch.optim.AdamW(
-            parameter_groups(self.trainer, args.decay), lr=args.rate, betas=(0.9, 0.98), fused=True
-        )
-        self.step = self.conversations = self.drawn = 0
+        self.optimisers = optimisers(self.trainer, args.stage, args.rate, args.decay)
+        self.groups = [group for optimiser in self.optimisers.values() for group in optimiser.param_groups]
+        self.rates = [group["lr"] for group in self.groups]
+        self.step = self.stage_step = self.conversations = self.drawn = 0
         self.seconds, self.cooldown = 0.0, None
         self.stop = False
         if args.resume:
@@ -130,33 +176,42 @@ class Run:
                 export.load_weights(self.trainer.model, args.init, for_training=True)
         if args.cooldown and self.cooldown is None:
             self.cooldown = (self.conversations, args.cooldown)
-        self.schedule = Schedule(args.rate, args.warmup, *(self.cooldown or ()))
+        self.schedule = Schedule(args.warmup, *(self.cooldown or ()))
 
     def load(self):
         state = torch.load(self.folder / "checkpoint.pt", map_location=self.device, weights_only=True)
-        self.trainer.load_state_dict(state["trainer"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.trainer.load_state_dict(state["trainer"], strict=False)
         for name in PROGRESS:
             setattr(self, name, state[name])
+        if state["stage"] == self.args.stage:
+            for name, optimiser in self.optimisers.items():
+                optimiser.load_state_dict(state["optimisers"][name])
+        else:
+            self.stage_step = 0
 
     def checkpoint(self):
         state = {name: getattr(self, name) for name in PROGRESS}
-        state |= {"trainer": self.trainer.state_dict(), "optimiser": self.optimiser.state_dict()}
+        state |= {"trainer": self.trainer.state_dict(), "stage": self.args.stage}
+        state["optimisers"] = {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()}
         save(self.folder / "checkpoint.pt", state)
 
     def one_step(self, batch):
-        rate = self.schedule.rate(self.step, self.conversations)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        self.share = self.schedule.share(self.stage_step, self.conversations)
+        for group, rate in zip(self.groups, self.rates):
+            group["lr"] = rate * self.share
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
-            loss, helped, right = self.trainer(batch, self.args.help)
-        (loss + self.args.help * helped).backward()
-        norm = nn.utils.clip_grad_norm_(self.trainer.parameters(), 1.0)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+            told, named, right, names = self.trainer(batch, self.args.stage)
+        loss = told + (1.0 if self.args.stage == "see" else self.args.help) * named
+        if loss.requires_grad:
+            loss.backward()
+            nn.utils.clip_grad_norm_([p for group in self.groups for p in group["params"]], 1.0)
+            for optimiser in self.optimisers.values():
+                optimiser.step()
+            self.trainer.zero_grad()
         self.step += 1
+        self.stage_step += 1
         self.conversations += batch.conversations
-        return loss, helped, right, norm
+        return told, named, right, names
 
     def train(self):
         args = self.args
@@ -190,14 +245,13 @@ class Run:
     def log(self, window, seconds):
         if not window.steps:
             return
-        entry = {"step": self.step, "conversations": self.conversations, "hours": round(self.seconds / 3600, 4)}
-        entry |= window.summary(seconds)
-        entry["rate"] = self.optimiser.param_groups[0]["lr"]
+        entry = {"stage": self.args.stage, "step": self.step, "conversations": self.conversations}
+        entry |= {"hours": round(self.seconds / 3600, 4)} | window.summary(seconds) | {"rate": self.share}
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as out:
             out.write(json.dumps(entry) + "\n")
-        tasks = " ".join(f"{name} {100 * share:.0f}" for name, share in entry["right"].items())
-        progress = f"{entry['hours']:.2f} h, step {self.step}, {entry['per_second']:.1f}/s"
-        print(f"{progress}: loss {entry['loss']:.3f} help {entry['help']:.3f} | {tasks}", flush=True)
+        shares = " ".join(f"{name} {100 * share:.0f}" for name, share in entry["right"].items())
+        progress = f"{entry['hours']:.2f} h, {self.conversations} done, {entry['per_second']:.1f}/s"
+        print(f"{progress}: told {entry['told']:.3f} named {entry['named']:.3f} | {shares}", flush=True)
 
 
 class Window:
@@ -205,48 +259,47 @@ class Window:
 
     def __init__(self):
         self.steps, self.conversations, self.waited = 0, 0, 0.0
-        self.sums = torch.zeros(3)
+        self.sums = torch.zeros(2)
         self.right, self.asked = collections.Counter(), collections.Counter()
 
-    def add(self, batch, loss, helped, right, norm, waited):
+    def add(self, batch, told, named, right, names, waited):
         self.steps += 1
         self.conversations += batch.conversations
         self.waited += waited
-        self.sums = self.sums.to(loss.device) + torch.stack([loss.detach(), helped.detach(), norm])
-        for task, good in zip(batch.tasks, answers_right(batch, right)):
+        self.sums += torch.stack([told.detach().cpu(), named.detach().cpu()])
+        for task, good in zip(batch.tasks, answers_right(batch, right)) if right is not None else ():
             self.asked[task] += 1
             self.right[task] += good
+        for name, good in names.items():
+            self.asked[name] += good.numel()
+            self.right[name] += int(good.sum())
 
     def summary(self, seconds):
-        loss, helped, norm = (self.sums / self.steps).tolist()
-        return {
-            "per_second": self.conversations / seconds,
-            "waited": self.waited / seconds,
-            "loss": loss,
-            "help": helped,
-            "norm": norm,
-            "right": {task: round(self.right[task] / n, 4) for task, n in sorted(self.asked.items())},
-        }
+        told, named = (self.sums / self.steps).tolist()
+        shares = {name: round(self.right[name] / n, 4) for name, n in self.asked.items() if n}
+        rates = {"per_second": self.conversations / seconds, "waited": self.waited / seconds}
+        return rates | {"told": told, "named": named, "right": shares}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=pathlib.Path, required=True)
+    parser.add_argument("--stage", choices=["see", "tell", "all"], default="all", help="what is trained")
     parser.add_argument("--resume", action="store_true", help="go on with the run in the folder")
     parser.add_argument("--init", type=pathlib.Path, help="begin with the weights of an exported folder")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch on the CPU")
     parser.add_argument("--workers", type=int, default=1, help="processes that make conversations")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--batch", type=int, default=24, help="conversations in a step")
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--warmup", type=int, default=100, help="steps")
-    parser.add_argument("--decay", type=float, default=0.05)
+    parser.add_argument("--batch", type=int, default=32, help="conversations in a step")
+    parser.add_argument("--rate", type=float, default=1e-3, help="of AdamW; Muon has twice as much")
+    parser.add_argument("--warmup", type=int, default=60, help="steps, at the beginning of each stage")
+    parser.add_argument("--decay", type=float, default=0.02)
     parser.add_argument(
-        "--help-weight", dest="help", type=float, default=0.3, help="weight of the heads that name what pictures show"
+        "--help-weight", dest="help", type=float, default=0.3, help="weight of the heads beside what is told"
     )
     parser.add_argument(
-        "--course", type=int, default=100_000, help="conversations over which pictures become as hard as in the test"
+        "--course", type=int, default=200_000, help="conversations over which pictures become as hard as in the test"
     )
     parser.add_argument("--cooldown", type=int, help="conversations over which the rate falls to nothing, from now")
     parser.add_argument("--hours", type=float, help="stop after so long")
