@@ -19,7 +19,7 @@ import slicing
 from scene import COLOURS, SHAPES, SIZES
 
 CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-KINDS = {"shape": 1 + len(SHAPES), "colour": 1 + len(COLOURS), "sign": 1 + len(CHARACTERS), "size": 1 + len(SIZES)}
+KINDS = {"shape": 1 + len(SHAPES), "colour": 1 + len(COLOURS), "sign": 1 + len(CHARACTERS), "size": 1 + len(SIZES), "place": 10}
 """Numbers of classes of what the heads name; 0 is none."""
 UNKNOWN = 255
 """The class of what is not asked: padding, and what can't be told from a slice."""
@@ -29,8 +29,8 @@ CELLS, LONGEST, PARTS = 9, 8, 49
 @dataclass
 class Classes:
     """What is on a slice: for each patch shape, colour and sign at its centre, and which of its 7 x 7 parts belong to a
-    thing or a sign; for each cell of the 3 x 3 grid shape, colour and size of the thing in it; the signs of the text in
-    order."""
+    thing or a sign; for each cell of the 3 x 3 grid shape, colour and size of the thing in it and its own number; the
+    signs of the text in order, and their numbers."""
 
     patches: np.ndarray
     parts: np.ndarray
@@ -83,7 +83,7 @@ def slice_classes(picture, plan):
             w, h = width / plan.columns, height / plan.rows
             left, top, sx, sy = x * w, y * h, w / plan.tile[0], h / plan.tile[1]
             patches = patch_classes(picture, left, top, sx, sy, plan.tile)
-            cells = np.full((CELLS, 3), UNKNOWN, np.uint8)
+            cells = np.full((CELLS, 4), UNKNOWN, np.uint8)
             parts = np.full((len(patches), PARTS), UNKNOWN, np.uint8)
             out.append(Classes(patches, parts, cells, signs_on(picture, left, top, w, h, sx)))
     return out
@@ -114,27 +114,32 @@ def part_classes(picture, plan):
 
 
 def cell_classes(picture):
-    found = np.zeros((CELLS, 3), np.uint8)
+    found = np.zeros((CELLS, 4), np.uint8)
+    found[:, 3] = 1 + np.arange(CELLS)
     width, height = picture.image.size
     for thing in picture.things:
         cell = min(2, int(3 * thing.y / height)) * 3 + min(2, int(3 * thing.x / width))
         size = place_in(SIZES, thing.size) if thing.size else UNKNOWN
-        found[cell] = place_in(SHAPES, thing.shape), place_in(COLOURS, thing.colour), size
+        found[cell, :3] = place_in(SHAPES, thing.shape), place_in(COLOURS, thing.colour), size
     return found
 
 
 def signs_on(picture, left, top, width, height, scale):
     """The signs of a text that lies wholly in this part; unknown where it is cut or too small to be read."""
-    found = np.zeros(LONGEST, np.uint8)
+    found = np.zeros((LONGEST, 2), np.uint8)
+    found[:, 1] = 1 + np.arange(LONGEST)
+    if len(picture.labels) > 1:
+        found[:, 0] = UNKNOWN
+        return found
     for label in picture.labels:
         x0, y0, x1, y1 = label.boxes[0][0], label.boxes[0][1], label.boxes[-1][2], label.boxes[0][3]
         if x1 <= left or x0 >= left + width or y1 <= top or y0 >= top + height:
             continue
         cut = x0 < left - 1 or x1 > left + width + 1 or y0 < top - 1 or y1 > top + height + 1
         if cut or (x1 - x0) / len(label.text) / scale < 6:
-            found[:] = UNKNOWN
+            found[:, 0] = UNKNOWN
         else:
-            found[: len(label.text)] = [place_in(CHARACTERS, sign) for sign in label.text]
+            found[: len(label.text), 0] = [place_in(CHARACTERS, sign) for sign in label.text]
     return found
 
 
@@ -163,8 +168,8 @@ def collate(items):
     patches = np.zeros((len(slices), most, 588), np.uint8)
     marks = np.full((len(slices), most, 3), UNKNOWN, np.uint8)
     parts = np.full((len(slices), most, PARTS), UNKNOWN, np.uint8)
-    cells = np.full((len(slices), CELLS, 3), UNKNOWN, np.uint8)
-    signs = np.full((len(slices), LONGEST), UNKNOWN, np.uint8)
+    cells = np.full((len(slices), CELLS, 4), UNKNOWN, np.uint8)
+    signs = np.full((len(slices), LONGEST, 2), UNKNOWN, np.uint8)
     for i, (_, _, p) in enumerate(slices):
         patches[i, : len(p)] = p
     for i, c in enumerate(classes):
@@ -187,7 +192,7 @@ class Course:
     """
 
     length: int
-    EASY = (0.94, 0.05, 0.01)
+    EASY = (1.0, 0.0, 0.0)
     HARD = (0.66, 0.22, 0.12)
 
     def at(self, conversations):

@@ -51,7 +51,7 @@ SLICED = (0.45, 0.3, 0.25)
 """Weights of pictures of one slice, of a few and of many in held-out data."""
 
 
-MIXTURE = {"shapes": 36, "count": 14, "text": 22, "number": 9, "turns": 8, "pair": 6, "film": 4, "alone": 1}
+MIXTURE = {"shapes": 36, "count": 14, "text": 8, "number": 16, "page": 14, "turns": 10, "pair": 3, "film": 2, "alone": 1}
 """How often training has which kind of conversation; those with several pictures cost the most time."""
 
 
@@ -175,6 +175,26 @@ def small_text_picture(rng, text, width, height, plan):
     box = text_box(rng, text, left, top, w, h, math.sqrt(w * h))
     label = scenes.write(rng, image, text, box, scenes.ink_on(rng, colour))
     return scenes.finish(rng, image, [], [label]), Scene([], [label])
+
+
+def page(rng, sizes, digits_only):
+    """Lines full of signs: nothing to ask about, but ten times as much to learn signs from as in a picture of one word."""
+    width, height = scenes.picture_size(rng, sizes, 0.7)
+    unit = math.sqrt(width * height)
+    colour = scenes.ground(rng, [])
+    image, labels = scenes.background(rng, width, height, colour), []
+    kinds = "0123456789" if digits_only else "0123456789abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ"
+    top = rng.uniform(0, 0.06) * height
+    while True:
+        line = rng.uniform(0.11, 0.3) * unit
+        if top + line > height:
+            break
+        wide = rng.uniform(0.5, 0.96) * width
+        text = "".join(rng.choice(kinds) for _ in range(max(1, int(wide / (rng.uniform(0.6, 1.1) * line)))))
+        box = rng.uniform(0.02 * width, 0.98 * width - wide), top, wide, 0.8 * line
+        labels.append(scenes.write(rng, image, text, box, scenes.ink_on(rng, colour)))
+        top += line
+    return scenes.finish(rng, image, [], labels), Scene([], labels)
 
 
 def pair_of_pictures(rng, sizes):
@@ -330,6 +350,9 @@ def mixture(rng, sizes, longest):
         return Conversation(pictures, False, [Turn("compare", *m) for m in made if m])
     if kind == "turns":
         return several_turns(rng, sizes)
+    if kind == "page":
+        picture, _ = page(rng, sizes, longest < LETTERS_FROM)
+        return Conversation([picture], False, [Turn("outside", rng.choice(questions.OUTSIDE), questions.CANNOT_TELL)])
     if kind in ("text", "number"):
         digits_only = kind == "number" or longest < LETTERS_FROM
         picture, scene = text_picture(rng, sizes, digits_only, min(4, longest) if digits_only else longest)

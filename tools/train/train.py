@@ -17,6 +17,7 @@ import collections
 import json
 import os
 import pathlib
+import random
 import signal
 import time
 
@@ -26,9 +27,11 @@ from torch import nn
 
 import batches
 import export
+import prompts
 import vocabulary
 from model import Model
 from muon import Muon
+from scene import COLOURS, SHAPES, SIZES
 
 
 class Trainer(nn.Module):
@@ -37,7 +40,7 @@ class Trainer(nn.Module):
 
     On the tower's second layer: which parts of each patch stand out from the background. On the tower: shape, colour and
     sign at each patch. On the resampler's rows: the first nine tell the shape, colour and
-    size of the thing in each cell of a picture, the next eight the signs of a text in order.
+    size of the thing in each cell of a picture, the next eight the signs of a text in order; each tells its number too.
     """
 
     def __init__(self):
@@ -47,8 +50,8 @@ class Trainer(nn.Module):
         heads = lambda width, names: nn.ModuleDict({name: nn.Linear(width, kinds[name]) for name in names})
         self.patch_heads = heads(c.tower_size, ["shape", "colour", "sign"])
         self.part_head = nn.Linear(c.tower_size, batches.PARTS)
-        self.cell_heads = heads(c.hidden_size, ["shape", "colour", "size"])
-        self.sign_head = heads(c.hidden_size, ["sign"])
+        self.cell_heads = heads(c.hidden_size, ["shape", "colour", "size", "place"])
+        self.sign_heads = heads(c.hidden_size, ["sign", "place"])
 
     def forward(self, batch, stage):
         """(loss of what is told, loss of what is named, which tokens are right, which names are right)."""
@@ -67,7 +70,7 @@ class Trainer(nn.Module):
             named = named + outlining(self.part_head(self.model.vpm.early), batch.parts, names)
             named = named + naming("patch", self.patch_heads, tower, batch.marks, names)
             named = named + naming("cell", self.cell_heads, rows[:, :cells], batch.cells, names)
-            named = named + naming("text", self.sign_head, rows[:, cells:behind], batch.signs[..., None], names)
+            named = named + naming("text", self.sign_heads, rows[:, cells:behind], batch.signs, names)
         return told, named, right, names
 
 
@@ -128,6 +131,51 @@ def optimisers(trainer, stage, rate, decay):
     }
 
 
+@torch.no_grad()
+def begin_text(trainer, tokenizer):
+    """Begins the text model with what was seen: words for shapes, colours, sizes and signs look like the rows that show
+    them, and in the middle layers the first of the queries' heads that share keys looks like those keys. So a word finds
+    what it names before anything is learnt; from random weights that alone takes as long as everything behind it."""
+    text, width = trainer.model.llm.model, trainer.model.config.head_dim
+    words = {"shape": SHAPES, "colour": list(COLOURS), "size": list(SIZES)}
+    pieces = {kind: [f"▁{word}" for word in names] for kind, names in words.items()} | {"sign": batches.CHARACTERS}
+    for kind, names in pieces.items():
+        heads = trainer.sign_heads if kind == "sign" else trainer.cell_heads
+        weight = heads[kind].weight
+        looks = F.normalize(weight - weight.mean(0), dim=1)[1:]
+        for name, look in zip(names, looks):
+            also = [name, name + "s", name + "es"] if kind == "shape" else [name]
+            for token in filter(None, map(tokenizer.token_to_id, also)):
+                row = text.embed_tokens.weight[token]
+                row.copy_(0.5 * row + 0.8 * row.norm() * look)
+    for layer in text.layers[1:-1]:
+        attention = layer.self_attn
+        shared = attention.heads // attention.kv_heads
+        for head in range(attention.kv_heads):
+            query = attention.q_proj.weight[shared * head * width :][:width]
+            attention.k_proj.weight[head * width :][:width] = query
+
+
+class Rounded:
+    """Within it the text model's matrices are rounded to 4 bits in blocks of 32, about as Q4_K does; gradients are had at
+    the rounded weights and applied to the exact ones. A model that small would otherwise lose several points to Q4_K_M."""
+
+    def __init__(self, model, active):
+        self.matrices = [p for p in model.llm.parameters() if p.ndim == 2] if active else []
+
+    def __enter__(self):
+        self.exact = [p.data for p in self.matrices]
+        for p in self.matrices:
+            blocks = p.data.view(-1, 32)
+            low, high = blocks.amin(1, keepdim=True).clamp(max=0), blocks.amax(1, keepdim=True)
+            step = (high - low).clamp(min=1e-9) / 15
+            p.data = (((blocks - low) / step).round_() * step + low).view_as(p.data)
+
+    def __exit__(self, *_):
+        for p, exact in zip(self.matrices, self.exact):
+            p.data = exact
+
+
 class Schedule:
     """Linear warm-up, a plateau, and from `begin` a linear fall over `length` conversations; as a share of the rate."""
 
@@ -159,6 +207,7 @@ class Run:
         self.args, self.folder = args, args.run
         self.device = torch.device(args.device)
         torch.manual_seed(args.seed)
+        random.seed(args.seed)
         self.trainer = Trainer().to(self.device)
         self.optimisers = optimisers(self.trainer, args.stage, args.rate, args.decay)
         self.groups = [group for optimiser in self.optimisers.values() for group in optimiser.param_groups]
@@ -188,6 +237,8 @@ class Run:
                 optimiser.load_state_dict(state["optimisers"][name])
         else:
             self.stage_step = 0
+            if state["stage"] == "see":
+                begin_text(self.trainer, prompts.Prompts(self.folder).tokenizer)
 
     def checkpoint(self):
         state = {name: getattr(self, name) for name in PROGRESS}
@@ -199,11 +250,13 @@ class Run:
         self.share = self.schedule.share(self.stage_step, self.conversations)
         for group, rate in zip(self.groups, self.rates):
             group["lr"] = rate * self.share
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
-            told, named, right, names = self.trainer(batch, self.args.stage)
-        loss = told + (1.0 if self.args.stage == "see" else self.args.help) * named
+        with Rounded(self.trainer.model, random.random() < self.args.rounded):
+            with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+                told, named, right, names = self.trainer(batch, self.args.stage)
+            loss = told + (1.0 if self.args.stage == "see" else self.args.help) * named
+            if loss.requires_grad:
+                loss.backward()
         if loss.requires_grad:
-            loss.backward()
             nn.utils.clip_grad_norm_([p for group in self.groups for p in group["params"]], 1.0)
             for optimiser in self.optimisers.values():
                 optimiser.step()
@@ -300,6 +353,9 @@ def main():
     )
     parser.add_argument(
         "--course", type=int, default=200_000, help="conversations over which pictures become as hard as in the test"
+    )
+    parser.add_argument(
+        "--rounded", type=float, default=0.0, help="share of the steps in which the text model has 4-bit weights"
     )
     parser.add_argument("--cooldown", type=int, help="conversations over which the rate falls to nothing, from now")
     parser.add_argument("--hours", type=float, help="stop after so long")
