@@ -40,7 +40,8 @@ class Classes:
 
 @dataclass
 class Batch:
-    """Tensors of one step; `targets` are the tokens to be said, `at` where in the flattened ids they are predicted."""
+    """Tensors of one step; `targets` are the tokens to be said, `at` where in the flattened ids they are predicted. For each
+    turn `begins` tells where its answer is begun, and `about` shape, colour, size and cell of the thing asked about."""
 
     ids: torch.Tensor
     patches: torch.Tensor
@@ -52,6 +53,8 @@ class Batch:
     at: torch.Tensor
     targets: torch.Tensor
     turn: torch.Tensor
+    begins: torch.Tensor
+    about: torch.Tensor
     tasks: list
     conversations: int
 
@@ -113,6 +116,13 @@ def part_classes(picture, plan):
     return mask.reshape(rows, 7, columns, 7).transpose(0, 2, 1, 3).reshape(-1, PARTS).astype(np.uint8)
 
 
+def thing_classes(thing):
+    """Shape, colour, size and cell of a thing."""
+    if thing is None or not thing.size:
+        return (UNKNOWN,) * 4
+    return (*(place_in(*pair) for pair in ((SHAPES, thing.shape), (COLOURS, thing.colour), (SIZES, thing.size))), 1 + thing.cell)
+
+
 def cell_classes(picture):
     found = np.zeros((CELLS, 4), np.uint8)
     found[:, 3] = 1 + np.arange(CELLS)
@@ -144,24 +154,26 @@ def signs_on(picture, left, top, width, height, scale):
 
 
 def prepare(reader, made, labelled=True):
-    """(ids, said, slices, classes, tasks) of a conversation."""
+    """(ids, said, slices, classes, [(task, about)]) of a conversation."""
     plans, slices = prompts.pictures([p.image for p in made.pictures], made.is_video)
     ids, said = reader.ids(plans, made.is_video, [(t.question, t.answer) for t in made.turns])
     classes = [c for p, plan in zip(made.pictures, plans) for c in slice_classes(p, plan)] if labelled else []
-    return ids, said, slices, classes, [t.task for t in made.turns]
+    return ids, said, slices, classes, [(t.task, thing_classes(t.about)) for t in made.turns]
 
 
 def collate(items):
     length = max(len(item[0]) for item in items)
     ids = np.full((len(items), length), 2, np.int64)
-    at, targets, turn, tasks = [], [], [], []
-    for row, (one, said, _, _, names) in enumerate(items):
+    at, targets, turn, begins, about, tasks = [], [], [], [], [], []
+    for row, (one, said, _, _, turns) in enumerate(items):
         ids[row, : len(one)] = one
         where = [i for i, s in enumerate(said) if s >= 0]
         at += [row * length + i - 1 for i in where]
         targets += [one[i] for i in where]
         turn += [len(tasks) + said[i] for i in where]
-        tasks += names
+        begins += [row * length + said.index(number) - 1 for number in range(len(turns))]
+        tasks += [task for task, _ in turns]
+        about += [classes for _, classes in turns]
     slices = [s for item in items for s in item[2]]
     classes = [c for item in items for c in item[3]]
     most = max((len(p) for _, _, p in slices), default=1)
@@ -177,9 +189,10 @@ def collate(items):
         cells[i], signs[i] = c.cells, c.signs
     sizes = np.array([(r, c) for r, c, _ in slices], np.int64).reshape(-1, 2)
     arrays = {"ids": ids, "patches": patches, "sizes": sizes, "marks": marks, "parts": parts, "cells": cells, "signs": signs}
-    numbers = {"at": at, "targets": targets, "turn": turn}
+    numbers = {"at": at, "targets": targets, "turn": turn, "begins": begins}
+    numbers["about"] = np.array(about, np.int64).reshape(-1, 4)
     made = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    made |= {name: torch.tensor(values, dtype=torch.long) for name, values in numbers.items()}
+    made |= {name: torch.as_tensor(values, dtype=torch.long) for name, values in numbers.items()}
     return Batch(**made, tasks=tasks, conversations=len(items))
 
 
@@ -204,18 +217,20 @@ class Course:
 
 
 class Fresh(IterableDataset):
-    """Endless batches, beginning with chunk `first`; each worker makes every n-th chunk."""
+    """Endless batches, beginning with chunk `first`; each worker of each process makes every n-th chunk."""
 
     CHUNK = 16
 
-    def __init__(self, folder, seed, size, first, course):
+    def __init__(self, folder, seed, size, first, course, rank=0, ranks=1):
         self.folder, self.seed, self.size, self.first, self.course = folder, seed, size, first, course
+        self.rank, self.ranks = rank, ranks
 
     def __iter__(self):
         torch.set_num_threads(1)
         reader = prompts.Prompts(self.folder)
         info = get_worker_info()
-        chunk, step = (self.first + info.id, info.num_workers) if info else (self.first, 1)
+        number, workers = (info.id, info.num_workers) if info else (0, 1)
+        chunk, step = self.first + self.rank * workers + number, self.ranks * workers
         per_chunk = self.CHUNK * self.size
         while True:
             sizes, longest = self.course.at(chunk * per_chunk)
@@ -229,8 +244,8 @@ class Fresh(IterableDataset):
             chunk += step
 
 
-def loader(folder, seed, size, first, course, workers):
-    data = Fresh(folder, seed, size, first, course)
+def loader(folder, seed, size, first, course, workers, rank=0, ranks=1):
+    data = Fresh(folder, seed, size, first, course, rank, ranks)
     return DataLoader(
         data,
         batch_size=None,

@@ -5,7 +5,8 @@
     python evaluate.py --model DIR --data DATA/data.jsonl [--limit 50] [--tasks …] [--json] [--answers FILE]
 
 The answers are had by greedy decoding, turn by turn, each turn after the model's own answers before it. --answers writes
-every answer as a line of JSON.
+every answer as a line of JSON; --record writes the questions again with the model's answers as the right ones, for tests of
+another implementation.
 """
 
 import argparse
@@ -84,7 +85,7 @@ def show_progress(done):
         print(f"\r{done} conversations", end="", file=sys.stderr, flush=True)
 
 
-def evaluate(answerer, data, limit=None, tasks=(), answers=None):
+def evaluate(answerer, data, limit=None, tasks=(), answers=None, record_to=None):
     """(right, asked) turns by task."""
     right, asked = collections.Counter(), collections.Counter()
     for done, record in enumerate(records(data, limit, tasks), 1):
@@ -100,6 +101,9 @@ def evaluate(answerer, data, limit=None, tasks=(), answers=None):
         right[record["task"]] += sum(a in turn["answers"] for a, turn in zip(given, record["turns"]))
         if answers:
             answers.write(json.dumps({"id": record["id"], "answers": given}, ensure_ascii=False) + "\n")
+        if record_to:
+            turns = [turn | {"answers": [answer]} for turn, answer in zip(record["turns"], given)]
+            record_to.write(json.dumps(record | {"turns": turns}, ensure_ascii=False) + "\n")
         show_progress(done)
     return right, asked
 
@@ -113,13 +117,15 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--answers", type=pathlib.Path)
+    parser.add_argument("--record", type=pathlib.Path)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     answers = open(args.answers, "w", encoding="utf-8") if args.answers else None
-    right, asked = evaluate(Answerer(args.model, args.device), args.data, args.limit, args.tasks, answers)
-    if answers:
-        answers.close()
+    record_to = open(args.record, "w", encoding="utf-8") if args.record else None
+    right, asked = evaluate(Answerer(args.model, args.device), args.data, args.limit, args.tasks, answers, record_to)
+    for file in filter(None, (answers, record_to)):
+        file.close()
     table = {task: {"right": right[task], "asked": n, "share": right[task] / n} for task, n in asked.items()}
     if args.json:
         print(json.dumps(table, indent=1))

@@ -51,9 +51,12 @@ SLICED = (0.45, 0.3, 0.25)
 """Weights of pictures of one slice, of a few and of many in held-out data."""
 
 
-MIXTURE = {"shapes": 36, "count": 14, "text": 8, "number": 16, "page": 14, "turns": 10, "pair": 3, "film": 2, "alone": 1}
+MIXTURE = {"shapes": 40, "count": 12, "text": 6, "number": 14, "page": 12, "turns": 10, "pair": 3, "film": 2, "alone": 1}
 """How often training has which kind of conversation; those with several pictures cost the most time."""
 
+
+DESCRIBED = 0.7
+"""Share of pictures that are described. A description says something of every cell, an answer of one."""
 
 LETTERS_FROM = 5
 """Training that asks for shorter texts than this shows numbers only: ten signs are learnt before sixty."""
@@ -61,9 +64,12 @@ LETTERS_FROM = 5
 
 @dataclass
 class Turn:
+    """`about`: the thing that is asked about, where it is one."""
+
     task: str
     question: str
     answer: str
+    about: Thing | None = None
 
 
 @dataclass
@@ -279,10 +285,13 @@ def film(rng):
 
 def asked(rng, task, scene):
     """A turn of this task, or None after a few tries."""
+    before = scene.spoken_of
     for _ in range(8):
+        scene.spoken_of = None
         made = ASKERS[task](rng, scene)
+        about, scene.spoken_of = scene.spoken_of, scene.spoken_of or before
         if made is not None:
-            return Turn(task, *made)
+            return Turn(task, *made, about)
     return None
 
 
@@ -332,7 +341,7 @@ def several_turns(rng, sizes):
         said = {kind} | questions.mentioned(turn.question)
         turns.append(turn)
         for _ in range(min(rng.randint(0 if turns[1:] else 1, 2), len(kinds) - len(said))):
-            turns.append(Turn("turns", *questions.follow_up(rng, scene, said)))
+            turns.append(Turn("turns", *questions.follow_up(rng, scene, said), scene.spoken_of))
     return Conversation([picture], False, [replace(t, task="turns") for t in turns[:4]])
 
 
@@ -367,9 +376,10 @@ def mixture(rng, sizes, longest):
         picture, scene = shapes_picture(rng, sizes, number, alike=kind == "count" and rng.random() < 0.7)
         pool = ["colour", "shape", "size", "position", "yes-no", "yes-no", "colour", "shape", "count", "outside"]
         tasks = ["count", "count", rng.choice(pool)] if kind == "count" else rng.sample(pool, 4)
-        if number <= 3 and kind == "shapes":
-            tasks[0] = "sentence" if rng.random() < 0.6 else tasks[0]
-    rng.shuffle(tasks)
+        if number <= questions.MOST_DESCRIBED and kind == "shapes" and rng.random() < DESCRIBED:
+            tasks[0] = "sentence"
+        if rng.random() < 0.5:
+            rng.shuffle(tasks)
     turns = [asked(rng, task, scene) for task in tasks]
     return Conversation([picture], False, [t for t in turns if t is not None])
 

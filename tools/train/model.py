@@ -207,6 +207,10 @@ class TextLayer(nn.Module):
 
 
 class Text(nn.Module):
+    """What layer `MIDDLE` gave last is kept in `middle`, for heads that help in training."""
+
+    MIDDLE = 3
+
     def __init__(self, c):
         super().__init__()
         self.model = nn.Module()
@@ -223,8 +227,10 @@ class Text(nn.Module):
         Padding stands behind, where no token before it sees it."""
         angles = torch.arange(x.shape[1], device=x.device)[:, None] * self.frequencies
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-        for layer in self.model.layers[:-1]:
+        for number, layer in enumerate(self.model.layers[:-1], 1):
             x = layer(x, cos, sin)
+            if number == self.MIDDLE:
+                self.middle = x
         return self.lm_head(self.model.norm(self.model.layers[-1](x, cos, sin, at)))
 
 

@@ -6,19 +6,19 @@ The step is the momentum with all its singular values brought near one by Newton
 
 import torch
 
-COEFFICIENTS = (3.4445, -4.775, 2.0315)
-"""Of the odd polynomial of degree five that is applied five times; those of the first article."""
+COEFFICIENTS = [(8.2872, -23.5959, 17.3004), (4.1071, -2.9478, 0.5448), (3.9487, -2.9089, 0.5518)]
+"""Of the odd polynomials of degree five that are applied in turn (Amsel et al., 2025, "The Polar Express"). Three bring all
+but the smallest singular values within a factor of two of one, and cost little beside small batches."""
 
 
 def orthogonalised(matrix):
-    a, b, c = COEFFICIENTS
     x = matrix / (matrix.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
-    for _ in range(5):
+    for a, b, c in COEFFICIENTS:
         square = x @ x.T
-        x = a * x + (b * square + c * square @ square) @ x
-    return x.T if tall else x
+        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return 0.8 * (x.T if tall else x)
 
 
 class Muon(torch.optim.Optimizer):

@@ -216,9 +216,13 @@ def alone_or_more(things, colour_, shape_):
     return any(t.colour == colour_ and t.shape == shape_ for t in things)
 
 
+MOST_DESCRIBED = 6
+"""Things in a sentence; held-out pictures to be described have three at most."""
+
+
 def sentence(rng, scene):
-    """Up to three things, in reading order of their cells; a word after them."""
-    if len(scene.things) > 3:
+    """All things, in reading order of their cells; a word after them."""
+    if len(scene.things) > MOST_DESCRIBED:
         return None
     parts = [f"a {t.size} {t.name} {PLACES[cell(t)][0]}" for t in sorted(scene.things, key=lambda t: t.cell)]
     parts += [f'the text "{label.text}"' for label in scene.labels]

@@ -4,6 +4,7 @@
     python train.py --run DIR --stage see [--device cpu|cuda] [--threads 2] [--workers 1] [--hours 1]
     python train.py --run DIR --resume --stage tell|all …
     python train.py --run DIR --resume --cooldown 40000
+    torchrun --nproc-per-node 2 train.py --run DIR --threads 1 …        # a process for each core: faster than threads
 
 DIR gets the tokenizer, checkpoint.pt (weights, optimisers, progress) and log.jsonl. Stages: `see` trains tower and
 resampler to name what pictures show, `tell` the text model on what those see, `all` everything together. The learning
@@ -22,11 +23,13 @@ import signal
 import time
 
 import torch
+import torch.distributed as group
 import torch.nn.functional as F
 from torch import nn
 
 import batches
 import export
+import generator
 import prompts
 import vocabulary
 from model import Model
@@ -40,7 +43,8 @@ class Trainer(nn.Module):
 
     On the tower's second layer: which parts of each patch stand out from the background. On the tower: shape, colour and
     sign at each patch. On the resampler's rows: the first nine tell the shape, colour and
-    size of the thing in each cell of a picture, the next eight the signs of a text in order; each tells its number too.
+    size of the thing in each cell of a picture, the next eight the signs of a text in order; each tells its number too. On the text model's
+    third layer, where an answer begins: all about the thing that is asked about.
     """
 
     def __init__(self):
@@ -51,6 +55,9 @@ class Trainer(nn.Module):
         self.patch_heads = heads(c.tower_size, ["shape", "colour", "sign"])
         self.part_head = nn.Linear(c.tower_size, batches.PARTS)
         self.cell_heads = heads(c.hidden_size, ["shape", "colour", "size", "place"])
+        self.about_heads = heads(c.hidden_size, ["shape", "colour", "size", "place"])
+        for head in self.about_heads.values():
+            nn.init.zeros_(head.weight)
         self.sign_heads = heads(c.hidden_size, ["sign", "place"])
 
     def forward(self, batch, stage):
@@ -65,6 +72,10 @@ class Trainer(nn.Module):
             told = F.cross_entropy(logits, batch.targets)
             right = logits.detach().argmax(-1) == batch.targets
         named, names = torch.zeros(()), {}
+        if stage != "see" and batch.turn.numel():
+            meant = self.model.llm.middle.flatten(0, 1)[batch.begins]
+            meant = F.rms_norm(meant, meant.shape[-1:])
+            named = named + 0.4 * naming("about", self.about_heads, meant, batch.about, names)
         if stage != "tell" and rows is not None:
             cells, behind = batches.CELLS, batches.CELLS + batches.LONGEST
             named = named + outlining(self.part_head(self.model.vpm.early), batch.parts, names)
@@ -206,12 +217,13 @@ class Run:
     def __init__(self, args):
         self.args, self.folder = args, args.run
         self.device = torch.device(args.device)
+        self.rank, self.ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         torch.manual_seed(args.seed)
         random.seed(args.seed)
         self.trainer = Trainer().to(self.device)
         self.optimisers = optimisers(self.trainer, args.stage, args.rate, args.decay)
-        self.groups = [group for optimiser in self.optimisers.values() for group in optimiser.param_groups]
-        self.rates = [group["lr"] for group in self.groups]
+        self.groups = [part for optimiser in self.optimisers.values() for part in optimiser.param_groups]
+        self.rates = [part["lr"] for part in self.groups]
         self.step = self.stage_step = self.conversations = self.drawn = 0
         self.seconds, self.cooldown = 0.0, None
         self.stop = False
@@ -220,12 +232,38 @@ class Run:
         elif (self.folder / "checkpoint.pt").exists():
             raise SystemExit(f"{self.folder} holds a run: add --resume to go on with it, or choose another folder")
         else:
-            vocabulary.write(self.folder)
+            if self.rank == 0:
+                vocabulary.write(self.folder)
+            self.meet()
             if args.init:
                 export.load_weights(self.trainer.model, args.init, for_training=True)
         if args.cooldown and self.cooldown is None:
             self.cooldown = (self.conversations, args.cooldown)
         self.schedule = Schedule(args.warmup, *(self.cooldown or ()))
+
+    def stopped(self):
+        """Whether any of the processes is to stop."""
+        if self.ranks == 1:
+            return self.stop
+        wish = torch.tensor(float(self.stop))
+        group.all_reduce(wish)
+        return bool(wish)
+
+    def meet(self):
+        """Waits for the other processes."""
+        if self.ranks > 1:
+            group.barrier()
+
+    def share_gradients(self, parameters):
+        """Gives every process the mean of all gradients."""
+        if self.ranks == 1:
+            return
+        for p in parameters:
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        all_of_them = torch.cat([p.grad.flatten() for p in parameters]) / self.ranks
+        group.all_reduce(all_of_them)
+        for p, grad in zip(parameters, all_of_them.split([p.numel() for p in parameters])):
+            p.grad.copy_(grad.view_as(p))
 
     def load(self):
         state = torch.load(self.folder / "checkpoint.pt", map_location=self.device, weights_only=True)
@@ -241,6 +279,8 @@ class Run:
                 begin_text(self.trainer, prompts.Prompts(self.folder).tokenizer)
 
     def checkpoint(self):
+        if self.rank:
+            return
         state = {name: getattr(self, name) for name in PROGRESS}
         state |= {"trainer": self.trainer.state_dict(), "stage": self.args.stage}
         state["optimisers"] = {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()}
@@ -248,33 +288,35 @@ class Run:
 
     def one_step(self, batch):
         self.share = self.schedule.share(self.stage_step, self.conversations)
-        for group, rate in zip(self.groups, self.rates):
-            group["lr"] = rate * self.share
+        for part, rate in zip(self.groups, self.rates):
+            part["lr"] = rate * self.share
         with Rounded(self.trainer.model, random.random() < self.args.rounded):
             with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
                 told, named, right, names = self.trainer(batch, self.args.stage)
             loss = told + (1.0 if self.args.stage == "see" else self.args.help) * named
             if loss.requires_grad:
                 loss.backward()
-        if loss.requires_grad:
-            nn.utils.clip_grad_norm_([p for group in self.groups for p in group["params"]], 1.0)
-            for optimiser in self.optimisers.values():
-                optimiser.step()
-            self.trainer.zero_grad()
+        parameters = [p for part in self.groups for p in part["params"]]
+        self.share_gradients(parameters)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        for optimiser in self.optimisers.values():
+            optimiser.step()
+        self.trainer.zero_grad()
         self.step += 1
         self.stage_step += 1
-        self.conversations += batch.conversations
+        self.conversations += batch.conversations * self.ranks
         return told, named, right, names
 
     def train(self):
         args = self.args
-        per_chunk, before, workers = batches.Fresh.CHUNK * args.batch, self.conversations, max(args.workers, 1)
+        per_chunk, before = batches.Fresh.CHUNK * args.batch, self.conversations
+        workers = max(args.workers, 1) * self.ranks
         first = -(-self.drawn // per_chunk)
         course = batches.Course(args.course)
-        source = iter(batches.loader(self.folder, args.seed, args.batch, first, course, args.workers))
+        source = iter(batches.loader(self.folder, args.seed, args.batch, first, course, args.workers, self.rank, self.ranks))
         begun = logged = saved = time.monotonic()
         window, elapsed = Window(), self.seconds
-        while not self.stop and not self.schedule.over(self.conversations):
+        while not self.stopped() and not self.schedule.over(self.conversations):
             waited = time.monotonic()
             batch = next(source).to(self.device)
             waited = time.monotonic() - waited
@@ -291,15 +333,15 @@ class Run:
                 self.checkpoint()
                 saved = now
             if args.hours and now - begun > 3600 * args.hours:
-                break
+                self.stop = True
         self.log(window, max(time.monotonic() - logged, 1e-9))
         self.checkpoint()
 
     def log(self, window, seconds):
-        if not window.steps:
+        if not window.steps or self.rank:
             return
         entry = {"stage": self.args.stage, "step": self.step, "conversations": self.conversations}
-        entry |= {"hours": round(self.seconds / 3600, 4)} | window.summary(seconds) | {"rate": self.share}
+        entry |= {"hours": round(self.seconds / 3600, 4)} | window.summary(seconds, self.ranks) | {"rate": self.share}
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as out:
             out.write(json.dumps(entry) + "\n")
         shares = " ".join(f"{name} {100 * share:.0f}" for name, share in entry["right"].items())
@@ -327,11 +369,20 @@ class Window:
             self.asked[name] += good.numel()
             self.right[name] += int(good.sum())
 
-    def summary(self, seconds):
+    def summary(self, seconds, ranks):
         told, named = (self.sums / self.steps).tolist()
         shares = {name: round(self.right[name] / n, 4) for name, n in self.asked.items() if n}
-        rates = {"per_second": self.conversations / seconds, "waited": self.waited / seconds}
+        rates = {"per_second": ranks * self.conversations / seconds, "waited": self.waited / seconds}
         return rates | {"told": told, "named": named, "right": shares}
+
+
+def shares(text):
+    """`page=40,turns=0` as a dictionary."""
+    pairs = (pair.split("=") for pair in text.split(","))
+    chosen = {kind: float(share) for kind, share in pairs}
+    if unknown := set(chosen) - set(generator.MIXTURE):
+        raise argparse.ArgumentTypeError(f"no kind {', '.join(unknown)}; there are {', '.join(generator.MIXTURE)}")
+    return chosen
 
 
 def main():
@@ -357,13 +408,19 @@ def main():
     parser.add_argument(
         "--rounded", type=float, default=0.0, help="share of the steps in which the text model has 4-bit weights"
     )
+    parser.add_argument(
+        "--mixture", type=shares, default={}, help="other shares of kinds of conversations: page=40,turns=0,…"
+    )
     parser.add_argument("--cooldown", type=int, help="conversations over which the rate falls to nothing, from now")
     parser.add_argument("--hours", type=float, help="stop after so long")
     parser.add_argument("--log", type=float, default=60, help="seconds")
     parser.add_argument("--save", type=float, default=10, help="minutes between checkpoints")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    generator.MIXTURE |= args.mixture
     args.run.mkdir(parents=True, exist_ok=True)
+    if "RANK" in os.environ:
+        group.init_process_group("gloo")
     run = Run(args)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: setattr(run, "stop", True))
