@@ -111,6 +111,9 @@ fn two_files_are_compared() {
     assert!(rows.iter().all(|r| (r["ratio"].as_f64().unwrap() - 2.0).abs() < 1e-9), "{rows:?}");
     let table = ocelli(&["bench", "--compare", &at("a.json"), &at("b.json")], b"");
     assert!(text(&table.stdout).contains("| 2.000 |"), "{}", text(&table.stdout));
+    let shown = ocelli(&["bench", "--show", &at("a.json")], b"");
+    let shown = text(&shown.stdout);
+    assert!(shown.contains("| isa") && shown.contains(" pp8 |") && shown.contains(" tg4 |"), "{shown}");
     twice.iter_mut().for_each(|row| row["n_threads"] = 7.into());
     std::fs::write(at("c.json"), serde_json::to_vec(&twice).unwrap()).unwrap();
     refused(&["bench", "--compare", &at("a.json"), &at("c.json")], b"", &["no row", "7 threads"]);

@@ -7,11 +7,17 @@ use crate::pool::Pool;
 use crate::select::Kernels;
 use crate::table::PeakLoop;
 
-/// Time of one round of a multiply loop.
-const ROUND: Duration = Duration::from_millis(20);
+/// Time of one round of a multiply loop: short enough to lie between two interruptions on a busy machine.
+const ROUND: Duration = Duration::from_millis(2);
 
 /// Rounds, of which the best counts.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 50;
+
+/// Numbers that one round of reading takes, 64 MiB: more than a last-level cache keeps of the round before.
+const WORDS: usize = 8 << 20;
+
+/// Passes over the memory that is read.
+const PASSES: usize = 5;
 
 /// What is multiplied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -181,12 +187,12 @@ impl Limits {
 fn peak(pool: &Pool, each: &PeakLoop) -> f64 {
     // SAFETY: the loop is one of a table that was detected.
     let run = |turns| pool.run(|_, _| unsafe { (each.run)(turns) });
-    let mut turns = 1000u64;
+    let mut turns = 64u64;
     let once = loop {
         let started = Instant::now();
         run(turns);
         let time = started.elapsed();
-        if time >= ROUND / 10 || turns > 1 << 40 {
+        if time >= ROUND / 4 || turns > 1 << 40 {
             break time;
         }
         turns *= 4;
@@ -202,17 +208,17 @@ fn peak(pool: &Pool, each: &PeakLoop) -> f64 {
     (0..ROUNDS).map(|_| round()).fold(0.0, f64::max)
 }
 
-/// Bytes per second that all threads read: the best of some passes over `memory`.
+/// Bytes per second that all threads read: the best round of some passes over `memory`.
 fn bandwidth(pool: &Pool, kernels: Kernels, memory: &[u64]) -> f64 {
-    let per = memory.len().div_ceil(pool.threads()).max(1);
-    let pass = || {
+    let round = |words: &[u64]| {
+        let per = words.len().div_ceil(pool.threads()).max(1);
         let started = Instant::now();
         pool.run(|worker, _| {
-            let part = memory.chunks(per).nth(worker).unwrap_or_default();
+            let part = words.chunks(per).nth(worker).unwrap_or_default();
             // SAFETY: takes any slice; the table's features were detected.
             std::hint::black_box(unsafe { (kernels.table.read)(part) });
         });
-        size_of_val(memory) as f64 / started.elapsed().as_secs_f64().max(1e-9)
+        size_of_val(words) as f64 / started.elapsed().as_secs_f64().max(1e-9)
     };
-    (0..=ROUNDS).map(|_| pass()).fold(0.0, f64::max)
+    (0..PASSES).flat_map(|_| memory.chunks(WORDS)).map(round).fold(0.0, f64::max)
 }

@@ -49,7 +49,7 @@ pub struct Timed {
     pub format: &'static str,
     /// Which matrix or layer of the model has this shape.
     pub shape: &'static str,
-    /// Rows computed.
+    /// Rows computed: fewer than the shape has, or queries fewer than the tokens, where all would take too long.
     pub rows: usize,
     /// Values per row.
     pub cols: usize,

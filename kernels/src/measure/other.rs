@@ -1,5 +1,7 @@
 //! Attention, norms, activations, rotary positions; quantising and expanding rows.
 
+use std::time::Instant;
+
 use ocelli_quant::GgmlType;
 
 use super::{EachTimed, Plan, Timed, Work, noise, sample};
@@ -188,20 +190,23 @@ impl Set<'_> {
         let few = tokens.min(4);
         let mut want = vec![0f32; few * HEADS * HEAD_DIM];
         run(Kernels::scalar(), 0, few, &mut want)?;
-        run(self.kernels, 0, tokens, &mut out)?;
+        run(self.kernels, 0, few, &mut out)?;
         self.compare(ty.name(), &out, &want)?;
+        let (started, all) = (Instant::now(), tokens);
+        run(self.kernels, 0, few, &mut out)?;
+        let tokens = self.fit(started, few, all);
         let times = sample(self.plan.repetitions, |number| run(self.kernels, number, tokens, &mut out))?;
         let pairs: f64 = (0..tokens).map(|t| (before + t + 1) as f64).sum();
         let ops = 4.0 * pairs * (HEADS * HEAD_DIM) as f64;
         let row = (k_bytes + v_bytes) as f64 / (blocks * BLOCK) as f64;
-        let bytes = len as f64 * row + 8.0 * q.len() as f64;
+        let bytes = (before + tokens) as f64 * row + 8.0 * (tokens * HEADS * HEAD_DIM) as f64;
         Ok(Timed {
             kernel: "attention",
             format: ty.name(),
             shape: if before == 0 { "prompt" } else { "depth 4096" },
-            rows: len,
+            rows: tokens,
             cols: HEAD_DIM,
-            tokens,
+            tokens: all,
             work: Work { f32: ops, bytes, int8: 0.0 },
             cached: false,
             times,
@@ -223,13 +228,24 @@ impl Set<'_> {
         let few = 4;
         let mut want = vec![0f32; few * V_EMBD];
         run(Kernels::scalar(), few, &mut want)?;
-        run(self.kernels, PATCHES, &mut out)?;
+        run(self.kernels, few, &mut out[..few * V_EMBD])?;
         self.compare("F32", &out, &want)?;
-        let ops = 4.0 * (PATCHES * PATCHES) as f64 * V_EMBD as f64;
-        let work = Work { f32: ops, bytes: 16.0 * n as f64, int8: 0.0 };
-        let timed = self
-            .timed("attention_spans", "vision", (PATCHES, head_dim), work, |_| run(self.kernels, PATCHES, &mut out))?;
-        Ok(timed)
+        // As many as a tile has: laying keys out is part of a run.
+        let (started, tile) = (Instant::now(), 48);
+        run(self.kernels, tile, &mut out[..tile * V_EMBD])?;
+        let queries = self.fit(started, tile, PATCHES);
+        let out = &mut out[..queries * V_EMBD];
+        let ops = 4.0 * (queries * PATCHES) as f64 * V_EMBD as f64;
+        let work = Work { f32: ops, bytes: 8.0 * (n + queries * V_EMBD) as f64, int8: 0.0 };
+        let shape = (queries, head_dim);
+        let timed = self.timed("attention_spans", "vision", shape, work, |_| run(self.kernels, queries, out))?;
+        Ok(Timed { tokens: PATCHES, cached: false, ..timed })
+    }
+
+    /// How many of `all` queries one run may have, when `few` took from `started` to now.
+    fn fit(&self, started: Instant, few: usize, all: usize) -> usize {
+        let per_query = started.elapsed().as_secs_f64().max(1e-9) / few as f64;
+        all.min(((self.plan.budget.as_secs_f64() / per_query) as usize).max(few))
     }
 
     fn compare(&self, format: &'static str, got: &[f32], want: &[f32]) -> Result<(), KernelError> {
@@ -255,7 +271,7 @@ impl Set<'_> {
             let row_bytes = ty.row_bytes(N_EMBD)?;
             let mut one = vec![0; row_bytes];
             codec.quantize_row(ty, &values, None, &mut one)?;
-            let started = std::time::Instant::now();
+            let started = Instant::now();
             codec.quantize_row(ty, &values, None, &mut one)?;
             let per_row = started.elapsed().as_secs_f64().max(1e-9);
             let rows = all_rows.min((self.plan.budget.as_secs_f64() / per_row) as usize).max(1);

@@ -31,9 +31,8 @@ fn f32(turns: u64) {
         let mut sums = [0f32; 16];
         let (a, b) = (black_box(&a).as_chunks::<16>().0, black_box(&b).as_chunks::<16>().0);
         for (a, b) in a.iter().zip(b) {
-            for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-                *sum += a * b;
-            }
+            let products: [f32; 16] = std::array::from_fn(|i| a[i] * b[i]);
+            sums = std::array::from_fn(|i| sums[i] + products[i]);
         }
         black_box(sums);
     }

@@ -23,7 +23,7 @@ pub(crate) struct Args {
     /// Storage formats, list; all of this build if not given
     #[arg(long, value_name = "TYPE")]
     formats: Vec<String>,
-    /// Instruction sets, list; all that this machine has if not given
+    /// Instruction sets, list; `best` or `all` of this machine, which it is if not given
     #[arg(long, value_name = "NAME")]
     isa: Vec<String>,
     /// Tokens multiplied together, list
@@ -215,7 +215,8 @@ fn tell(row: &Fields) {
     );
 }
 
-fn markdown(rows: &[Fields]) -> String {
+/// The rows as a table.
+pub(super) fn markdown(rows: &[Fields]) -> String {
     let columns = [
         ("isa", false),
         ("threads", true),

@@ -4,7 +4,7 @@ use ocelli_runtime::bench::measure::{Limits, Unit};
 use ocelli_runtime::bench::{Kernels, Pool, cpu_name};
 use serde_json::Value;
 
-use super::output::{Fields, Table};
+use super::output::{Fields, Table, number, string};
 
 /// Numbers that are read to measure bandwidth: 256 MiB.
 const WORDS: usize = 32 << 20;
@@ -47,17 +47,41 @@ impl Machine {
 
     /// What was measured, for Markdown.
     pub(super) fn text(&self) -> String {
-        let columns =
-            [("isa", false), ("threads", true), ("int8", true), ("bf16", true), ("f32", true), ("read", true)];
-        let mut table = Table::new(&columns);
-        for limits in &self.all {
-            let mut cells = vec![limits.isa.to_owned(), limits.threads.to_string()];
-            cells.extend([Unit::Int8, Unit::Bf16, Unit::F32].map(|unit| peak(limits, unit)));
-            cells.push(format!("{:.1} GB/s", limits.read / 1e9));
-            table.row(cells);
-        }
-        format!("{}\n\n{}", cpu_name(), table.text())
+        let rows: Vec<Fields> = self
+            .all
+            .iter()
+            .map(|limits| {
+                let mut row = Fields::new();
+                row.insert("cpu_info".to_owned(), cpu_name().into());
+                row.insert("isa".to_owned(), limits.isa.into());
+                row.insert("n_threads".to_owned(), limits.threads.into());
+                fields(limits, &mut row);
+                row
+            })
+            .collect();
+        text_of(&rows)
     }
+}
+
+/// The machine and its limits as the rows of a bench tell them, for Markdown.
+pub(super) fn text_of<'r>(rows: impl IntoIterator<Item = &'r Fields>) -> String {
+    let columns = [("isa", false), ("threads", true), ("int8", true), ("bf16", true), ("f32", true), ("read", true)];
+    let (mut table, mut known, mut names) = (Table::new(&columns), Vec::new(), Vec::new());
+    for row in rows.into_iter().filter(|row| row.contains_key("peak_read_gbs")) {
+        let mut cells = vec![string(row, "isa").to_owned(), (number(row, "n_threads") as u64).to_string()];
+        cells.extend(["int8", "bf16", "f32"].map(|unit| {
+            let peak = row.get(&format!("peak_{unit}_gops")).and_then(Value::as_f64);
+            peak.map_or("none".to_owned(), |gops| format!("{gops:.0} Gop/s"))
+        }));
+        cells.push(format!("{:.1} GB/s", number(row, "peak_read_gbs")));
+        names.push(string(row, "cpu_info").to_owned());
+        if !known.contains(&cells) {
+            known.push(cells);
+        }
+    }
+    known.into_iter().for_each(|cells| table.row(cells));
+    let names = super::lists::distinct(names);
+    format!("{}\n\n{}", names.join("; "), table.text())
 }
 
 fn peak(limits: &Limits, unit: Unit) -> String {

@@ -12,9 +12,10 @@ mod plot;
 mod row;
 mod synthetic;
 
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 
 use crate::progress;
 use output::Format;
@@ -81,7 +82,7 @@ struct ModelsArgs {
     /// [-ctv] Formats of cached values, list
     #[arg(long, value_name = "TYPE", default_value = "f16")]
     cache_type_v: Vec<String>,
-    /// Instruction sets, list; the best one this machine has if not given
+    /// Instruction sets, list; `all` of this machine or the `best` one, which it is if not given
     #[arg(long, value_name = "NAME")]
     isa: Vec<String>,
     /// How products are computed
@@ -108,6 +109,9 @@ struct ModelsArgs {
     /// Print the ratios between the rows of two files written with -o json or by llama-bench; nothing is measured
     #[arg(long, num_args = 2, value_names = ["A.json", "B.json"], conflicts_with_all = ["model", "synthetic"])]
     compare: Vec<PathBuf>,
+    /// Print the rows of a file written with -o json in another form; nothing is measured
+    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["model", "synthetic", "compare"])]
+    show: Option<PathBuf>,
 }
 
 impl ModelsArgs {
@@ -125,10 +129,34 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if let [first, second] = args.compare.as_slice() {
         return compare::run(first, second, args.format());
     }
+    if let Some(path) = &args.show {
+        return show(path, args.format());
+    }
     if args.model.is_empty() && args.synthetic.is_empty() {
         bail!("no model; give -m FILE or --synthetic minicpm-v-4 (or `bench kernels`, or --compare A.json B.json)");
     }
     models::run(args)
+}
+
+/// Prints the rows of a file.
+fn show(path: &Path, format: Format) -> anyhow::Result<()> {
+    let rows = compare::read(path)?;
+    let text = match format {
+        Format::Md => {
+            let (of_kernels, of_models): (Vec<_>, Vec<_>) = rows.into_iter().partition(|r| r.contains_key("kernel"));
+            let mut text = machine::text_of(of_models.iter().chain(&of_kernels));
+            for (rows, table) in [(&of_models, row::markdown as fn(&[_]) -> _), (&of_kernels, kernels::markdown)] {
+                if !rows.is_empty() {
+                    text.push_str(&format!("\n{}", table(rows)));
+                }
+            }
+            text
+        }
+        Format::Csv => output::csv(&rows)?,
+        Format::Json => output::json(&rows)?,
+        Format::Jsonl => output::json_lines(&rows)?,
+    };
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write the rows")
 }
 
 /// Fails once Ctrl-C was pressed.

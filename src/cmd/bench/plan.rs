@@ -113,7 +113,7 @@ pub(super) fn threads(values: &[String]) -> anyhow::Result<Vec<usize>> {
     Ok(distinct(all.into_iter().map(|t| if t == 0 { physical_cores() } else { t }).collect()))
 }
 
-/// The instruction sets called so; the default one when there is no name, all for `all`.
+/// The instruction sets called so; the default one when there is no name, all for `all`, the best for `best`.
 pub(super) fn isas(names: &[String]) -> anyhow::Result<Vec<&'static str>> {
     let names = words(names);
     if names.iter().any(|name| name == "all") {
@@ -122,7 +122,10 @@ pub(super) fn isas(names: &[String]) -> anyhow::Result<Vec<&'static str>> {
     if names.is_empty() {
         return Ok(vec![Kernels::select(None)?.name()]);
     }
-    let select = |name: &String| Ok(Kernels::select(Some(name)).context("--isa")?.name());
+    let select = |name: &String| match name.as_str() {
+        "best" => Ok(Kernels::best().name()),
+        name => Ok(Kernels::select(Some(name)).context("--isa")?.name()),
+    };
     Ok(distinct(names.iter().map(select).collect::<anyhow::Result<_>>()?))
 }
 
@@ -181,7 +184,7 @@ mod tests {
             (vec!["-ctk", "q4_0"], ["-ctk", "f16, f32, q8_0"]),
             (vec!["-ub", "0"], ["-ub/--ubatch-size", "at least 1"]),
             (vec!["-pg", "512"], ["-pg", "512,128"]),
-            (vec!["--isa", "mmx"], ["mmx", "scalar"]),
+            (vec!["--isa", "best,mmx"], ["mmx", "scalar"]),
             (vec!["-t", "2-1"], ["-t/--threads", "FIRST-LAST"]),
             (vec!["--image-size", "0"], ["--image-size", "at least 1"]),
         ] {
