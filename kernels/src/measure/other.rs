@@ -275,22 +275,18 @@ impl Set<'_> {
             codec.quantize_row(ty, &values, None, &mut one)?;
             let per_row = started.elapsed().as_secs_f64().max(1e-9);
             let rows = all_rows.min((self.plan.budget.as_secs_f64() / per_row) as usize).max(1);
-            let mut floats = values.repeat(rows);
-            let mut stored = one.repeat(rows);
-            let bytes = (rows * (row_bytes + 4 * N_EMBD)) as f64;
+            let mut floats = values.repeat(all_rows);
+            let mut stored = one.repeat(all_rows);
             let quantize = sample(self.plan.repetitions, |_| -> Result<(), KernelError> {
-                for (row, out) in floats.chunks_exact(N_EMBD).zip(stored.chunks_exact_mut(row_bytes)) {
-                    codec.quantize_row(ty, row, None, out)?;
-                }
-                Ok(())
+                let mut rows = floats.chunks_exact(N_EMBD).zip(stored.chunks_exact_mut(row_bytes)).take(rows);
+                rows.try_for_each(|(row, out)| Ok(codec.quantize_row(ty, row, None, out)?))
             })?;
             let dequantize = sample(self.plan.repetitions, |_| -> Result<(), KernelError> {
-                for (row, out) in stored.chunks_exact(row_bytes).zip(floats.chunks_exact_mut(N_EMBD)) {
-                    codec.dequantize_row(ty, row, out)?;
-                }
-                Ok(())
+                let mut rows = stored.chunks_exact(row_bytes).zip(floats.chunks_exact_mut(N_EMBD));
+                rows.try_for_each(|(row, out)| Ok(codec.dequantize_row(ty, row, out)?))
             })?;
-            for (kernel, times) in [("quantize_row", quantize), ("dequantize_row", dequantize)] {
+            for (kernel, rows, times) in [("quantize_row", rows, quantize), ("dequantize_row", all_rows, dequantize)] {
+                let bytes = (rows * (row_bytes + 4 * N_EMBD)) as f64;
                 let timed = Timed {
                     kernel,
                     format: ty.name(),

@@ -42,7 +42,12 @@ pub(super) fn write(path: &Path, machine: &str, limits: &[Limits], rows: &[Field
     let text = svg(machine, limits, rows)?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let failed = || format!("--plot: cannot write {}", path.display());
-    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(failed)?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".ocelli-").suffix(".partial");
+    // Temporary files are private by default; a plot is for everyone.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder).with_context(failed)?;
     std::io::Write::write_all(&mut file, text.as_bytes()).with_context(failed)?;
     file.persist(path).with_context(failed)?;
     eprintln!("roofline: {}", path.display());
@@ -141,7 +146,8 @@ fn roofs(chart: &mut Chart<'_, '_>, limits: &Limits, colour: RGBColor, (from, to
     let ridge = highest / limits.read.max(1.0);
     chart.draw_series(LineSeries::new([(from, from * limits.read), (ridge, highest)], colour.stroke_width(2)))?;
     let style = ("sans-serif", 11).into_font().color(&colour);
-    let label = format!("read {:.1} GB/s, {} threads", limits.read / 1e9, limits.threads);
+    let many = if limits.threads == 1 { "" } else { "s" };
+    let label = format!("read {:.1} GB/s, {} thread{many}", limits.read / 1e9, limits.threads);
     let at = (from * 1.1, from * 1.1 * limits.read);
     chart.draw_series([EmptyElement::at(at) + Text::new(label, (8, 2), style.clone())])?;
     for unit in Unit::ALL {
