@@ -4,7 +4,6 @@
     python train.py --run DIR --stage see [--device cpu|cuda] [--threads 2] [--workers 1] [--hours 1]
     python train.py --run DIR --resume --stage tell|all …
     python train.py --run DIR --resume --cooldown 40000
-    torchrun --nproc-per-node 2 train.py --run DIR --threads 1 …        # a process for each core: faster than threads
 
 DIR gets the tokenizer, checkpoint.pt (weights, optimisers, progress) and log.jsonl. Stages: `see` trains tower and
 resampler to name what pictures show, `tell` the text model on what those see, `all` everything together. The learning
