@@ -205,13 +205,15 @@ class Course:
     """
 
     length: int
+    tiles: float | None = None
+    """How far the sizes of pictures are, from 0 to 1; as far as the course goes if None."""
     EASY = (1.0, 0.0, 0.0)
     HARD = (0.66, 0.22, 0.12)
 
     def at(self, conversations):
         """Weights of the sizes of pictures, and the most characters of a text. Texts grow first, then pictures."""
         done = min(1.0, conversations / self.length) if self.length else 1.0
-        late = max(0.0, 2 * done - 1)
+        late = max(0.0, 2 * done - 1) if self.tiles is None else self.tiles
         sizes = tuple(a + (b - a) * late for a, b in zip(self.EASY, self.HARD))
         return sizes, min(8, 2 + int(14 * done))
 

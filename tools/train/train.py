@@ -311,7 +311,7 @@ class Run:
         per_chunk, before = batches.Fresh.CHUNK * args.batch, self.conversations
         workers = max(args.workers, 1) * self.ranks
         first = -(-self.drawn // per_chunk)
-        course = batches.Course(args.course)
+        course = batches.Course(args.course, args.tiles)
         source = iter(batches.loader(self.folder, args.seed, args.batch, first, course, args.workers, self.rank, self.ranks))
         begun = logged = saved = time.monotonic()
         window, elapsed = Window(), self.seconds
@@ -409,6 +409,9 @@ def main():
     )
     parser.add_argument(
         "--mixture", type=shares, default={}, help="other shares of kinds of conversations: page=40,turns=0,…"
+    )
+    parser.add_argument(
+        "--tiles", type=float, help="how often pictures are cut into tiles, from 0 (never) to 1, in place of the course's"
     )
     parser.add_argument("--cooldown", type=int, help="conversations over which the rate falls to nothing, from now")
     parser.add_argument("--hours", type=float, help="stop after so long")
