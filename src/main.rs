@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bundled;
 mod cmd;
 mod progress;
 
@@ -17,7 +18,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make a small model up, convert it and run it: a first look at every step.
+    /// Ask the model that Ocelli brings about a picture: a first look.
     Demo(cmd::demo::Args),
     /// Talk with a model in the terminal.
     Chat(cmd::chat::Args),

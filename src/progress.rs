@@ -52,10 +52,17 @@ impl Bar {
             }
         })
         .context("cannot watch for Ctrl-C")?;
+        let mut bar = Self::leaving_ctrl_c();
+        bar.visible = !quiet;
+        Ok(bar)
+    }
+
+    /// A bar for work that Ctrl-C simply ends, or in a process that has its own use of it.
+    pub(crate) fn leaving_ctrl_c() -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
         let now = Instant::now();
         let lines = Mutex::new(Lines { file: String::new(), started: now, last: now });
-        Ok(Self { bar, visible: !quiet, lines })
+        Self { bar, visible: true, lines }
     }
 
     fn is_terminal() -> bool {

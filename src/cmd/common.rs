@@ -16,6 +16,7 @@ use ocelli_runtime::{
     Assets, BuiltinFactors, Completion, Context, ContextOptions, FileOptions, LoadOptions, Model, Precision, Watch,
 };
 
+use crate::bundled::Bundled;
 use crate::progress::EXIT_CANCELLED;
 
 /// Short options of more than one letter, which the argument parser has no notion of.
@@ -70,9 +71,9 @@ pub(crate) fn kv_type(name: &str) -> Result<GgmlType, String> {
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
-    /// Model file (.gguf); the first part of a split one is enough
+    /// Model file (.gguf), the first part of a split one is enough; the small model that Ocelli brings if not given
     #[arg(short = 'm', long = "model", value_name = "FILE")]
-    pub(crate) model: PathBuf,
+    pub(crate) model: Option<PathBuf>,
     /// Context in tokens; 0: as long as the model was trained for
     #[arg(short = 'c', long = "ctx-size", value_name = "N", default_value_t = 0)]
     pub(crate) ctx_size: usize,
@@ -115,6 +116,11 @@ pub(crate) struct ModelArgs {
 }
 
 impl ModelArgs {
+    /// The model's file: the one that was named, or the bundled model's.
+    pub(crate) fn file(&self) -> anyhow::Result<PathBuf> {
+        self.model.clone().map_or_else(|| Ok(Bundled::open()?.model()), Ok)
+    }
+
     pub(crate) fn load_options(&self) -> anyhow::Result<LoadOptions> {
         Ok(LoadOptions {
             file: FileOptions { mmap: !self.no_mmap, populate: self.populate, mlock: self.mlock },
@@ -286,8 +292,9 @@ pub(crate) fn open_with(
     options: ContextOptions,
     chat_template: Option<&str>,
 ) -> anyhow::Result<(Context, Assets)> {
+    let file = args.file()?;
     let started = Instant::now();
-    let (model, assets) = Model::load(&args.model, &args.load_options()?, |meta| Assets::read(meta, chat_template))?;
+    let (model, assets) = Model::load(&file, &args.load_options()?, |meta| Assets::read(meta, chat_template))?;
     let loaded = started.elapsed();
     for note in model.warnings().iter().chain(assets.tokenizer.notes()) {
         eprintln!("ocelli: warning: {note}");

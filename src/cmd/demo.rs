@@ -1,68 +1,74 @@
-//! `ocelli demo`: the whole way from a checkpoint to an answer on a model small enough to make up on the spot.
+//! `ocelli demo`: the model that Ocelli brings answers questions about a picture.
 //!
-//! Each step is an ordinary command line, printed and then run as a process of its own, so that a newcomer sees what to
-//! type and gets exactly that.
+//! Each question is an ordinary command line, printed and then run as a process of its own, so that a newcomer sees what
+//! to type and gets exactly that.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, ensure};
+use ocelli_runtime::image::resize::{PassOrder, resize};
+use ocelli_runtime::image::{DecodeOptions, Rgb8, read};
+
+use crate::bundled::{Bundled, NAME};
 
 /// Options of `ocelli demo`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Where the model is made [default: ocelli/demo in the user's cache folder]
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
-    /// The text that the model continues
-    #[arg(short, long, default_value = "The picture shows")]
-    prompt: String,
-    /// Tokens to generate
-    #[arg(short, long, default_value_t = 24)]
-    n_predict: u32,
+    /// A picture of yours in place of the bundled one
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// What to ask; may be given several times
+    #[arg(short, long, value_name = "TEXT")]
+    prompt: Vec<String>,
 }
 
-/// Makes a checkpoint up, converts it, looks at the result and runs it.
+/// The bundled picture and questions that go with it.
+const PICTURE: &str = "shapes.png";
+const QUESTIONS: [&str; 3] = ["Describe the picture.", "Where is the star?", "What shape is the red object?"];
+
+/// Columns that a picture takes on a terminal; a character shows two pixels, one above the other.
+const COLUMNS: usize = 44;
+
+/// Shows the picture where the terminal can, and asks.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let program = std::env::current_exe().context("cannot find the running program")?;
-    let dir = match args.dir {
-        Some(dir) => dir,
-        None => cache_folder()?.join("ocelli").join("demo"),
-    };
-    std::fs::create_dir_all(&dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
-    let path = |name: &str| -> anyhow::Result<String> {
-        let path = dir.join(name);
-        Ok(path.to_str().with_context(|| format!("{}: not UTF-8, choose another --dir", path.display()))?.to_owned())
-    };
-    let (checkpoint, folder) = (path("checkpoint")?, path("files")?);
-    let (text, n) = (path("files/demo-Q4_K_M.gguf")?, args.n_predict.to_string());
-    let steps: [&[&str]; 4] = [
-        &["synth", "--preset", "mini", "--out", &checkpoint, "--overwrite"],
-        &["convert", &checkpoint, "--outtype", "Q4_K_M", "--name", "demo", "--outdir", &folder, "--overwrite"],
-        &["inspect", &text],
-        &["run", "-m", &text, "-p", &args.prompt, "-n", &n, "--temp", "0"],
-    ];
-    for step in steps {
-        println!("\n$ ocelli {}", step.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "));
+    let bundled = Bundled::open()?;
+    let picture = args.image.unwrap_or_else(|| bundled.picture(PICTURE));
+    let path = picture.to_str().with_context(|| format!("{}: not UTF-8, rename it", picture.display()))?;
+    let shown = read(&picture, &DecodeOptions::default())?;
+    if std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) {
+        print!("\n{}", drawn(&shown)?);
+    }
+    let questions = if args.prompt.is_empty() { QUESTIONS.map(str::to_owned).to_vec() } else { args.prompt };
+    for question in &questions {
+        let step = ["run", "--temp", "0", "--image", path, "-p", question];
+        println!("\n$ ocelli {}", step.map(quoted).join(" "));
         let status = Command::new(&program).args(step).status().context("cannot start the next step")?;
         ensure!(status.success(), "the step above failed");
     }
     println!(
-        "\nThe weights are random, so the answer is noise: what you saw is the pipeline. Every step above works the"
-    );
-    println!(
-        "same on the real checkpoint; `ocelli convert --help` and `ocelli chat --help` are the next places to look."
+        "\n{NAME} has 7 million parameters and knows drawn shapes only: it is MiniCPM-V 4.0 in small, and the real one runs \
+         with the same commands. Next: `ocelli chat --temp 0 --image {}`",
+        quoted(path)
     );
     Ok(())
 }
 
-/// The user's cache folder as desktop systems define it.
-fn cache_folder() -> anyhow::Result<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    set("XDG_CACHE_HOME")
-        .or_else(|| set("LOCALAPPDATA"))
-        .or_else(|| set("HOME").map(|home| home.join(".cache")))
-        .context("there is no cache folder (neither XDG_CACHE_HOME nor HOME is set): name a folder with --dir")
+/// The picture in half blocks of 24-bit colour.
+fn drawn(picture: &Rgb8) -> anyhow::Result<String> {
+    let rows = (COLUMNS * picture.height() / picture.width().max(1)).clamp(2, 2 * COLUMNS) / 2 * 2;
+    let small = resize(picture, COLUMNS, rows, PassOrder::default())?;
+    let mut out = String::new();
+    for pair in small.data().chunks_exact(2 * 3 * COLUMNS) {
+        let (above, below) = pair.split_at(3 * COLUMNS);
+        for (a, b) in above.as_chunks::<3>().0.iter().zip(below.as_chunks::<3>().0) {
+            out += &format!("\x1b[38;2;{};{};{}m\x1b[48;2;{};{};{}m▀", a[0], a[1], a[2], b[0], b[1], b[2]);
+        }
+        out += "\x1b[0m\n";
+    }
+    Ok(out)
 }
 
 /// `word` as it would have to be typed.
@@ -77,7 +83,7 @@ fn quoted(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::quoted;
+    use super::*;
 
     #[test]
     fn words_are_quoted_where_a_shell_needs_it() {
@@ -85,5 +91,17 @@ mod tests {
         assert_eq!(quoted("two words"), "'two words'");
         assert_eq!(quoted("it's"), r"'it'\''s'");
         assert_eq!(quoted(""), "''");
+    }
+
+    #[test]
+    fn a_picture_is_drawn_two_pixels_to_a_character() {
+        let red_over_blue: Vec<u8> =
+            [[255, 0, 0]; 44 * 22].iter().chain(&[[0, 0, 255]; 44 * 22]).flatten().copied().collect();
+        let text = drawn(&Rgb8::new(44, 44, red_over_blue).unwrap()).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 22);
+        assert!(lines[0].starts_with("\x1b[38;2;255;0;0m\x1b[48;2;255;0;0m▀"), "{:?}", lines[0]);
+        assert!(lines[21].starts_with("\x1b[38;2;0;0;255m\x1b[48;2;0;0;255m▀"), "{:?}", lines[21]);
+        assert_eq!(lines[0].matches('▀').count(), COLUMNS);
     }
 }

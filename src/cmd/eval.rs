@@ -115,7 +115,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let (context, assets) = common::open(&args.model, args.chat_template.as_deref())?;
     let sampler = greedy(&assets.tokenizer)?;
     let file = args.model.load_options()?.file;
-    let vision = Vision::new(&args.vision, Some(&args.show()), &args.model.model, file, &context)?;
+    let vision = Vision::new(&args.vision, Some(&args.show()), &args.model.file()?, file, &context)?;
     let session = Session::new(context);
     common::watch_ctrl_c(session.interrupt(), true)?;
     let report = Report::new(data.rules());

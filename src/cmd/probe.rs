@@ -44,7 +44,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let text = if args.prompt == "-" { common::read_text("-".as_ref())? } else { args.prompt.clone() };
     let (mut context, assets) = common::open(&args.model, args.chat_template.as_deref())?;
     let file = args.model.load_options()?.file;
-    let mut vision = Vision::new(&args.vision, None, &args.model.model, file, &context)?;
+    let mut vision = Vision::new(&args.vision, None, &args.model.file()?, file, &context)?;
     vision.ignore_orientation();
     let (mut slices, mut shown) = (Stages::default(), Vec::new());
     if !args.image.is_empty() {

@@ -59,7 +59,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let (context, assets) = common::open(&args.model, args.chat_template.as_deref())?;
     let mut sampler = args.sampling.chain(&assets)?;
     let file = args.model.load_options()?.file;
-    let mut vision = Vision::new(&args.vision, Some(&args.show), &args.model.model, file, &context)?;
+    let mut vision = Vision::new(&args.vision, Some(&args.show), &args.model.file()?, file, &context)?;
     let mut session = Session::new(context);
     common::watch_ctrl_c(session.interrupt(), true)?;
     let shown = match vision.shown(&args.show, session.interrupt()) {

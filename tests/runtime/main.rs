@@ -8,4 +8,5 @@ mod eval;
 mod fixture;
 mod hostile;
 mod threats;
+mod trained;
 mod vision;

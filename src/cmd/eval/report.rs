@@ -133,7 +133,7 @@ impl Report {
             "rules": self.rules.map(Rules::name),
             "metric": self.rules.map(|rules| rules.main_metric().name()),
             "prompts": self.rules.map(|_| args.prompts.name()),
-            "model": args.model.model,
+            "model": args.model.file().ok(),
             "mmproj": args.vision.mmproj,
             "options": {
                 "sampling": "greedy",
