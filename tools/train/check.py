@@ -162,7 +162,8 @@ def check_padding():
     for number, (rows, columns) in enumerate([(10, 10), (8, 12), (7, 9)]):
         ids = [1, 5, *[0] * prompts.QUERIES, *range(300, 304 + number)]
         said = [-1] * (len(ids) - 1) + [0]
-        items.append((ids, said, [(rows, columns, rng.integers(0, 256, (rows * columns, 588), np.uint8))], [], ["x"]))
+        slices = [(rows, columns, rng.integers(0, 256, (rows * columns, 588), np.uint8))]
+        items.append((ids, said, slices, [], [("x", batches.thing_classes(None))]))
     logits = lambda batch: model(batch.ids, batch.patches, batch.sizes, batch.at)[2]
     with torch.no_grad():
         together = logits(batches.collate(items))
