@@ -186,7 +186,6 @@ fn bad_input_is_one_line_and_status_1() {
     refused(&["run", "-m", &model, "-f", &at("no.txt")], b"", &["no.txt"]);
     refused(&["run", "-m", &model, "-p", "-"], b"\xff", &["not UTF-8"]);
     refused(&["run", "-m", &model], b"", &["--prompt"]);
-    refused(&["run", "-p", "x"], b"", &["--model"]);
     refused(&["run", "-m", &model, "-p", "x", "--temp", "warm"], b"", &["--temp"]);
     refused(&["run", "-m", &model, "-p", "x", "--top-p", "7"], b"", &["top-p", "between 0 and 1"]);
     refused(&["run", "-m", &model, "-p", "x", "--samplers", "luck"], b"", &["luck", "top_k"]);
