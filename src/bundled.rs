@@ -2,6 +2,7 @@
 //! when it is first wanted.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context, bail};
 use ocelli_convert::{ConvertOptions, Part, convert};
@@ -82,15 +83,18 @@ impl Bundled {
     }
 }
 
-/// First digits of a SHA-256 over everything that the files are made of.
-fn fingerprint() -> String {
-    let mut digest = Sha256::new_with_prefix(env!("CARGO_PKG_VERSION"));
-    for (name, bytes) in CHECKPOINT.iter().chain(&PICTURES) {
-        digest.update(name);
-        digest.update(bytes.len().to_le_bytes());
-        digest.update(bytes);
-    }
-    digest.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+/// First digits of a SHA-256 over everything that the files are made of; computed once, since commands ask several times.
+fn fingerprint() -> &'static str {
+    static DIGITS: OnceLock<String> = OnceLock::new();
+    DIGITS.get_or_init(|| {
+        let mut digest = Sha256::new_with_prefix(env!("CARGO_PKG_VERSION"));
+        for (name, bytes) in CHECKPOINT.iter().chain(&PICTURES) {
+            digest.update(name);
+            digest.update(bytes.len().to_le_bytes());
+            digest.update(bytes);
+        }
+        digest.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    })
 }
 
 /// Converts in a folder beside `folder` and gives it its name last, so that nobody ever sees half of it.

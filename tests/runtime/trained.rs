@@ -76,7 +76,7 @@ fn the_bundled_file_answers_almost_as_the_reference() {
     assert!(same * 100 >= asked * 85, "{same} of {asked}");
 }
 
-/// Answers come from the pictures: with every second one the wrong one, few could be right.
+/// Of the same questions; an untrained model, or one that sees nothing, gets hardly any.
 #[test]
 fn most_answers_are_right() {
     let (right, asked) = exactly("truth", &[]);
