@@ -1,8 +1,8 @@
 //! Attention over a paged cache: grouped queries, causal, online softmax.
 //!
 //! Work is cut into tiles of at most [`ROWS`] query rows (query heads that share a KV head × tokens) and [`KEYS`]
-//! keys. A tile's keys are expanded to f32 once, transposed to panels, and multiplied with all its query rows; blocks
-//! of keys that lie behind every query of the tile are never touched. With `m` the running maximum and `l` the running
+//! keys. A tile's queries are laid out as panels once, and every key, expanded to f32, multiplied with all of them;
+//! blocks of keys that lie behind every query of the tile are never touched. With `m` the running maximum and `l` the running
 //! sum of a row, a key tile with scores `s` does
 //!
 //! ```text
@@ -19,6 +19,7 @@ use crate::matmul::OutPtr;
 use crate::pool::{Pool, SCRATCH_BYTES};
 use crate::select::Kernels;
 use crate::table::{F32_LANES, GemmF32, KernelTable, index};
+use crate::transpose::to_panel;
 
 /// Query rows of a tile.
 const ROWS: usize = 64;
@@ -29,10 +30,10 @@ const KEYS: usize = 64;
 /// Keys of a chunk when the queries are few. A multiple of [`KEYS`].
 const CHUNK: usize = 512;
 
-/// Query rows below which keys are used row by row instead of as transposed panels.
+/// Query rows below which each is multiplied by itself instead of as lanes of a panel.
 const FEW_ROWS: usize = 4;
 
-// The largest head must fit a worker's scratch: queries, results, scores, keys, values, one row, maxima and sums.
+// The largest head must fit a worker's scratch: queries, results, scores twice, keys, values, maxima and sums.
 const _: () = assert!(Pieces::floats(crate::kv::MAX_HEAD_DIM) * 4 <= SCRATCH_BYTES);
 
 /// What a call of [`attention`] attends with.
@@ -164,18 +165,18 @@ impl Tile {
 
 /// A worker's scratch, cut up for one tile.
 struct Pieces<'a> {
-    /// Queries × scale, [rows][head_dim].
+    /// Queries × scale: panels [rows / LANES][head_dim][LANES], or few rows [rows][head_dim].
     q: &'a mut [f32],
     /// Results before division, [rows][padded head_dim].
     o: &'a mut [f32],
     /// Scores, [rows][KEYS].
     s: &'a mut [f32],
-    /// Keys: panels [KEYS / LANES][head_dim][LANES], or rows [KEYS][head_dim].
+    /// Scores as they are made, [KEYS][ROWS].
+    by_key: &'a mut [f32],
+    /// Keys, [KEYS][head_dim].
     k: &'a mut [f32],
     /// Values, [KEYS][padded head_dim].
     v: &'a mut [f32],
-    /// One key.
-    row: &'a mut [f32],
     max: &'a mut [f32],
     sum: &'a mut [f32],
 }
@@ -188,7 +189,7 @@ const fn padded(head_dim: usize) -> usize {
 impl<'a> Pieces<'a> {
     /// Floats needed for heads of `hd` values.
     const fn floats(hd: usize) -> usize {
-        ROWS * (2 * padded(hd) + KEYS) + 2 * KEYS * padded(hd) + padded(hd) + 2 * ROWS
+        2 * ROWS * (padded(hd) + KEYS) + 2 * KEYS * padded(hd) + 2 * ROWS
     }
 
     fn new(scratch: &'a mut [u8], hd: usize) -> Self {
@@ -198,11 +199,11 @@ impl<'a> Pieces<'a> {
         let (q, rest) = floats.split_at_mut(ROWS * p);
         let (o, rest) = rest.split_at_mut(ROWS * p);
         let (s, rest) = rest.split_at_mut(ROWS * KEYS);
+        let (by_key, rest) = rest.split_at_mut(KEYS * ROWS);
         let (k, rest) = rest.split_at_mut(KEYS * p);
         let (v, rest) = rest.split_at_mut(KEYS * p);
-        let (row, rest) = rest.split_at_mut(p);
         let (max, rest) = rest.split_at_mut(ROWS);
-        Self { q, o, s, k, v, row, max, sum: &mut rest[..ROWS] }
+        Self { q, o, s, by_key, k, v, max, sum: &mut rest[..ROWS] }
     }
 }
 
@@ -271,14 +272,8 @@ impl Job<'_> {
     /// Attends with the queries of `tile` to keys `from..to`, as far as they see them.
     fn keys(&self, tile: Tile, from: usize, to: usize, p: &mut Pieces<'_>) {
         let layout = self.view.layout();
-        let (hd, pad, rows) = (layout.head_dim(), padded(layout.head_dim()), tile.rows());
-        for r in 0..rows {
-            let (t, h) = tile.at(r);
-            let q = &self.q[(t * self.shape.n_heads + h) * hd..][..hd];
-            for (dst, q) in p.q[r * hd..(r + 1) * hd].iter_mut().zip(q) {
-                *dst = q * self.shape.scale;
-            }
-        }
+        let (pad, rows) = (padded(layout.head_dim()), tile.rows());
+        self.queries(tile, p);
         p.o[..rows * pad].fill(0.0);
         p.max[..rows].fill(f32::NEG_INFINITY);
         p.sum[..rows].fill(0.0);
@@ -293,6 +288,29 @@ impl Job<'_> {
         }
     }
 
+    /// Takes the tile's queries, times the scale.
+    fn queries(&self, tile: Tile, p: &mut Pieces<'_>) {
+        let (hd, rows) = (self.view.layout().head_dim(), tile.rows());
+        // Where panels are made, the rows lie in the place of the keys, which come later.
+        let scaled = if rows < FEW_ROWS { &mut *p.q } else { &mut *p.k };
+        for (r, dst) in scaled.chunks_exact_mut(hd).take(rows).enumerate() {
+            let (t, h) = tile.at(r);
+            for (dst, q) in dst.iter_mut().zip(&self.q[(t * self.shape.n_heads + h) * hd..]) {
+                *dst = q * self.shape.scale;
+            }
+        }
+        if rows < FEW_ROWS {
+            return;
+        }
+        for (panel, first) in p.q.chunks_exact_mut(hd * F32_LANES).zip((0..rows).step_by(F32_LANES)) {
+            let lanes = F32_LANES.min(rows - first);
+            if lanes < F32_LANES {
+                panel.fill(0.0);
+            }
+            to_panel(self.table, &p.k[first * hd..], hd, lanes, hd, panel, F32_LANES);
+        }
+    }
+
     /// `s[r][key] = q[r]·k[key]`.
     fn scores(&self, tile: Tile, k0: usize, k1: usize, p: &mut Pieces<'_>) {
         let layout = self.view.layout();
@@ -300,49 +318,38 @@ impl Job<'_> {
         let bytes = self.view.k_rows(tile.kv, k0, k1);
         let row_bytes = bytes.len() / n;
         let dequantize = self.table.formats[index(layout.k_type())].dequantize;
+        for (key, bytes) in p.k.chunks_exact_mut(hd).zip(bytes.chunks_exact(row_bytes)) {
+            // SAFETY: the bytes are one row of head_dim values; the table's features were detected.
+            unsafe { dequantize(bytes, key) };
+        }
         if rows < FEW_ROWS {
-            for (key, bytes) in bytes.chunks_exact(row_bytes).enumerate() {
-                // SAFETY: the bytes are one row of head_dim values; the table's features were detected.
-                unsafe { dequantize(bytes, &mut p.row[..hd]) };
-                for r in 0..rows {
+            for (r, q) in p.q.chunks_exact(hd).take(rows).enumerate() {
+                for (score, key) in p.s[r * KEYS..][..n].iter_mut().zip(p.k.chunks_exact(hd)) {
                     // SAFETY: equal lengths; features as above.
-                    p.s[r * KEYS + key] = unsafe { (self.table.dot_f32)(&p.q[r * hd..(r + 1) * hd], &p.row[..hd]) };
+                    *score = unsafe { (self.table.dot_f32)(q, key) };
                 }
             }
             return;
         }
-        for (panel_no, bytes) in bytes.chunks(F32_LANES * row_bytes).enumerate() {
-            let panel = &mut p.k[panel_no * hd * F32_LANES..(panel_no + 1) * hd * F32_LANES];
-            let lanes = bytes.len() / row_bytes;
-            for lane in 0..F32_LANES {
-                let row = &mut p.row[..hd];
-                if lane < lanes {
-                    // SAFETY: the bytes are one row of head_dim values; the table's features were detected.
-                    unsafe { dequantize(&bytes[lane * row_bytes..(lane + 1) * row_bytes], row) };
-                } else {
-                    row.fill(0.0);
-                }
-                for (step, v) in panel.as_chunks_mut::<F32_LANES>().0.iter_mut().zip(&*row) {
-                    step[lane] = *v;
-                }
-            }
-            // SAFETY: the panel has `hd` steps, `q` rows × hd values, and `s` rows × KEYS of which this panel's lanes
-            // are `panel_no·LANES ..`; the table's features were detected.
+        for (panel, first) in p.q.chunks_exact(hd * F32_LANES).zip((0..rows).step_by(F32_LANES)) {
+            // SAFETY: the panel has `hd` steps, the keys are n rows of hd values, and `by_key` has n ≤ KEYS rows of ROWS,
+            // of which this panel's lanes are `first..`; the table's features were detected.
             unsafe {
                 (self.table.gemm_f32)(&GemmF32 {
                     panel: panel.as_ptr(),
                     panel_stride: F32_LANES,
-                    n_rows: lanes,
+                    n_rows: F32_LANES.min(rows - first),
                     depth: hd,
-                    x: p.q.as_ptr(),
+                    x: p.k.as_ptr(),
                     x_stride: hd,
-                    cols: rows,
-                    out: p.s.as_mut_ptr().add(panel_no * F32_LANES),
-                    out_stride: KEYS,
+                    cols: n,
+                    out: p.by_key.as_mut_ptr().add(first),
+                    out_stride: ROWS,
                     accumulate: false,
                 });
             }
         }
+        to_panel(self.table, p.by_key, ROWS, n, rows, p.s, KEYS);
     }
 
     /// Turns scores into weights, and rescales what has been added up.

@@ -17,6 +17,7 @@ use crate::matmul::OutPtr;
 use crate::pool::{Pool, SCRATCH_BYTES};
 use crate::select::Kernels;
 use crate::table::{F32_LANES, GemmF32, KernelTable};
+use crate::transpose::to_panel;
 
 /// Queries of a tile, at most; a multiple of every table's f32 tile.
 const ROWS: usize = 48;
@@ -252,20 +253,14 @@ impl Job<'_> {
         let hd = self.heads.head_dim;
         let AttnSpan { kv, n_kv, .. } = place.span;
         let (keys, values) = piece.split_at_mut(self.key_floats(n_kv));
+        let stride = self.heads.n_heads * hd;
         for (panel, first) in keys.chunks_exact_mut(hd * F32_LANES).zip((0..n_kv).step_by(F32_LANES)) {
-            for lane in 0..F32_LANES {
-                let steps = panel.as_chunks_mut::<F32_LANES>().0;
-                if first + lane < n_kv {
-                    let row = self.head(self.k, kv + first + lane, place.head);
-                    for (step, value) in steps.iter_mut().zip(row) {
-                        step[lane] = *value;
-                    }
-                } else {
-                    for step in steps {
-                        step[lane] = 0.0;
-                    }
-                }
+            let lanes = F32_LANES.min(n_kv - first);
+            if lanes < F32_LANES {
+                panel.fill(0.0);
             }
+            let rows = &self.k[(kv + first) * stride + place.head * hd..];
+            to_panel(self.table, rows, stride, lanes, hd, panel, F32_LANES);
         }
         for (i, row) in values.chunks_exact_mut(padded(hd)).enumerate() {
             row[..hd].copy_from_slice(self.head(self.v, kv + i, place.head));

@@ -28,6 +28,7 @@ pub mod quantize;
 mod scalar;
 mod select;
 mod table;
+mod transpose;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod wide;
 #[cfg(target_arch = "x86_64")]

@@ -17,6 +17,7 @@ use crate::select::Kernels;
 use crate::table::{
     Acts, F32_LANES, FormatKernels, Gemm, GemmF32, Gemv, GemvF32, IntKernels, KernelTable, Pack, index,
 };
+use crate::transpose::to_panel;
 
 /// Scratch kept for results that wait for their partner in [`matmul_swiglu`].
 const PARTNER_BYTES: usize = 64 * 1024;
@@ -370,19 +371,18 @@ impl<'a> Strips<'a> {
     ) {
         let w = &self.weight;
         let cols = x.len() / w.cols;
-        // SAFETY: the scratch is aligned to 64 and longer than both pieces (32 KiB + 2 KiB); f32 has no invalid bits.
-        let (panel, row) = unsafe {
+        const PIECE: usize = F32_DEPTH * F32_LANES;
+        const { assert!(2 * PIECE * size_of::<f32>() <= SCRATCH_BYTES) };
+        // SAFETY: the scratch is aligned to 64 and longer than both pieces (asserted above); f32 has no invalid bits.
+        let (panel, unpacked) = unsafe {
             let base: *mut f32 = scratch.as_mut_ptr().cast();
-            (
-                std::slice::from_raw_parts_mut(base, F32_DEPTH * F32_LANES),
-                std::slice::from_raw_parts_mut(base.add(F32_DEPTH * F32_LANES), F32_DEPTH),
-            )
+            (std::slice::from_raw_parts_mut(base, PIECE), std::slice::from_raw_parts_mut(base.add(PIECE), PIECE))
         };
         let (block_len, block_bytes) = (w.ty.block_len(), w.ty.block_bytes());
         for k0 in (0..w.cols).step_by(F32_DEPTH) {
             let depth = F32_DEPTH.min(w.cols - k0);
             let (b0, b1) = (k0 / block_len * block_bytes, (k0 + depth) / block_len * block_bytes);
-            for r in 0..F32_LANES {
+            for (r, row) in unpacked.chunks_exact_mut(F32_DEPTH).enumerate() {
                 let row = &mut row[..depth];
                 if r < n_rows {
                     // SAFETY: the bytes are the whole blocks of `depth` weights; the table's features were detected.
@@ -390,10 +390,8 @@ impl<'a> Strips<'a> {
                 } else {
                     row.fill(0.0);
                 }
-                for (step, v) in panel.as_chunks_mut::<F32_LANES>().0.iter_mut().zip(&*row) {
-                    step[r] = *v;
-                }
             }
+            to_panel(self.table, unpacked, F32_DEPTH, F32_LANES, depth, panel, F32_LANES);
             // SAFETY: the panel holds `depth` steps, `x` holds `cols` rows of w.cols > k0 + depth − 1 values, `out` is
             // the caller's promise; the table's features were detected.
             unsafe {

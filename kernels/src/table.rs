@@ -7,6 +7,7 @@
 use ocelli_quant::GgmlType;
 
 use crate::measure::Unit;
+use crate::transpose::Transpose;
 
 /// Rows (lanes) of a panel of f32 weights, the same for every table: the panel's layout is `[depth][F32_LANES]`.
 pub(crate) const F32_LANES: usize = 16;
@@ -69,6 +70,8 @@ pub(crate) struct KernelTable {
     pub(crate) rope_halves: unsafe fn(&mut [f32], &[f32]),
     /// Rounds f32 to half precision, little endian.
     pub(crate) f32_to_f16: unsafe fn(&[f32], &mut [u8]),
+    /// Rows to columns.
+    pub(crate) transpose: unsafe fn(&Transpose),
     /// The multiply instructions of this table on registers alone, for [`crate::measure`].
     pub(crate) peaks: Vec<PeakLoop>,
     /// Adds numbers up, with loads as wide as the registers, for [`crate::measure`].

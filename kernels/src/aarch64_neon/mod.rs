@@ -16,6 +16,7 @@
 mod body;
 mod dot;
 mod peak;
+mod transpose;
 
 /// The list of all formats' kernels, by the `format` function of the module that uses it.
 macro_rules! formats_by {
@@ -167,6 +168,7 @@ macro_rules! table {
                             rope_interleaved: elem::rope_interleaved,
                             rope_halves: elem::rope_halves,
                             f32_to_f16: elem::f32_to_f16,
+                            transpose: super::transpose::transpose,
                             peaks: super::peak::loops(<Dot as crate::aarch64_neon::dot::Dot>::PEAK),
                             read: crate::table::sum_words,
                         })

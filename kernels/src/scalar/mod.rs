@@ -93,6 +93,7 @@ pub(crate) fn table() -> &'static KernelTable {
         rope_interleaved: elem::rope_interleaved,
         rope_halves: elem::rope_halves,
         f32_to_f16: elem::f32_to_f16,
+        transpose: crate::transpose::Transpose::scalar,
         peaks: peak::loops(),
         read: crate::table::sum_words,
     })

@@ -18,6 +18,7 @@ mod gemm;
 mod gemv;
 pub(crate) mod pack;
 mod peak;
+mod transpose;
 mod tuned;
 
 use std::sync::OnceLock;
@@ -142,6 +143,7 @@ pub(crate) fn table() -> Option<&'static KernelTable> {
                     rope_interleaved: elem::rope_interleaved,
                     rope_halves: elem::rope_halves,
                     f32_to_f16: gemv::f32_to_f16,
+                    transpose: transpose::transpose,
                     peaks: peak::loops(),
                     read: peak::read,
                 }
