@@ -4,6 +4,7 @@ Conversations come in chunks; within a chunk they are sorted by length, so that 
 batches shuffled. A chunk is a function of the seed and its number.
 """
 
+import collections
 import random
 from dataclasses import dataclass
 
@@ -19,17 +20,22 @@ import slicing
 from scene import COLOURS, SHAPES, SIZES
 
 CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-KINDS = {"shape": 1 + len(SHAPES), "colour": 1 + len(COLOURS), "sign": 1 + len(CHARACTERS), "size": 1 + len(SIZES), "place": 10}
+CLAIMS = [*SHAPES, *COLOURS, *SIZES, *scene.CELLS]
+KINDS = {"shape": SHAPES, "colour": COLOURS, "sign": CHARACTERS, "size": SIZES, "place": range(9), "order": range(8), "claim": CLAIMS}
+KINDS = {name: 1 + len(classes) for name, classes in KINDS.items()}
 """Numbers of classes of what the heads name; 0 is none."""
 UNKNOWN = 255
 """The class of what is not asked: padding, and what can't be told from a slice."""
 CELLS, LONGEST, PARTS = 9, 8, 49
+WEIGHTS = {"count": 3.0, "yes-no": 3.0, "read": 2.0, "compare": 1.5, "video": 1.5}
+"""Of answers in the loss, where not 1, times the third root (nearly the square) of the answer's length: otherwise descriptions would be most of it,
+and answers that are one figure or yes next to nothing."""
 
 
 @dataclass
 class Classes:
-    """What is on a slice: for each patch shape, colour and sign at its centre, and which of its 7 x 7 parts belong to a
-    thing or a sign; for each cell of the 3 x 3 grid shape, colour and size of the thing in it and its own number; the
+    """What is on a slice: for each patch shape, colour and sign at its centre and which sign of its line that is, and which
+    of its 7 x 7 parts belong to a thing or a sign; for each cell of the 3 x 3 grid shape, colour and size of the thing in it and its own number; the
     signs of the text in order, and their numbers."""
 
     patches: np.ndarray
@@ -41,7 +47,8 @@ class Classes:
 @dataclass
 class Batch:
     """Tensors of one step; `targets` are the tokens to be said, `at` where in the flattened ids they are predicted. For each
-    turn `begins` tells where its answer is begun, and `about` shape, colour, size and cell of the thing asked about."""
+    turn `begins` tells where its answer is begun, `about` shape, colour, size and cell of the thing asked about and what is
+    claimed of it, and `meant` in which cells the things are that the question is about. `weights` of the targets sum to 1."""
 
     ids: torch.Tensor
     patches: torch.Tensor
@@ -55,6 +62,8 @@ class Batch:
     turn: torch.Tensor
     begins: torch.Tensor
     about: torch.Tensor
+    meant: torch.Tensor
+    weights: torch.Tensor
     tasks: list
     conversations: int
 
@@ -72,10 +81,10 @@ def place_in(words, word):
 def slice_classes(picture, plan):
     """Classes of every slice."""
     width, height = picture.image.size
-    sx, sy = width / plan.overview[0], height / plan.overview[1]
+    sx = width / plan.overview[0]
     out = [
         Classes(
-            patch_classes(picture, 0.0, 0.0, sx, sy, plan.overview),
+            patch_classes(picture, 0.0, 0.0, width, height, plan.overview),
             part_classes(picture, plan),
             cell_classes(picture),
             signs_on(picture, 0, 0, width, height, sx),
@@ -84,25 +93,29 @@ def slice_classes(picture, plan):
     for y in range(plan.rows):
         for x in range(plan.columns):
             w, h = width / plan.columns, height / plan.rows
-            left, top, sx, sy = x * w, y * h, w / plan.tile[0], h / plan.tile[1]
-            patches = patch_classes(picture, left, top, sx, sy, plan.tile)
+            left, top, sx = x * w, y * h, w / plan.tile[0]
+            patches = patch_classes(picture, left, top, w, h, plan.tile)
             cells = np.full((CELLS, 4), UNKNOWN, np.uint8)
             parts = np.full((len(patches), PARTS), UNKNOWN, np.uint8)
             out.append(Classes(patches, parts, cells, signs_on(picture, left, top, w, h, sx)))
     return out
 
 
-def patch_classes(picture, left, top, sx, sy, size):
+def patch_classes(picture, left, top, width, height, size):
+    """Of the part of the picture that becomes a slice of this size."""
     columns, rows = size[0] // slicing.PATCH, size[1] // slicing.PATCH
-    x = np.tile(left + (np.arange(columns) + 0.5) * slicing.PATCH * sx, rows)
-    y = np.repeat(top + (np.arange(rows) + 0.5) * slicing.PATCH * sy, columns)
-    found = np.zeros((rows * columns, 3), np.uint8)
+    x = np.tile(left + (np.arange(columns) + 0.5) * width / columns, rows)
+    y = np.repeat(top + (np.arange(rows) + 0.5) * height / rows, columns)
+    found = np.zeros((rows * columns, 4), np.uint8)
     for thing in picture.things:
         inside = (x - thing.x) ** 2 + (y - thing.y) ** 2 < (0.9 * thing.radius) ** 2
         found[inside, :2] = place_in(SHAPES, thing.shape), place_in(COLOURS, thing.colour)
     for label in picture.labels:
-        for sign, (x0, y0, x1, y1) in zip(label.text, label.boxes):
-            found[(x >= x0) & (x < x1) & (y >= y0) & (y < y1), 2] = place_in(CHARACTERS, sign)
+        whole = label.boxes[0][0] >= left - 1 and label.boxes[-1][2] <= left + width + 1
+        for order, (sign, (x0, y0, x1, y1)) in enumerate(zip(label.text, label.boxes)):
+            inside = (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
+            found[inside, 2] = place_in(CHARACTERS, sign)
+            found[inside, 3] = 1 + order if whole and order < LONGEST else UNKNOWN
     return found
 
 
@@ -116,11 +129,21 @@ def part_classes(picture, plan):
     return mask.reshape(rows, 7, columns, 7).transpose(0, 2, 1, 3).reshape(-1, PARTS).astype(np.uint8)
 
 
-def thing_classes(thing):
-    """Shape, colour, size and cell of a thing."""
+def about_classes(turn):
+    """Shape, colour, size and cell of the thing that is asked about, and what is claimed of it."""
+    thing, claim = turn.about, place_in(CLAIMS, turn.claim) if turn.claim else UNKNOWN
     if thing is None or not thing.size:
-        return (UNKNOWN,) * 4
-    return (*(place_in(*pair) for pair in ((SHAPES, thing.shape), (COLOURS, thing.colour), (SIZES, thing.size))), 1 + thing.cell)
+        return (*(UNKNOWN,) * 4, claim)
+    known = (SHAPES, thing.shape), (COLOURS, thing.colour), (SIZES, thing.size)
+    return (*(place_in(*pair) for pair in known), 1 + thing.cell, claim)
+
+
+def meant_classes(turn):
+    """1 for each cell with a thing that the question is about."""
+    if turn.meant is None or any(not thing.size for thing in turn.meant):
+        return (UNKNOWN,) * CELLS
+    cells = {thing.cell for thing in turn.meant}
+    return tuple(int(cell in cells) for cell in range(CELLS))
 
 
 def cell_classes(picture):
@@ -154,17 +177,17 @@ def signs_on(picture, left, top, width, height, scale):
 
 
 def prepare(reader, made, labelled=True):
-    """(ids, said, slices, classes, [(task, about)]) of a conversation."""
+    """(ids, said, slices, classes, [(task, about, meant)]) of a conversation."""
     plans, slices = prompts.pictures([p.image for p in made.pictures], made.is_video)
     ids, said = reader.ids(plans, made.is_video, [(t.question, t.answer) for t in made.turns])
     classes = [c for p, plan in zip(made.pictures, plans) for c in slice_classes(p, plan)] if labelled else []
-    return ids, said, slices, classes, [(t.task, thing_classes(t.about)) for t in made.turns]
+    return ids, said, slices, classes, [(t.task, about_classes(t), meant_classes(t)) for t in made.turns]
 
 
 def collate(items):
     length = max(len(item[0]) for item in items)
     ids = np.full((len(items), length), 2, np.int64)
-    at, targets, turn, begins, about, tasks = [], [], [], [], [], []
+    at, targets, turn, begins, about, meant, weights, tasks = [], [], [], [], [], [], [], []
     for row, (one, said, _, _, turns) in enumerate(items):
         ids[row, : len(one)] = one
         where = [i for i, s in enumerate(said) if s >= 0]
@@ -172,13 +195,16 @@ def collate(items):
         targets += [one[i] for i in where]
         turn += [len(tasks) + said[i] for i in where]
         begins += [row * length + said.index(number) - 1 for number in range(len(turns))]
-        tasks += [task for task, _ in turns]
-        about += [classes for _, classes in turns]
+        tasks += [task for task, _, _ in turns]
+        about += [classes for _, classes, _ in turns]
+        meant += [classes for _, _, classes in turns]
+        tokens = collections.Counter(said)
+        weights += [WEIGHTS.get(turns[s][0], 1.0) * tokens[s] ** -0.35 for s in said if s >= 0]
     slices = [s for item in items for s in item[2]]
     classes = [c for item in items for c in item[3]]
     most = max((len(p) for _, _, p in slices), default=1)
     patches = np.zeros((len(slices), most, 588), np.uint8)
-    marks = np.full((len(slices), most, 3), UNKNOWN, np.uint8)
+    marks = np.full((len(slices), most, 4), UNKNOWN, np.uint8)
     parts = np.full((len(slices), most, PARTS), UNKNOWN, np.uint8)
     cells = np.full((len(slices), CELLS, 4), UNKNOWN, np.uint8)
     signs = np.full((len(slices), LONGEST, 2), UNKNOWN, np.uint8)
@@ -190,9 +216,11 @@ def collate(items):
     sizes = np.array([(r, c) for r, c, _ in slices], np.int64).reshape(-1, 2)
     arrays = {"ids": ids, "patches": patches, "sizes": sizes, "marks": marks, "parts": parts, "cells": cells, "signs": signs}
     numbers = {"at": at, "targets": targets, "turn": turn, "begins": begins}
-    numbers["about"] = np.array(about, np.int64).reshape(-1, 4)
+    numbers["about"] = np.array(about, np.int64).reshape(-1, 5)
+    numbers["meant"] = np.array(meant, np.int64).reshape(-1, CELLS)
     made = {name: torch.from_numpy(array) for name, array in arrays.items()}
     made |= {name: torch.as_tensor(values, dtype=torch.long) for name, values in numbers.items()}
+    made["weights"] = torch.tensor(weights, dtype=torch.float32) / sum(weights)
     return Batch(**made, tasks=tasks, conversations=len(items))
 
 

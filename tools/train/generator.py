@@ -64,12 +64,15 @@ LETTERS_FROM = 5
 
 @dataclass
 class Turn:
-    """`about`: the thing that is asked about, where it is one."""
+    """`about`: the thing that is asked about, where it is one; `meant`: all things the question is about, where that is
+    clear; `claim`: the property that a yes/no question ascribes to a thing."""
 
     task: str
     question: str
     answer: str
     about: Thing | None = None
+    meant: list | None = None
+    claim: str | None = None
 
 
 @dataclass
@@ -86,6 +89,8 @@ class Scene:
     things: list
     labels: list = field(default_factory=list)
     spoken_of: Thing | None = None
+    meant: list | None = None
+    claim: str | None = None
 
 
 def random_things(rng, number, alike=False):
@@ -133,8 +138,8 @@ def random_text(rng, longest, digits_only):
 
 def text_box(rng, text, left, top, width, height, unit):
     """A box for a line in a part of a picture; `unit` is the mean side of what fills a slice, of which a character is
-    to have at least 7 %: 10 pixels."""
-    least = max(0.072 * len(text), 0.14) * unit / (0.94 * width)
+    to have at least 9 %: 12 pixels."""
+    least = max(0.09 * len(text), 0.14) * unit / (0.94 * width)
     box_width = 0.94 * width * rng.uniform(min(least, 1.0), 1.0)
     box_height = min(0.84 * height, 0.3 * unit)
     x = left + rng.uniform(0.03 * width, 0.97 * width - box_width)
@@ -287,11 +292,11 @@ def asked(rng, task, scene):
     """A turn of this task, or None after a few tries."""
     before = scene.spoken_of
     for _ in range(8):
-        scene.spoken_of = None
+        scene.spoken_of = scene.meant = scene.claim = None
         made = ASKERS[task](rng, scene)
         about, scene.spoken_of = scene.spoken_of, scene.spoken_of or before
         if made is not None:
-            return Turn(task, *made, about)
+            return Turn(task, *made, about, [about] if about else scene.meant, scene.claim)
     return None
 
 
@@ -341,7 +346,7 @@ def several_turns(rng, sizes):
         said = {kind} | questions.mentioned(turn.question)
         turns.append(turn)
         for _ in range(min(rng.randint(0 if turns[1:] else 1, 2), len(kinds) - len(said))):
-            turns.append(Turn("turns", *questions.follow_up(rng, scene, said), scene.spoken_of))
+            turns.append(Turn("turns", *questions.follow_up(rng, scene, said), scene.spoken_of, [scene.spoken_of]))
     return Conversation([picture], False, [replace(t, task="turns") for t in turns[:4]])
 
 

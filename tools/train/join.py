@@ -15,8 +15,6 @@ import torch
 import export
 import train
 
-OF_TEXT = ("model.llm.", "about_heads.")
-
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -27,7 +25,7 @@ def main():
         raise SystemExit(f"{args.out} holds a run: choose another folder")
     load = lambda run: torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
     tell, see = load(args.tell), load(args.see)
-    seen = {name: value for name, value in see["trainer"].items() if not name.startswith(OF_TEXT)}
+    seen = {name: value for name, value in see["trainer"].items() if not name.startswith(train.OF_TEXT)}
     tell["trainer"] |= seen
     tell["stage"] = "joined"
     for name in ("conversations", "drawn"):

@@ -142,20 +142,21 @@ def count(rng, scene):
     things = scene.things
     kind = rng.choice(["all", "shape", "colour"])
     if kind == "all":
-        what, number = rng.choice(["objects", "shapes", "things"]), len(things)
+        what, scene.meant = rng.choice(["objects", "shapes", "things"]), things
     elif kind == "shape":
         chosen = rng.choice(things).shape
-        what, number = PLURALS[chosen], sum(t.shape == chosen for t in things)
+        what, scene.meant = PLURALS[chosen], [t for t in things if t.shape == chosen]
     else:
         chosen = rng.choice(things).colour
-        what, number = f"{chosen} {rng.choice(['objects', 'shapes'])}", sum(t.colour == chosen for t in things)
+        what = f"{chosen} {rng.choice(['objects', 'shapes'])}"
+        scene.meant = [t for t in things if t.colour == chosen]
     forms = [
         f"How many {what} are there?",
         f"How many {what} do you see?",
         f"Count the {what}.",
         f"How many {what} are in the picture?",
     ]
-    return rng.choice(forms), str(number)
+    return rng.choice(forms), str(len(scene.meant))
 
 
 def other(rng, words, word):
@@ -175,6 +176,7 @@ def yes_no(rng, scene):
             what = [what[0] or rng.choice(list(COLOURS)), what[1] or rng.choice(SHAPES)]
             if alone_or_more(things, *what):
                 return None
+        scene.meant = [t for t in things if [t.colour, t.shape] == what]
         article = "an" if what[0][0] in "aeiou" else "a"
         forms = [
             f"Is there {article} {what[0]} {what[1]}?",
@@ -185,7 +187,7 @@ def yes_no(rng, scene):
     if kind == "side":
         if len(things) < 2:
             return None
-        a, b = rng.sample(things, 2)
+        a, b = scene.meant = rng.sample(things, 2)
         one = ways_to_name(rng, things, a, ["cell"])
         two = ways_to_name(rng, things, b, ["cell"])
         (ra, ca), (rb, cb) = divmod(a.cell, 3), divmod(b.cell, 3)
@@ -202,21 +204,22 @@ def yes_no(rng, scene):
         return None
     name = rng.choice(ways)
     scene.spoken_of = thing
-    if kind == "colour":
-        return f"Is {name} {thing.colour if truth else other(rng, COLOURS, thing.colour)}?", answer
-    if kind == "shape":
-        claimed = thing.shape if truth else other(rng, SHAPES, thing.shape)
-        return f"Is {name} a {claimed}?", answer
-    if kind == "size":
-        return f"Is {name} {thing.size if truth else other(rng, SIZES, thing.size)}?", answer
-    return f"Is {name} {rng.choice(PLACES[cell(thing) if truth else other(rng, CELLS, cell(thing))])}?", answer
+    fact, words = {
+        "colour": (thing.colour, COLOURS),
+        "shape": (thing.shape, SHAPES),
+        "size": (thing.size, SIZES),
+        "place": (cell(thing), CELLS),
+    }[kind]
+    claim = scene.claim = fact if truth else other(rng, words, fact)
+    said = {"shape": f"a {claim}", "place": rng.choice(PLACES[claim])} if kind == "place" else {"shape": f"a {claim}"}
+    return f"Is {name} {said.get(kind, claim)}?", answer
 
 
 def alone_or_more(things, colour_, shape_):
     return any(t.colour == colour_ and t.shape == shape_ for t in things)
 
 
-MOST_DESCRIBED = 6
+MOST_DESCRIBED = 4
 """Things in a sentence; held-out pictures to be described have three at most."""
 
 
@@ -224,6 +227,7 @@ def sentence(rng, scene):
     """All things, in reading order of their cells; a word after them."""
     if len(scene.things) > MOST_DESCRIBED:
         return None
+    scene.meant = scene.things
     parts = [f"a {t.size} {t.name} {PLACES[cell(t)][0]}" for t in sorted(scene.things, key=lambda t: t.cell)]
     parts += [f'the text "{label.text}"' for label in scene.labels]
     listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
@@ -266,7 +270,7 @@ def outside(rng, scene):
     absent = [s for s in SHAPES if all(t.shape != s for t in scene.things)]
     if not absent:
         return None
-    missing = rng.choice(absent)
+    missing, scene.meant = rng.choice(absent), []
     name = missing if rng.random() < 0.7 else f"{rng.choice(list(COLOURS))} {missing}"
     forms = [
         f"What colour is the {missing}?",

@@ -41,9 +41,10 @@ class Trainer(nn.Module):
     becomes clear to tower and resampler long before the text model could tell them.
 
     On the tower's second layer: which parts of each patch stand out from the background. On the tower: shape, colour and
-    sign at each patch. On the resampler's rows: the first nine tell the shape, colour and
+    sign at each patch, and which sign of its line that is. On the resampler's rows: the first nine tell the shape, colour and
     size of the thing in each cell of a picture, the next eight the signs of a text in order; each tells its number too. On the text model's
-    third layer, where an answer begins: all about the thing that is asked about.
+    third layer, where an answer begins: all about the thing that is asked about, what is claimed of it, and in which cells
+    the things are that are meant.
     """
 
     def __init__(self):
@@ -51,11 +52,12 @@ class Trainer(nn.Module):
         self.model = Model()
         c, kinds = self.model.config, batches.KINDS
         heads = lambda width, names: nn.ModuleDict({name: nn.Linear(width, kinds[name]) for name in names})
-        self.patch_heads = heads(c.tower_size, ["shape", "colour", "sign"])
+        self.patch_heads = heads(c.tower_size, ["shape", "colour", "sign", "order"])
         self.part_head = nn.Linear(c.tower_size, batches.PARTS)
         self.cell_heads = heads(c.hidden_size, ["shape", "colour", "size", "place"])
-        self.about_heads = heads(c.hidden_size, ["shape", "colour", "size", "place"])
-        for head in self.about_heads.values():
+        self.about_heads = heads(c.hidden_size, ["shape", "colour", "size", "place", "claim"])
+        self.meant_head = nn.Linear(c.hidden_size, batches.CELLS)
+        for head in [*self.about_heads.values(), self.meant_head]:
             nn.init.zeros_(head.weight)
         self.sign_heads = heads(c.hidden_size, ["sign", "place"])
 
@@ -68,13 +70,14 @@ class Trainer(nn.Module):
         told, right = torch.zeros(()), None
         if stage != "see":
             logits = self.model.llm.logits(self.model.embed(batch.ids, rows), batch.at).float()
-            told = F.cross_entropy(logits, batch.targets)
+            told = (F.cross_entropy(logits, batch.targets, reduction="none") * batch.weights).sum()
             right = logits.detach().argmax(-1) == batch.targets
         named, names = torch.zeros(()), {}
         if stage != "see" and batch.turn.numel():
             meant = self.model.llm.middle.flatten(0, 1)[batch.begins]
             meant = F.rms_norm(meant, meant.shape[-1:])
             named = named + 0.4 * naming("about", self.about_heads, meant, batch.about, names)
+            named = named + pointing(self.meant_head(meant), batch.meant, names)
         if stage != "tell" and rows is not None:
             cells, behind = batches.CELLS, batches.CELLS + batches.LONGEST
             named = named + outlining(self.part_head(self.model.vpm.early), batch.parts, names)
@@ -96,6 +99,16 @@ def outlining(out, wanted, names):
     out, wanted = out[known].float(), wanted[known].float()
     names["parts"] = ((out.detach() > 0) == (wanted > 0))[wanted > 0]
     return 3 * F.binary_cross_entropy_with_logits(out, wanted)
+
+
+def pointing(out, wanted, names):
+    """The loss of what tells in which cells the things are that a question means; names are right as a whole."""
+    known = wanted[:, 0] != batches.UNKNOWN
+    if not known.any():
+        return torch.zeros((), device=out.device)
+    out, wanted = out[known].float(), wanted[known].float()
+    names["meant"] = ((out.detach() > 0) == (wanted > 0)).all(1)
+    return 2 * F.binary_cross_entropy_with_logits(out, wanted)
 
 
 def naming(where, heads, seen, classes, names):
@@ -127,7 +140,7 @@ def optimisers(trainer, stage, rate, decay):
     """Muon for the matrices between hidden states, AdamW for everything else; only what the stage trains."""
     matrices, tables, plain = [], [], []
     for name, parameter in trainer.named_parameters():
-        is_text = name.startswith("model.llm.")
+        is_text = name.startswith(OF_TEXT)
         if (is_text and stage == "see") or (not is_text and stage == "tell"):
             continue
         if parameter.ndim != 1 and any(part in name for part in BY_MUON):
@@ -164,6 +177,10 @@ def begin_text(trainer, tokenizer):
         for head in range(attention.kv_heads):
             query = attention.q_proj.weight[shared * head * width :][:width]
             attention.k_proj.weight[head * width :][:width] = query
+
+
+OF_TEXT = ("model.llm.", "about_heads.", "meant_head.")
+"""Beginnings of the names of what stage `tell` trains."""
 
 
 class Rounded:
@@ -208,6 +225,9 @@ def save(path, value):
     os.replace(partial, path)
 
 
+STEPS_APART = 16
+"""Steps that processes take before they share their weights."""
+
 PROGRESS = ("step", "stage_step", "conversations", "drawn", "seconds", "cooldown")
 """What a checkpoint says of how far the run is; `drawn`: conversations up to here may have been used."""
 
@@ -241,9 +261,13 @@ class Run:
         self.schedule = Schedule(args.warmup, *(self.cooldown or ()))
 
     def stopped(self):
-        """Whether any of the processes is to stop."""
+        """Whether any of the processes is to stop. Several processes meet every few steps, and then share their weights too:
+        meeting in every step would cost a fifth of the time."""
         if self.ranks == 1:
             return self.stop
+        if self.step % STEPS_APART:
+            return False
+        self.share_weights()
         wish = torch.tensor(float(self.stop))
         group.all_reduce(wish)
         return bool(wish)
@@ -253,16 +277,13 @@ class Run:
         if self.ranks > 1:
             group.barrier()
 
-    def share_gradients(self, parameters):
-        """Gives every process the mean of all gradients."""
-        if self.ranks == 1:
-            return
-        for p in parameters:
-            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        all_of_them = torch.cat([p.grad.flatten() for p in parameters]) / self.ranks
+    def share_weights(self):
+        """Gives every process the mean of all weights."""
+        parameters = list(self.trainer.parameters())
+        all_of_them = torch.cat([p.data.flatten() for p in parameters]) / self.ranks
         group.all_reduce(all_of_them)
-        for p, grad in zip(parameters, all_of_them.split([p.numel() for p in parameters])):
-            p.grad.copy_(grad.view_as(p))
+        for p, mean in zip(parameters, all_of_them.split([p.numel() for p in parameters])):
+            p.data.copy_(mean.view_as(p))
 
     def load(self):
         state = torch.load(self.folder / "checkpoint.pt", map_location=self.device, weights_only=True)
@@ -296,7 +317,6 @@ class Run:
             if loss.requires_grad:
                 loss.backward()
         parameters = [p for part in self.groups for p in part["params"]]
-        self.share_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimiser in self.optimisers.values():
             optimiser.step()
@@ -333,6 +353,8 @@ class Run:
                 saved = now
             if args.hours and now - begun > 3600 * args.hours:
                 self.stop = True
+        if self.ranks > 1:
+            self.share_weights()
         self.log(window, max(time.monotonic() - logged, 1e-9))
         self.checkpoint()
 
