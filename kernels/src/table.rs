@@ -22,8 +22,19 @@ pub(crate) type QuantizeQ8b = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i16
 pub(crate) type LayerNorm = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
 
 /// A hand-tuned kernel for one token, in place of a format's generic one.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) type TunedGemv = (GgmlType, unsafe fn(&mut Gemv));
+
+/// Fills the slots of formats that have hand-tuned kernels.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+pub(crate) fn tune(mut formats: Vec<FormatKernels>, tuned: &[TunedGemv]) -> Vec<FormatKernels> {
+    for (ty, gemv) in tuned {
+        if let Some(int) = &mut formats[index(*ty)].int {
+            int.gemv = *gemv;
+        }
+    }
+    formats
+}
 
 /// Kernels of one instruction set.
 #[derive(Debug)]
@@ -130,6 +141,24 @@ pub(crate) struct IntKernels {
     pub(crate) pack: unsafe fn(&mut Pack),
     /// Multiplies a panel with several tokens.
     pub(crate) gemm: unsafe fn(&Gemm),
+}
+
+/// What a table has of its own for several tokens, over one that serves all else.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct Prompt {
+    pub(crate) panel_unit_bytes: usize,
+    pub(crate) pack: unsafe fn(&mut Pack),
+    pub(crate) gemm: unsafe fn(&Gemm),
+}
+
+#[cfg(target_arch = "x86_64")]
+impl FormatKernels {
+    /// Puts this GEMM, and the panels it takes, in the place of what several tokens took.
+    pub(crate) fn use_prompt(&mut self, prompt: Option<Prompt>) {
+        if let (Some(int), Some(Prompt { panel_unit_bytes, pack, gemm })) = (&mut self.int, prompt) {
+            *int = IntKernels { panel_unit_bytes, pack, gemm, ..*int };
+        }
+    }
 }
 
 /// Forms of quantised activations.
@@ -261,6 +290,17 @@ pub(crate) struct GemmF32 {
     pub(crate) out_stride: usize,
     /// Whether to add to the result instead of storing it.
     pub(crate) accumulate: bool,
+}
+
+/// Where `N` rows begin that lie `stride` apart. Written as a loop: a closure is not always inlined where the function
+/// around it has more features, and a call in a tile would spill all its registers.
+#[inline(always)]
+pub(crate) fn rows_from<T, const N: usize>(first: *const T, stride: usize) -> [*const T; N] {
+    let mut rows = [first; N];
+    for (i, row) in rows.iter_mut().enumerate() {
+        *row = first.wrapping_add(i * stride);
+    }
+    rows
 }
 
 /// Index of a format in [`KernelTable::formats`].

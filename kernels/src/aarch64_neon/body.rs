@@ -7,7 +7,7 @@ use ocelli_quant::Unpack;
 use ocelli_quant::panel::{Block32, SuperBlock};
 
 use super::dot::Dot;
-use crate::table::{Gemm, GemmF32, Gemv, Pack};
+use crate::table::{Gemm, GemmF32, Gemv, Pack, rows_from};
 
 /// Rows of a panel: two registers of 4 lanes.
 pub(super) const MR: usize = 8;
@@ -144,9 +144,9 @@ pub(super) unsafe fn tile_super<F: Unpack<Unit = SuperBlock>, D: Dot, const N: u
         for u in 0..a.units {
             let panel = a.panel.as_ptr().add(u * super_bytes(F::GROUP)).cast::<i8>();
             let unit = a.unit0 + u;
-            let y: [*const i8; N] = std::array::from_fn(|c| a.acts.q.as_ptr().add((t + c) * depth + 256 * unit));
+            let y: [*const i8; N] = rows_from(a.acts.q.as_ptr().add(t * depth + 256 * unit), depth);
             let s: [*const i16; N] =
-                std::array::from_fn(|c| sums.as_ptr().add((t + c) * (depth / F::GROUP) + groups * unit));
+                rows_from(sums.as_ptr().add(t * (depth / F::GROUP) + groups * unit), depth / F::GROUP);
             let scales = panel.add(SUPER_CODES).cast::<i32>();
             let mins = scales.add(groups * MR);
             let mut total = D::zero::<N>();
@@ -194,7 +194,7 @@ pub(super) unsafe fn tile_block<F: Unpack<Unit = Block32>, D: Dot, const N: usiz
         for u in 0..a.units {
             let panel = a.panel.as_ptr().add(u * BLOCK_BYTES).cast::<i8>();
             let unit = a.unit0 + u;
-            let y: [*const i8; N] = std::array::from_fn(|c| a.acts.q.as_ptr().add((t + c) * depth + 32 * unit));
+            let y: [*const i8; N] = rows_from(a.acts.q.as_ptr().add(t * depth + 32 * unit), depth);
             let sum = D::rows(D::sums(panel, y, 32));
             let floats = panel.add(BLOCK_CODES).cast::<f32>();
             for h in 0..2 {
@@ -225,7 +225,7 @@ pub(super) unsafe fn tile_f32<const N: usize>(a: &GemmF32, first: usize) {
     // SAFETY: the panel has `depth` steps of 16 lanes, `x` rows of `depth` values, the result `n_rows` lanes.
     unsafe {
         let mut acc = [[vdupq_n_f32(0.0); 4]; N];
-        let x: [*const f32; N] = std::array::from_fn(|c| a.x.add((first + c) * a.x_stride));
+        let x: [*const f32; N] = rows_from(a.x.add(first * a.x_stride), a.x_stride);
         for k in 0..a.depth {
             let w = a.panel.add(k * a.panel_stride);
             let w = [vld1q_f32(w), vld1q_f32(w.add(4)), vld1q_f32(w.add(8)), vld1q_f32(w.add(12))];

@@ -46,14 +46,34 @@ pub(super) trait Dot {
     fn rows<const N: usize>(sums: Self::Sums<N>) -> Rows<N>;
 }
 
-/// Reads 4 codes into every lane.
+/// A dot product with the same four numbers in every lane.
+pub(super) trait LaneDot: Dot {
+    /// `acc[i] + Σ_{j<4} a[4i + j]·b[4·LANE + j]`. One factor is at most 127 in magnitude.
+    ///
+    /// # Safety
+    /// The CPU must have the instructions of the implementing type.
+    #[inline(always)]
+    unsafe fn dot_lane<const LANE: i32>(acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+        // SAFETY: promised by the caller.
+        unsafe { Self::dot(acc, a, vreinterpretq_s8_s32(vdupq_laneq_s32::<LANE>(vreinterpretq_s32_s8(b)))) }
+    }
+}
+
+/// Adds the products of four weights of `MR` rows with lane `LANE` of the codes of `N` tokens.
 ///
 /// # Safety
-/// `p` must be readable for 4 bytes.
+/// `w` must be readable for `4 · MR` bytes; the CPU must have the instructions of `D`.
 #[inline(always)]
-unsafe fn broadcast(p: *const i8) -> int8x16_t {
+unsafe fn step<D: LaneDot, const N: usize, const LANE: i32>(sums: &mut Rows<N>, w: *const i8, y: [int8x16_t; N]) {
     // SAFETY: promised by the caller.
-    unsafe { vreinterpretq_s8_s32(vdupq_n_s32(p.cast::<i32>().read_unaligned())) }
+    unsafe {
+        let w = [vld1q_s8(w), vld1q_s8(w.add(16))];
+        for c in 0..N {
+            for h in 0..2 {
+                sums[c][h] = D::dot_lane::<LANE>(sums[c][h], w[h], y[c]);
+            }
+        }
+    }
 }
 
 /// What the tables share whose 32-bit lanes are rows: everything but [`Dot::dot`].
@@ -72,17 +92,16 @@ macro_rules! rows_in_lanes {
         #[inline(always)]
         unsafe fn sums<const N: usize>(w: *const i8, y: [*const i8; N], len: usize) -> Rows<N> {
             let mut sums = Self::zero::<N>();
-            for step in 0..len / 4 {
-                // SAFETY: steps below `len / 4` lie inside what the caller promises, as do the instructions.
+            for chunk in 0..len / 16 {
+                // SAFETY: chunks below `len / 16`, of four steps, lie inside what the caller promises, as do the
+                // instructions.
                 unsafe {
-                    let w = w.add(4 * MR * step);
-                    let w = [vld1q_s8(w), vld1q_s8(w.add(16))];
-                    for c in 0..N {
-                        let y = broadcast(y[c].add(4 * step));
-                        for h in 0..2 {
-                            sums[c][h] = Self::dot(sums[c][h], w[h], y);
-                        }
-                    }
+                    let y = y.map(|y| vld1q_s8(y.add(16 * chunk)));
+                    let w = w.add(16 * MR * chunk);
+                    step::<Self, N, 0>(&mut sums, w, y);
+                    step::<Self, N, 1>(&mut sums, w.add(4 * MR), y);
+                    step::<Self, N, 2>(&mut sums, w.add(8 * MR), y);
+                    step::<Self, N, 3>(&mut sums, w.add(12 * MR), y);
                 }
             }
             sums
@@ -128,8 +147,25 @@ impl Dot for Widen {
     }
 }
 
-/// With `sdot`; its intrinsic is not stable yet.
+impl LaneDot for Widen {}
+
+/// With `sdot`; its intrinsics are not stable yet.
 pub(super) struct Sdot;
+
+impl LaneDot for Sdot {
+    #[inline(always)]
+    unsafe fn dot_lane<const LANE: i32>(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+        // SAFETY: the caller promises the dotprod extension; registers in, one register changed.
+        unsafe {
+            std::arch::asm!(
+                "sdot {acc:v}.4s, {a:v}.16b, {b:v}.4b[{lane}]",
+                acc = inout(vreg) acc, a = in(vreg) a, b = in(vreg) b, lane = const LANE,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        acc
+    }
+}
 
 impl Dot for Sdot {
     rows_in_lanes!();

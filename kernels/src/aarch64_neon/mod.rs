@@ -17,6 +17,7 @@ mod body;
 mod dot;
 mod peak;
 mod transpose;
+mod tuned;
 
 /// The list of all formats' kernels, by the `format` function of the module that uses it.
 macro_rules! formats_by {
@@ -32,11 +33,13 @@ macro_rules! table {
         pub(crate) mod $module {
             use std::sync::OnceLock;
 
-            use ocelli_quant::Unpack;
+            use ocelli_quant::{GgmlType, Unpack};
             use ocelli_quant::panel::{Block32, SuperBlock, Unquantized};
 
-            use super::body;
-            use crate::table::{ActKind, FormatKernels, Gemm, GemmF32, Gemv, IntKernels, KernelTable, Pack};
+            use super::{body, tuned};
+            use crate::table::{
+                ActKind, FormatKernels, Gemm, GemmF32, Gemv, IntKernels, KernelTable, Pack, TunedGemv, tune,
+            };
 
             crate::wide::wide_functions!($features);
 
@@ -62,6 +65,34 @@ macro_rules! table {
                 // SAFETY: the contract of this function.
                 unsafe { body::gemv_block::<F, Dot>(a) };
             }
+
+            /// # Safety
+            /// As [`tuned::gemv_q4_k`].
+            #[target_feature(enable = $features)]
+            unsafe fn gemv_q4_k(a: &mut Gemv) {
+                // SAFETY: the contract of this function.
+                unsafe { tuned::gemv_q4_k::<Dot>(a) };
+            }
+
+            /// # Safety
+            /// As [`tuned::gemv_q6_k`].
+            #[target_feature(enable = $features)]
+            unsafe fn gemv_q6_k(a: &mut Gemv) {
+                // SAFETY: the contract of this function.
+                unsafe { tuned::gemv_q6_k::<Dot>(a) };
+            }
+
+            /// # Safety
+            /// As [`tuned::gemv_q8_0`].
+            #[target_feature(enable = $features)]
+            unsafe fn gemv_q8_0(a: &mut Gemv) {
+                // SAFETY: the contract of this function.
+                unsafe { tuned::gemv_q8_0::<Dot>(a) };
+            }
+
+            /// The hand-tuned kernels, by format.
+            const TUNED: &[TunedGemv] =
+                &[(GgmlType::Q4_K, gemv_q4_k), (GgmlType::Q6_K, gemv_q6_k), (GgmlType::Q8_0, gemv_q8_0)];
 
             #[target_feature(enable = $features)]
             fn pack_super<F: Unpack<Unit = SuperBlock>>(a: &mut Pack) {
@@ -151,7 +182,7 @@ macro_rules! table {
                             mr: body::MR,
                             nr: body::NR,
                             may_saturate: false,
-                            formats: ocelli_quant::for_each_format!(formats_by),
+                            formats: tune(ocelli_quant::for_each_format!(formats_by), TUNED),
                             gemm_f32,
                             dot_f32: elem::dot_f32,
                             quantize_q8k: elem::quantize_q8k,

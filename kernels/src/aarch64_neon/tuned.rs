@@ -1,0 +1,193 @@
+//! One token times rows of the formats that models are mostly stored in, straight from their blocks.
+//!
+//! Layouts of the blocks are those of `ocelli_quant::formats`. To be inlined into functions that have the features of `D`.
+
+use std::arch::aarch64::*;
+
+use super::dot::Dot;
+use crate::table::Gemv;
+
+/// Bytes of a Q4_K block: d, dmin, 12 of scales and mins, 128 of codes.
+const Q4_K: usize = 144;
+
+/// Bytes of a Q6_K block: 128 and 64 of codes, 16 scales, d.
+const Q6_K: usize = 210;
+
+/// Bytes of a Q8_0 block: d, 32 codes.
+const Q8_0: usize = 34;
+
+/// Half precision to single, by the conversion that every AArch64 CPU has; its intrinsic is not stable yet.
+#[inline(always)]
+fn half(bytes: [u8; 2]) -> f32 {
+    let single: f32;
+    // SAFETY: one register in, one out; NEON is part of every AArch64 target.
+    unsafe {
+        std::arch::asm!(
+            "fmov {single:s}, {bits:w}",
+            "fcvt {single:s}, {single:h}",
+            bits = in(reg) u32::from(u16::from_le_bytes(bytes)), single = out(vreg) single,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    single
+}
+
+/// Activations of one super-block.
+#[derive(Clone, Copy)]
+struct Unit<'a> {
+    q: &'a [i8; 256],
+    sums16: &'a [i16; 16],
+    sums32: &'a [i16; 8],
+    d: f32,
+}
+
+/// What a row has come to: lanes to be added up, and lanes to be taken off.
+#[derive(Clone, Copy)]
+struct Acc {
+    above: float32x4_t,
+    below: float32x4_t,
+}
+
+/// Runs `block` over all super-blocks of all rows.
+#[inline(always)]
+fn rows<const BYTES: usize>(a: &mut Gemv, block: impl Fn(&[u8; BYTES], Unit<'_>, &mut Acc)) {
+    let q = a.acts.q.as_chunks::<256>().0;
+    let sums16 = a.acts.sums16.as_chunks::<16>().0;
+    let sums32 = a.acts.sums32.as_chunks::<8>().0;
+    let unit = |k: usize| Unit { q: &q[k], sums16: &sums16[k], sums32: &sums32[k], d: a.acts.d[k] };
+    // SAFETY: NEON is part of every AArch64 target.
+    let zero = unsafe { vdupq_n_f32(0.0) };
+    for (row, out) in a.rows.chunks_exact(a.row_bytes).zip(a.out.iter_mut()) {
+        let mut x = Acc { above: zero, below: zero };
+        for (k, p) in row.as_chunks::<BYTES>().0.iter().enumerate() {
+            block(p, unit(k), &mut x);
+        }
+        // SAFETY: as above.
+        *out = unsafe { vaddvq_f32(vsubq_f32(x.above, x.below)) };
+    }
+}
+
+/// Signed numbers of 16 bits as lanes of 32.
+#[inline(always)]
+fn wide(v: int16x8_t) -> [i32; 8] {
+    let mut lanes = [0; 8];
+    // SAFETY: eight lanes; NEON is part of every AArch64 target.
+    unsafe {
+        vst1q_s32(lanes.as_mut_ptr(), vmovl_s16(vget_low_s16(v)));
+        vst1q_s32(lanes.as_mut_ptr().add(4), vmovl_high_s16(v));
+    }
+    lanes
+}
+
+/// `Σ a·b`, in four lanes.
+#[inline(always)]
+fn products(a: int16x8_t, b: int16x8_t) -> int32x4_t {
+    // SAFETY: NEON is part of every AArch64 target.
+    unsafe { vmlal_high_s16(vmull_s16(vget_low_s16(a), vget_low_s16(b)), a, b) }
+}
+
+/// Q4_K. A sum of 32 products is at most 15·127·32; times a scale of 63, summed over 8 groups, below 2²⁵.
+///
+/// # Safety
+/// Lengths as [`Gemv`] states them; the CPU must have the instructions of `D`.
+#[inline(always)]
+pub(super) unsafe fn gemv_q4_k<D: Dot>(a: &mut Gemv) {
+    rows::<Q4_K>(a, |b, u, acc| {
+        let word = |at: usize| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
+        // Six bits each: the first four whole, of the last four the low nibbles here and the high bits above.
+        let (s, m, n) = (word(4), word(8), word(12));
+        let scales = [s & 0x3f3f_3f3f, (n & 0x0f0f_0f0f) | (s >> 2 & 0x3030_3030)];
+        let mins = [m & 0x3f3f_3f3f, (n >> 4 & 0x0f0f_0f0f) | (m >> 2 & 0x3030_3030)];
+        let bytes = |[low, high]: [u32; 2]| u64::from(high) << 32 | u64::from(low);
+        // SAFETY: 128 bytes of codes from byte 16 on in a block of 144, 256 activations, 8 sums; the caller promises the
+        // instructions.
+        unsafe {
+            let signed = |v: [u32; 2]| vreinterpretq_s16_u16(vmovl_u8(vcreate_u8(bytes(v))));
+            let below = products(signed(mins), vld1q_s16(u.sums32.as_ptr()));
+            let scales = wide(signed(scales));
+            let (zero, nibbles) = (vdupq_n_s32(0), vdupq_n_u8(15));
+            let mut total = zero;
+            for j in 0..4 {
+                let at = b.as_ptr().add(16 + 32 * j);
+                let codes = [vld1q_u8(at), vld1q_u8(at.add(16))];
+                for (h, codes) in
+                    [codes.map(|c| vandq_u8(c, nibbles)), codes.map(|c| vshrq_n_u8::<4>(c))].into_iter().enumerate()
+                {
+                    let y = u.q.as_ptr().add(64 * j + 32 * h);
+                    let sum = D::dot(zero, vreinterpretq_s8_u8(codes[0]), vld1q_s8(y));
+                    let sum = D::dot(sum, vreinterpretq_s8_u8(codes[1]), vld1q_s8(y.add(16)));
+                    total = vmlaq_n_s32(total, sum, scales[2 * j + h]);
+                }
+            }
+            let (d, dmin) = (half([b[0], b[1]]) * u.d, half([b[2], b[3]]) * u.d);
+            acc.above = vfmaq_n_f32(acc.above, vcvtq_f32_s32(total), d);
+            acc.below = vfmaq_n_f32(acc.below, vcvtq_f32_s32(below), dmin);
+        }
+    });
+}
+
+/// Q6_K, with codes 0…63 and 32 times the scaled sums of the activations taken off. A sum of 16 products is at most
+/// 63·127·16; times a scale of 128, summed over 16 groups, below 2²⁸.
+///
+/// # Safety
+/// As [`gemv_q4_k`].
+#[inline(always)]
+pub(super) unsafe fn gemv_q6_k<D: Dot>(a: &mut Gemv) {
+    rows::<Q6_K>(a, |b, u, acc| {
+        // SAFETY: 128 + 64 bytes of codes, 16 scales from byte 192 on in a block of 210, 256 activations, 16 sums; the
+        // caller promises the instructions.
+        unsafe {
+            let scales = vld1q_s8(b.as_ptr().add(192).cast());
+            let scales = [vmovl_s8(vget_low_s8(scales)), vmovl_high_s8(scales)];
+            let sums = u.sums16.as_ptr();
+            let offset = vaddq_s32(products(scales[0], vld1q_s16(sums)), products(scales[1], vld1q_s16(sums.add(8))));
+            let scales = scales.map(|s| wide(s));
+            let (zero, nibbles, high) = (vdupq_n_s32(0), vdupq_n_u8(15), vdupq_n_u8(0x30));
+            let mut total = zero;
+            for h in 0..2 {
+                // The first and the second 16 of runs of 32 codes.
+                for v in 0..2 {
+                    let at = b.as_ptr().add(64 * h + 16 * v);
+                    let low = [vld1q_u8(at), vld1q_u8(at.add(32))];
+                    let top = vld1q_u8(b.as_ptr().add(128 + 32 * h + 16 * v));
+                    let tops = [vshlq_n_u8::<4>(top), vshlq_n_u8::<2>(top), top, vshrq_n_u8::<2>(top)];
+                    let lows = [
+                        vandq_u8(low[0], nibbles),
+                        vandq_u8(low[1], nibbles),
+                        vshrq_n_u8::<4>(low[0]),
+                        vshrq_n_u8::<4>(low[1]),
+                    ];
+                    for k in 0..4 {
+                        let codes = vreinterpretq_s8_u8(vorrq_u8(lows[k], vandq_u8(tops[k], high)));
+                        let y = vld1q_s8(u.q.as_ptr().add(128 * h + 32 * k + 16 * v));
+                        total = vmlaq_n_s32(total, D::dot(zero, codes, y), scales[h][2 * k + v]);
+                    }
+                }
+            }
+            let total = vsubq_s32(total, vshlq_n_s32::<5>(offset));
+            let d = half([b[208], b[209]]) * u.d;
+            acc.above = vfmaq_n_f32(acc.above, vcvtq_f32_s32(total), d);
+        }
+    });
+}
+
+/// Q8_0. A sum of 32 products is at most 128·127·32.
+///
+/// # Safety
+/// Lengths as [`Gemv`] states them, with activations in units of 32; the CPU must have the instructions of `D`.
+#[inline(always)]
+pub(super) unsafe fn gemv_q8_0<D: Dot>(a: &mut Gemv) {
+    for (row, out) in a.rows.chunks_exact(a.row_bytes).zip(a.out.iter_mut()) {
+        // SAFETY: 32 codes from byte 2 on in a block of 34, 32 activations; the caller promises the instructions.
+        unsafe {
+            let mut x = vdupq_n_f32(0.0);
+            for (b, (y, d)) in row.as_chunks::<Q8_0>().0.iter().zip(a.acts.q.as_chunks::<32>().0.iter().zip(a.acts.d)) {
+                let (w, y): (*const i8, _) = (b.as_ptr().add(2).cast(), y.as_ptr());
+                let sum = D::dot(vdupq_n_s32(0), vld1q_s8(w), vld1q_s8(y));
+                let sum = D::dot(sum, vld1q_s8(w.add(16)), vld1q_s8(y.add(16)));
+                x = vfmaq_n_f32(x, vcvtq_f32_s32(sum), half([b[0], b[1]]) * d);
+            }
+            *out = vaddvq_f32(x);
+        }
+    }
+}
