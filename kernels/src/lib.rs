@@ -35,6 +35,8 @@ mod wide;
 mod x86_avx2;
 #[cfg(target_arch = "x86_64")]
 mod x86_avx512vnni;
+#[cfg(target_arch = "x86_64")]
+mod x86_avxvnni;
 
 pub use act::{ActBuf, ActNeeds, Precision};
 pub use attention::{AttnScratch, AttnShape, attention};

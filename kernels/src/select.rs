@@ -23,6 +23,8 @@ const CANDIDATES: &[Candidate] = &[
         table: crate::x86_avx512vnni::table,
         needs: crate::x86_avx512vnni::NEEDS,
     },
+    #[cfg(target_arch = "x86_64")]
+    Candidate { name: crate::x86_avxvnni::NAME, table: crate::x86_avxvnni::table, needs: crate::x86_avxvnni::NEEDS },
     #[cfg(target_arch = "aarch64")]
     Candidate {
         name: crate::aarch64_neon::i8mm::NAME,
@@ -91,6 +93,18 @@ impl Kernels {
     #[must_use]
     pub fn available() -> Vec<Self> {
         CANDIDATES.iter().filter_map(|c| (c.table)()).map(|table| Self { table }).collect()
+    }
+
+    /// Tables whose special instructions are made from plainer ones, so that tests reach the rest of them on CPUs that
+    /// lack those. Never chosen.
+    #[cfg(feature = "emulated")]
+    #[must_use]
+    pub fn emulated() -> Vec<Self> {
+        #[cfg(target_arch = "x86_64")]
+        let tables = [crate::x86_avxvnni::emulated()];
+        #[cfg(not(target_arch = "x86_64"))]
+        let tables: [Option<&'static KernelTable>; 0] = [];
+        tables.into_iter().flatten().map(|table| Self { table }).collect()
     }
 
     /// Every table of this build, best first, with what the machine lacks for those that cannot run.

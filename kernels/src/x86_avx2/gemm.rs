@@ -7,7 +7,7 @@ use ocelli_quant::panel::{Block32, SuperBlock};
 
 use super::pack::{BLOCK_BYTES, BLOCK_CODES, SIGNED_BYTES, SIGNED_CODES, SUPER_CODES, super_bytes};
 use super::{MR, NR};
-use crate::table::{Gemm, GemmF32};
+use crate::table::{Gemm, GemmF32, rows_from};
 
 /// `vpmaddubsw` results that add up in 16 bits without overflow: each is at most 2·127·`max_code`. A power of two that
 /// divides the steps of a group.
@@ -55,7 +55,7 @@ macro_rules! over_tokens {
 /// `p` must be readable for 4 bytes.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn broadcast(p: *const i8) -> __m256i {
+pub(crate) unsafe fn broadcast(p: *const i8) -> __m256i {
     // SAFETY: promised by the caller.
     _mm256_set1_epi32(unsafe { p.cast::<i32>().read_unaligned() })
 }
@@ -66,7 +66,7 @@ unsafe fn broadcast(p: *const i8) -> __m256i {
 /// `out` must be valid for `n` floats.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn store(out: *mut f32, n: usize, v: [__m256; 2], accumulate: bool) {
+pub(crate) unsafe fn store(out: *mut f32, n: usize, v: [__m256; 2], accumulate: bool) {
     if n == MR {
         for (i, v) in v.into_iter().enumerate() {
             // SAFETY: 16 floats are valid.
@@ -120,9 +120,9 @@ unsafe fn tile_super<F: Unpack<Unit = SuperBlock>, const N: usize>(a: &Gemm, t: 
         unsafe {
             let panel = a.panel.as_ptr().add(u * super_bytes(F::GROUP));
             let unit = a.unit0 + u;
-            let y: [*const i8; N] = std::array::from_fn(|c| a.acts.q.as_ptr().add((t + c) * depth + 256 * unit));
+            let y: [*const i8; N] = rows_from(a.acts.q.as_ptr().add(t * depth + 256 * unit), depth);
             let s: [*const i16; N] =
-                std::array::from_fn(|c| sums.as_ptr().add((t + c) * (depth / F::GROUP) + groups * unit));
+                rows_from(sums.as_ptr().add(t * (depth / F::GROUP) + groups * unit), depth / F::GROUP);
             let mut total = [[_mm256_setzero_si256(); 2]; N];
             for g in 0..groups {
                 let scale = panel.add(SUPER_CODES + 64 * g).cast::<__m256i>();
@@ -204,7 +204,7 @@ unsafe fn tile_block<F: Unpack<Unit = Block32>, const N: usize>(a: &Gemm, t: usi
         unsafe {
             let panel = a.panel.as_ptr().add(u * BLOCK_BYTES);
             let unit = a.unit0 + u;
-            let y: [*const i8; N] = std::array::from_fn(|c| a.acts.q.as_ptr().add((t + c) * depth + 32 * unit));
+            let y: [*const i8; N] = rows_from(a.acts.q.as_ptr().add(t * depth + 32 * unit), depth);
             let mut total = [[_mm256_setzero_si256(); 2]; N];
             for part in 0..8 / chain {
                 let mut pairs = [[_mm256_setzero_si256(); 2]; N];
@@ -274,7 +274,7 @@ unsafe fn tile_signed<F: Unpack<Unit = Block32>, const N: usize>(a: &Gemm, t: us
         unsafe {
             let panel = a.panel.as_ptr().add(u * SIGNED_BYTES);
             let unit = a.unit0 + u;
-            let y: [*const i16; N] = std::array::from_fn(|c| a.acts.q16.as_ptr().add((t + c) * depth + 32 * unit));
+            let y: [*const i16; N] = rows_from(a.acts.q16.as_ptr().add(t * depth + 32 * unit), depth);
             let mut total = [[_mm256_setzero_si256(); 2]; N];
             for turn in 0..turns {
                 for k in 0..2 {
@@ -338,7 +338,7 @@ unsafe fn tile_f32<const N: usize>(a: &GemmF32, first: usize) {
     let mut acc = [[_mm256_setzero_ps(); 2]; N];
     // SAFETY: the panel has `depth` steps of 16 lanes, `x` rows of `depth` values, the result `n_rows` lanes.
     unsafe {
-        let x: [*const f32; N] = std::array::from_fn(|c| a.x.add((first + c) * a.x_stride));
+        let x: [*const f32; N] = rows_from(a.x.add(first * a.x_stride), a.x_stride);
         for k in 0..a.depth {
             let w = a.panel.add(k * a.panel_stride);
             let w = [_mm256_loadu_ps(w), _mm256_loadu_ps(w.add(8))];

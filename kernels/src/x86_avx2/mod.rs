@@ -14,7 +14,7 @@
 
 #![allow(clippy::needless_range_loop, reason = "kernels walk several arrays and pointers in step")]
 
-mod gemm;
+pub(crate) mod gemm;
 mod gemv;
 pub(crate) mod pack;
 mod peak;
@@ -26,7 +26,7 @@ use std::sync::OnceLock;
 use ocelli_quant::panel::{Block32, SuperBlock, Unquantized};
 use ocelli_quant::{GgmlType, Unpack};
 
-use crate::table::{ActKind, FormatKernels, IntKernels, KernelTable, index};
+use crate::table::{ActKind, FormatKernels, IntKernels, KernelTable, index, tune};
 
 crate::wide::wide_functions!("avx2,fma,f16c");
 
@@ -100,17 +100,6 @@ macro_rules! formats {
     };
 }
 
-/// Fills the slots of formats that have hand-tuned kernels.
-fn tune(formats: &mut [FormatKernels]) {
-    for (ty, gemv) in tuned::TUNED {
-        if let Some(int) = &mut formats[index(*ty)].int {
-            int.gemv = *gemv;
-        }
-    }
-    formats[index(GgmlType::F16)].dequantize = gemv::dequantize_f16;
-    formats[index(GgmlType::F16)].gemv_f32 = gemv::gemv_f16;
-}
-
 /// The table, where the CPU has every feature that its functions are compiled with.
 pub(crate) fn table() -> Option<&'static KernelTable> {
     static TABLE: OnceLock<Option<KernelTable>> = OnceLock::new();
@@ -119,8 +108,9 @@ pub(crate) fn table() -> Option<&'static KernelTable> {
     TABLE
         .get_or_init(|| {
             detected().then(|| {
-                let mut formats = ocelli_quant::for_each_format!(formats);
-                tune(&mut formats);
+                let mut formats = tune(ocelli_quant::for_each_format!(formats), tuned::TUNED);
+                formats[index(GgmlType::F16)].dequantize = gemv::dequantize_f16;
+                formats[index(GgmlType::F16)].gemv_f32 = gemv::gemv_f16;
                 KernelTable {
                     name: NAME,
                     mr: MR,

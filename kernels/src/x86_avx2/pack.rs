@@ -106,7 +106,8 @@ pub(crate) unsafe fn pack_super<F: Unpack<Unit = SuperBlock>>(a: &mut Pack) {
     }
 }
 
-/// See [`crate::table::IntKernels::pack`].
+/// See [`crate::table::IntKernels::pack`]. Signed codes get their top bit flipped, which adds 128 and makes them
+/// unsigned; who multiplies takes that off again.
 ///
 /// # Safety
 /// Lengths as [`Pack`] states them.
@@ -117,6 +118,9 @@ pub(crate) unsafe fn pack_block<F: Unpack<Unit = Block32>>(a: &mut Pack) {
         for (r, unit) in units.iter_mut().enumerate().take(a.n_rows) {
             let at = r * a.row_bytes + i * F::BLOCK_BYTES;
             F::unpack(&a.rows[at..at + F::BLOCK_BYTES], unit);
+            if F::SIGNED {
+                unit.codes.iter_mut().for_each(|code| *code ^= 0x80);
+            }
         }
         let (codes, floats) = panel.split_at_mut(BLOCK_CODES);
         for half in 0..2 {

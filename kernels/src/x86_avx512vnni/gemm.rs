@@ -6,7 +6,7 @@ use ocelli_quant::Unpack;
 use ocelli_quant::panel::{Block32, SuperBlock};
 
 use super::NR;
-use crate::table::{Gemm, GemmF32};
+use crate::table::{Gemm, GemmF32, rows_from};
 use crate::x86_avx2::pack::{BLOCK_BYTES, BLOCK_CODES, SUPER_CODES, super_bytes};
 
 /// Runs a tile over all tokens, 8 at a time, then the remainder at once.
@@ -87,9 +87,9 @@ unsafe fn tile_super<F: Unpack<Unit = SuperBlock>, const N: usize>(a: &Gemm, t: 
         unsafe {
             let panel = a.panel.as_ptr().add(u * super_bytes(F::GROUP));
             let unit = a.unit0 + u;
-            let y: [*const i8; N] = std::array::from_fn(|c| a.acts.q.as_ptr().add((t + c) * depth + 256 * unit));
+            let y: [*const i8; N] = rows_from(a.acts.q.as_ptr().add(t * depth + 256 * unit), depth);
             let s: [*const i16; N] =
-                std::array::from_fn(|c| sums.as_ptr().add((t + c) * (depth / F::GROUP) + groups * unit));
+                rows_from(sums.as_ptr().add(t * (depth / F::GROUP) + groups * unit), depth / F::GROUP);
             let mut total = [_mm512_setzero_si512(); N];
             for g in 0..groups {
                 let mut sum = [_mm512_setzero_si512(); N];
@@ -111,7 +111,7 @@ unsafe fn tile_super<F: Unpack<Unit = SuperBlock>, const N: usize>(a: &Gemm, t: 
                 let m = _mm512_load_si512(mins.add(64 * g).cast());
                 for c in 0..N {
                     let s = broadcast(s[c].add(2 * g).cast());
-                    below[c] = _mm512_add_epi32(below[c], _mm512_madd_epi16(m, s));
+                    below[c] = _mm512_dpwssd_epi32(below[c], m, s);
                 }
             }
             let floats = mins.add(64 * (groups / 2)).cast::<f32>();
@@ -138,8 +138,8 @@ pub(super) unsafe fn gemm_block<F: Unpack<Unit = Block32>>(a: &Gemm) {
     over_tokens!(a.acts.q.len() / a.acts.depth, tile_block::<F>, a);
 }
 
-/// `N` tokens from `t`. Signed codes get their top bit flipped, which adds 128, and 128·d is added to the min. A sum of
-/// 32 products is at most 255·127·32 < 2²⁰.
+/// `N` tokens from `t`. Signed codes come with 128 added, so sums begin at −128 times the activations' own; these formats
+/// have no min. A sum of 32 products is at most 255·127·32 < 2²⁰.
 ///
 /// # Safety
 /// As [`gemm_block`]; tokens `t..t + N` must exist.
@@ -147,7 +147,6 @@ pub(super) unsafe fn gemm_block<F: Unpack<Unit = Block32>>(a: &Gemm) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn tile_block<F: Unpack<Unit = Block32>, const N: usize>(a: &Gemm, t: usize) {
     let depth = a.acts.depth;
-    let flip = _mm512_set1_epi8(if F::SIGNED { -128 } else { 0 });
     let mut acc = [_mm512_setzero_ps(); N];
     for u in 0..a.units {
         // SAFETY: the panel holds `units` blocks; the tokens hold `depth` codes, `depth / 32` sums and scales each, of
@@ -155,26 +154,31 @@ unsafe fn tile_block<F: Unpack<Unit = Block32>, const N: usize>(a: &Gemm, t: usi
         unsafe {
             let panel = a.panel.as_ptr().add(u * BLOCK_BYTES);
             let unit = a.unit0 + u;
-            let y: [*const i8; N] = std::array::from_fn(|c| a.acts.q.as_ptr().add((t + c) * depth + 32 * unit));
+            let y: [*const i8; N] = rows_from(a.acts.q.as_ptr().add(t * depth + 32 * unit), depth);
             let mut sum = [_mm512_setzero_si512(); N];
+            if F::SIGNED {
+                for c in 0..N {
+                    let own = i32::from(*a.acts.sums32.as_ptr().add((t + c) * (depth / 32) + unit));
+                    sum[c] = _mm512_set1_epi32(-128 * own);
+                }
+            }
             for step in 0..8 {
-                let w = _mm512_xor_si512(_mm512_load_si512(panel.add(64 * step).cast()), flip);
+                let w = _mm512_load_si512(panel.add(64 * step).cast());
                 for c in 0..N {
                     sum[c] = _mm512_dpbusd_epi32(sum[c], w, broadcast(y[c].add(4 * step)));
                 }
             }
             let floats = panel.add(BLOCK_CODES).cast::<f32>();
-            let (d, mut min) = (_mm512_load_ps(floats), _mm512_load_ps(floats.add(16)));
-            if F::SIGNED {
-                min = _mm512_fmadd_ps(d, _mm512_set1_ps(128.0), min);
-            }
+            let (d, min) = (_mm512_load_ps(floats), _mm512_load_ps(floats.add(16)));
             for c in 0..N {
                 let at = (t + c) * (depth / 32) + unit;
                 let dy = *a.acts.d.as_ptr().add(at);
-                let below = _mm512_set1_ps(dy * f32::from(*a.acts.sums32.as_ptr().add(at)));
                 let d = _mm512_mul_ps(d, _mm512_set1_ps(dy));
                 acc[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[c]), d, acc[c]);
-                acc[c] = _mm512_fnmadd_ps(min, below, acc[c]);
+                if !F::SIGNED {
+                    let below = _mm512_set1_ps(dy * f32::from(*a.acts.sums32.as_ptr().add(at)));
+                    acc[c] = _mm512_fnmadd_ps(min, below, acc[c]);
+                }
             }
         }
     }
@@ -203,7 +207,7 @@ unsafe fn tile_f32<const N: usize>(a: &GemmF32, first: usize) {
     let mut acc = [_mm512_setzero_ps(); N];
     // SAFETY: the panel has `depth` steps of 16 lanes, `x` rows of `depth` values, the result `n_rows` lanes.
     unsafe {
-        let x: [*const f32; N] = std::array::from_fn(|c| a.x.add((first + c) * a.x_stride));
+        let x: [*const f32; N] = rows_from(a.x.add(first * a.x_stride), a.x_stride);
         for k in 0..a.depth {
             let w = _mm512_loadu_ps(a.panel.add(k * a.panel_stride));
             for c in 0..N {

@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 use ocelli_quant::Unpack;
 use ocelli_quant::panel::{Block32, SuperBlock, Unquantized};
 
-use crate::table::{Gemm, IntKernels, KernelTable, Pack};
+use crate::table::{KernelTable, Prompt};
 use crate::x86_avx2::{self, pack};
 
 pub(crate) const NAME: &str = "avx512vnni";
@@ -24,13 +24,6 @@ pub(crate) const NEEDS: &str = "an x86-64 CPU with AVX-512 F, BW, VL and VNNI";
 
 /// Tokens of a tile: 8 registers of a group's sums and 8 of a super-block's.
 const NR: usize = 8;
-
-/// What several tokens take: how rows become panels, and the GEMM over those.
-struct Prompt {
-    panel_unit_bytes: usize,
-    pack: unsafe fn(&mut Pack),
-    gemm: unsafe fn(&Gemm),
-}
 
 /// The GEMM of a compute layout.
 trait Layout: Sized {
@@ -78,14 +71,7 @@ pub(crate) fn table() -> Option<&'static KernelTable> {
             let base = x86_avx2::table().filter(|_| detected)?;
             let mut formats = base.formats.clone();
             for (format, prompt) in formats.iter_mut().zip(ocelli_quant::for_each_format!(prompts)) {
-                if let (Some(int), Some(prompt)) = (&mut format.int, prompt) {
-                    *int = IntKernels {
-                        panel_unit_bytes: prompt.panel_unit_bytes,
-                        pack: prompt.pack,
-                        gemm: prompt.gemm,
-                        ..*int
-                    };
-                }
+                format.use_prompt(prompt);
             }
             let peaks = peak::loops();
             Some(KernelTable {

@@ -35,7 +35,7 @@ impl Rng {
     }
 }
 
-/// The tables to test: those that this machine runs. Those that it does not run are named, and `REQUIRE_ISA=name`
+/// The tables to test: those that this machine runs, and those that are emulated on it. Those that it does not run are named, and `REQUIRE_ISA=name`
 /// turns a missing one into a failure.
 pub(crate) fn tables() -> Vec<Kernels> {
     static REPORT: Once = Once::new();
@@ -53,7 +53,9 @@ pub(crate) fn tables() -> Vec<Kernels> {
             }
         }
     });
-    Kernels::available()
+    let mut all = Kernels::emulated();
+    all.extend(Kernels::available());
+    all
 }
 
 /// The tables other than the reference.
