@@ -26,7 +26,7 @@ pub(crate) struct Args {
 
 /// The bundled picture and questions that go with it.
 const PICTURE: &str = "shapes.png";
-const QUESTIONS: [&str; 3] = ["What colour is the star?", "Where is the star?", "What shape is the red object?"];
+const QUESTIONS: [&str; 3] = ["What colour is the star?", "How many objects are there?", "Describe the picture."];
 
 /// Columns that a picture takes on a terminal; a character shows two pixels, one above the other.
 const COLUMNS: usize = 44;

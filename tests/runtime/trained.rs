@@ -80,7 +80,7 @@ fn the_bundled_file_answers_almost_as_the_reference() {
 #[test]
 fn most_answers_are_right() {
     let (right, asked) = exactly("truth", &[]);
-    assert!(right * 100 >= asked * 60, "{right} of {asked}");
+    assert!(right * 100 >= asked * 75, "{right} of {asked}");
 }
 
 #[test]
@@ -97,9 +97,11 @@ fn demo_asks_the_bundled_model() {
     let out = ocelli(&["demo"]);
     let told = text(&out.stdout);
     assert_eq!(told.matches("\n$ ocelli run --temp 0 --image ").count(), 3, "{told}");
-    for answer in ["star?'\nyellow\n", "star?'\nmiddle\n", "object?'\ncircle\n"] {
+    let scene = "The picture shows a medium red circle at the top left, a medium yellow star in the middle and a big blue \
+                 square at the bottom right.";
+    for answer in ["star?'\nyellow\n", "there?'\n3\n", &format!("picture.'\n{scene}\n")] {
         assert!(told.contains(answer), "{told}");
     }
-    let asked = ocelli(&["demo", "-p", "How many objects are there?"]);
+    let asked = ocelli(&["demo", "-p", "Where is the star?"]);
     assert_eq!(text(&asked.stdout).matches("\n$ ocelli run ").count(), 1);
 }

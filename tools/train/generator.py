@@ -380,7 +380,7 @@ def mixture(rng, sizes, longest):
         number = rng.randint(1, 9) if kind == "count" else rng.choice([1, 1, 2, 2, 3, 3, 4, 5, 6, 7])
         picture, scene = shapes_picture(rng, sizes, number, alike=kind == "count" and rng.random() < 0.7)
         pool = ["colour", "shape", "size", "position", "yes-no", "yes-no", "colour", "shape", "count", "outside"]
-        tasks = ["count", "count", rng.choice(pool)] if kind == "count" else rng.sample(pool, 4)
+        tasks = ["count", "count", "count", rng.choice(pool)] if kind == "count" else rng.sample(pool, 4)
         if number <= questions.MOST_DESCRIBED and kind == "shapes" and rng.random() < DESCRIBED:
             tasks[0] = "sentence"
         if rng.random() < 0.5:
