@@ -17,7 +17,8 @@ cd "$(dirname "$0")/.."
 ocelli=${OCELLI:-target/release/ocelli}
 [ -x "$ocelli" ] || cargo build --release --locked
 mkdir -p "$out"
-common=(-t "${THREADS:-0}" -r "${REPETITIONS:-2}" -o json)
+common=(-r "${REPETITIONS:-2}" -o json)
+threads=(-t "${THREADS:-0}")
 
 # Warm files: what is measured is not the disk.
 cat "$text" "$mmproj" "$@" >/dev/null
@@ -32,13 +33,13 @@ bench() {
     "$ocelli" bench --show "$out/$name.json" >"$out/$name.md"
 }
 
-bench models -m "$text" --mmproj "$mmproj" -p 8,32,88,512 -n 32 "${common[@]}"
+bench models -m "$text" --mmproj "$mmproj" -p 8,32,88,512 -n 32 "${threads[@]}" "${common[@]}"
 for model in "$@"; do
-    bench "more-$(basename "$model" .gguf)" -m "$model" -p 88,512 -n 32 "${common[@]}"
+    bench "more-$(basename "$model" .gguf)" -m "$model" -p 88,512 -n 32 "${threads[@]}" "${common[@]}"
 done
-bench one-thread -m "$text" -p 88 -n 16 "${common[@]}" -t 1
+bench one-thread -m "$text" -p 88 -n 16 -t 1 "${common[@]}"
 # The plot shows the formats of the model's usual files; leave --formats out for all of them.
-bench kernels kernels --formats Q4_K,Q6_K,Q8_0,F16 --isa "${ISA:-best}" "${common[@]}" \
+bench kernels kernels --formats Q4_K,Q6_K,Q8_0,F16 --isa "${ISA:-best}" "${threads[@]}" "${common[@]}" \
     --plot "$out/roofline.svg"
 for f in "$out"/*.md; do
     printf '\n== %s\n' "$(basename "$f" .md)"
