@@ -75,6 +75,14 @@ macro_rules! table {
             }
 
             /// # Safety
+            /// As [`tuned::gemv_q5_k`].
+            #[target_feature(enable = $features)]
+            unsafe fn gemv_q5_k(a: &mut Gemv) {
+                // SAFETY: the contract of this function.
+                unsafe { tuned::gemv_q5_k::<Dot>(a) };
+            }
+
+            /// # Safety
             /// As [`tuned::gemv_q6_k`].
             #[target_feature(enable = $features)]
             unsafe fn gemv_q6_k(a: &mut Gemv) {
@@ -91,8 +99,12 @@ macro_rules! table {
             }
 
             /// The hand-tuned kernels, by format.
-            const TUNED: &[TunedGemv] =
-                &[(GgmlType::Q4_K, gemv_q4_k), (GgmlType::Q6_K, gemv_q6_k), (GgmlType::Q8_0, gemv_q8_0)];
+            const TUNED: &[TunedGemv] = &[
+                (GgmlType::Q4_K, gemv_q4_k),
+                (GgmlType::Q5_K, gemv_q5_k),
+                (GgmlType::Q6_K, gemv_q6_k),
+                (GgmlType::Q8_0, gemv_q8_0),
+            ];
 
             #[target_feature(enable = $features)]
             fn pack_super<F: Unpack<Unit = SuperBlock>>(a: &mut Pack) {

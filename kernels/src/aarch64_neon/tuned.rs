@@ -10,6 +10,9 @@ use crate::table::Gemv;
 /// Bytes of a Q4_K block: d, dmin, 12 of scales and mins, 128 of codes.
 const Q4_K: usize = 144;
 
+/// Bytes of a Q5_K block: as Q4_K, with 32 of fifth bits before the codes.
+const Q5_K: usize = 176;
+
 /// Bytes of a Q6_K block: 128 and 64 of codes, 16 scales, d.
 const Q6_K: usize = 210;
 
@@ -86,21 +89,42 @@ fn products(a: int16x8_t, b: int16x8_t) -> int32x4_t {
     unsafe { vmlal_high_s16(vmull_s16(vget_low_s16(a), vget_low_s16(b)), a, b) }
 }
 
-/// Q4_K. A sum of 32 products is at most 15·127·32; times a scale of 63, summed over 8 groups, below 2²⁵.
+/// Q4_K.
 ///
 /// # Safety
 /// Lengths as [`Gemv`] states them; the CPU must have the instructions of `D`.
 #[inline(always)]
 pub(super) unsafe fn gemv_q4_k<D: Dot>(a: &mut Gemv) {
-    rows::<Q4_K>(a, |b, u, acc| {
+    // SAFETY: promised by the caller.
+    unsafe { gemv_nibbles::<D, Q4_K>(a) };
+}
+
+/// Q5_K.
+///
+/// # Safety
+/// As [`gemv_q4_k`].
+#[inline(always)]
+pub(super) unsafe fn gemv_q5_k<D: Dot>(a: &mut Gemv) {
+    // SAFETY: promised by the caller.
+    unsafe { gemv_nibbles::<D, Q5_K>(a) };
+}
+
+/// Q4_K or Q5_K, by the bytes of a block. A sum of 32 products is at most 31·127·32; times a scale of 63, summed over 8
+/// groups, below 2²⁶.
+///
+/// # Safety
+/// As [`gemv_q4_k`].
+#[inline(always)]
+unsafe fn gemv_nibbles<D: Dot, const BYTES: usize>(a: &mut Gemv) {
+    rows::<BYTES>(a, |b, u, acc| {
         let word = |at: usize| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
         // Six bits each: the first four whole, of the last four the low nibbles here and the high bits above.
         let (s, m, n) = (word(4), word(8), word(12));
         let scales = [s & 0x3f3f_3f3f, (n & 0x0f0f_0f0f) | (s >> 2 & 0x3030_3030)];
         let mins = [m & 0x3f3f_3f3f, (n >> 4 & 0x0f0f_0f0f) | (m >> 2 & 0x3030_3030)];
         let bytes = |[low, high]: [u32; 2]| u64::from(high) << 32 | u64::from(low);
-        // SAFETY: 128 bytes of codes from byte 16 on in a block of 144, 256 activations, 8 sums; the caller promises the
-        // instructions.
+        // SAFETY: 32 bytes of fifth bits from byte 16 on in a block of 176, 128 bytes of codes at the end of a block, 256
+        // activations, 8 sums; the caller promises the instructions.
         unsafe {
             let signed = |v: [u32; 2]| vreinterpretq_s16_u16(vmovl_u8(vcreate_u8(bytes(v))));
             let below = products(signed(mins), vld1q_s16(u.sums32.as_ptr()));
@@ -108,11 +132,18 @@ pub(super) unsafe fn gemv_q4_k<D: Dot>(a: &mut Gemv) {
             let (zero, nibbles) = (vdupq_n_s32(0), vdupq_n_u8(15));
             let mut total = zero;
             for j in 0..4 {
-                let at = b.as_ptr().add(16 + 32 * j);
+                let at = b.as_ptr().add(BYTES - 128 + 32 * j);
                 let codes = [vld1q_u8(at), vld1q_u8(at.add(16))];
-                for (h, codes) in
+                for (h, mut codes) in
                     [codes.map(|c| vandq_u8(c, nibbles)), codes.map(|c| vshrq_n_u8::<4>(c))].into_iter().enumerate()
                 {
+                    if BYTES == Q5_K {
+                        let (bit, fifth) = (vdupq_n_u8(1 << (2 * j + h)), vdupq_n_u8(16));
+                        for v in 0..2 {
+                            let set = vtstq_u8(vld1q_u8(b.as_ptr().add(16 + 16 * v)), bit);
+                            codes[v] = vorrq_u8(codes[v], vandq_u8(set, fifth));
+                        }
+                    }
                     let y = u.q.as_ptr().add(64 * j + 32 * h);
                     let sum = D::dot(zero, vreinterpretq_s8_u8(codes[0]), vld1q_s8(y));
                     let sum = D::dot(sum, vreinterpretq_s8_u8(codes[1]), vld1q_s8(y.add(16)));

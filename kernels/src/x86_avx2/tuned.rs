@@ -11,11 +11,18 @@ use super::gemv::sum;
 use crate::table::{Gemv, TunedGemv};
 
 /// These kernels, by format.
-pub(super) const TUNED: &[TunedGemv] =
-    &[(GgmlType::Q4_K, gemv_q4_k), (GgmlType::Q6_K, gemv_q6_k), (GgmlType::Q8_0, gemv_q8_0)];
+pub(super) const TUNED: &[TunedGemv] = &[
+    (GgmlType::Q4_K, gemv_q4_k),
+    (GgmlType::Q5_K, gemv_q5_k),
+    (GgmlType::Q6_K, gemv_q6_k),
+    (GgmlType::Q8_0, gemv_q8_0),
+];
 
 /// Bytes of a Q4_K block: d, dmin, 12 of scales and mins, 128 of codes.
 const Q4_K: usize = 144;
+
+/// Bytes of a Q5_K block: as Q4_K, with 32 of fifth bits before the codes.
+const Q5_K: usize = 176;
 
 /// Bytes of a Q6_K block: 128 and 64 of codes, 16 scales, d.
 const Q6_K: usize = 210;
@@ -108,20 +115,42 @@ const SPREAD_PAIRS: [[u8; 32]; 4] = {
     masks
 };
 
-/// Q4_K. A pair of products is at most 2·15·127 = 3,810; times a scale of 63, summed over the 8 of a lane, below 2²².
+/// Q4_K.
 ///
 /// # Safety
 /// Lengths as [`Gemv`] states them.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn gemv_q4_k(a: &mut Gemv) {
-    let block = |b: &[u8; Q4_K], u: Unit<'_>, acc: &mut Acc| {
+    // SAFETY: promised by the caller.
+    unsafe { gemv_nibbles::<Q4_K>(a) };
+}
+
+/// Q5_K.
+///
+/// # Safety
+/// Lengths as [`Gemv`] states them.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn gemv_q5_k(a: &mut Gemv) {
+    // SAFETY: promised by the caller.
+    unsafe { gemv_nibbles::<Q5_K>(a) };
+}
+
+/// Q4_K or Q5_K, by the bytes of a block. A pair of products is at most 2·31·127 = 7,874; times a scale of 63, summed over
+/// the 8 of a lane, below 2²³.
+///
+/// # Safety
+/// Lengths as [`Gemv`] states them.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn gemv_nibbles<const BYTES: usize>(a: &mut Gemv) {
+    let block = |b: &[u8; BYTES], u: Unit<'_>, acc: &mut Acc| {
         let word = |at: usize| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
         // Six bits each: the first four whole, of the last four the low nibbles here and the high bits above.
         let (s, m, n) = (word(4), word(8), word(12));
         let scales = [s & 0x3f3f_3f3f, (n & 0x0f0f_0f0f) | (s >> 2 & 0x3030_3030)];
         let mins = [m & 0x3f3f_3f3f, (n >> 4 & 0x0f0f_0f0f) | (m >> 2 & 0x3030_3030)];
-        // SAFETY: 8 sums of 16 bits, 128 bytes of codes from byte 16 on in a block of 144, 256 activations, and masks
-        // of 16 bytes; the features are those of the function around.
+        // SAFETY: 8 sums of 16 bits, 32 bytes of fifth bits from byte 16 on in a block of 176, 128 bytes of codes at the end
+        // of a block, 256 activations, and masks of 16 bytes; the features are those of the function around.
         unsafe {
             let wide = |[low, high]: [u32; 2]| {
                 _mm_cvtepu8_epi16(_mm_cvtsi64_si128((u64::from(high) << 32 | u64::from(low)) as i64))
@@ -131,10 +160,15 @@ pub(super) unsafe fn gemv_q4_k(a: &mut Gemv) {
             let nibbles = _mm256_set1_epi8(15);
             let mut total = _mm256_setzero_si256();
             for j in 0..4 {
-                let codes = load(b.as_ptr().add(16 + 32 * j));
+                let codes = load(b.as_ptr().add(BYTES - 128 + 32 * j));
                 let halves =
                     [_mm256_and_si256(codes, nibbles), _mm256_and_si256(_mm256_srli_epi16::<4>(codes), nibbles)];
-                for (h, codes) in halves.into_iter().enumerate() {
+                for (h, mut codes) in halves.into_iter().enumerate() {
+                    if BYTES == Q5_K {
+                        let bit = _mm256_set1_epi8(1 << (2 * j + h));
+                        let set = _mm256_cmpeq_epi8(_mm256_and_si256(load(b.as_ptr().add(16)), bit), bit);
+                        codes = _mm256_or_si256(codes, _mm256_and_si256(set, _mm256_set1_epi8(16)));
+                    }
                     let pairs = _mm256_maddubs_epi16(codes, load(u.q.as_ptr().add(64 * j + 32 * h)));
                     let mask = _mm256_broadcastsi128_si256(_mm_loadu_si128(SPREAD[2 * j + h].as_ptr().cast()));
                     let scale = _mm256_shuffle_epi8(scales, mask);
@@ -148,7 +182,7 @@ pub(super) unsafe fn gemv_q4_k(a: &mut Gemv) {
         }
     };
     // SAFETY: promised by the caller.
-    unsafe { rows::<Q4_K>(a, block) };
+    unsafe { rows::<BYTES>(a, block) };
 }
 
 /// Q6_K, with codes 0…63 and 32 times the scaled sums of the activations taken off. A pair of products is at most
