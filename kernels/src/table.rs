@@ -25,6 +25,30 @@ pub(crate) type LayerNorm = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) type TunedGemv = (GgmlType, unsafe fn(&mut Gemv));
 
+/// Activations of one super-block, as hand-tuned kernels take them.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[derive(Clone, Copy)]
+pub(crate) struct SuperAct<'a> {
+    pub(crate) q: &'a [i8; 256],
+    pub(crate) sums16: &'a [i16; 16],
+    pub(crate) sums32: &'a [i16; 8],
+    pub(crate) d: f32,
+}
+
+/// Scales and mins of the 8 groups of a Q4_K or Q5_K block, a byte each: six bits, the first four whole, of the last four
+/// the low nibbles in one place and the high bits above the first.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+pub(crate) fn six_bits<const BYTES: usize>(b: &[u8; BYTES]) -> [u64; 2] {
+    let word = |at: usize| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
+    let (s, m, n) = (word(4), word(8), word(12));
+    let join = |low: u32, high: u32| u64::from(high) << 32 | u64::from(low);
+    [
+        join(s & 0x3f3f_3f3f, (n & 0x0f0f_0f0f) | (s >> 2 & 0x3030_3030)),
+        join(m & 0x3f3f_3f3f, (n >> 4 & 0x0f0f_0f0f) | (m >> 2 & 0x3030_3030)),
+    ]
+}
+
 /// Fills the slots of formats that have hand-tuned kernels.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) fn tune(mut formats: Vec<FormatKernels>, tuned: &[TunedGemv]) -> Vec<FormatKernels> {

@@ -5,7 +5,7 @@
 use std::arch::aarch64::*;
 
 use super::dot::Dot;
-use crate::table::Gemv;
+use crate::table::{Gemv, SuperAct, six_bits};
 
 /// Bytes of a Q4_K block: d, dmin, 12 of scales and mins, 128 of codes.
 const Q4_K: usize = 144;
@@ -35,15 +35,6 @@ fn half(bytes: [u8; 2]) -> f32 {
     single
 }
 
-/// Activations of one super-block.
-#[derive(Clone, Copy)]
-struct Unit<'a> {
-    q: &'a [i8; 256],
-    sums16: &'a [i16; 16],
-    sums32: &'a [i16; 8],
-    d: f32,
-}
-
 /// What a row has come to: lanes to be added up, and lanes to be taken off.
 #[derive(Clone, Copy)]
 struct Acc {
@@ -53,11 +44,11 @@ struct Acc {
 
 /// Runs `block` over all super-blocks of all rows.
 #[inline(always)]
-fn rows<const BYTES: usize>(a: &mut Gemv, block: impl Fn(&[u8; BYTES], Unit<'_>, &mut Acc)) {
+fn rows<const BYTES: usize>(a: &mut Gemv, block: impl Fn(&[u8; BYTES], SuperAct<'_>, &mut Acc)) {
     let q = a.acts.q.as_chunks::<256>().0;
     let sums16 = a.acts.sums16.as_chunks::<16>().0;
     let sums32 = a.acts.sums32.as_chunks::<8>().0;
-    let unit = |k: usize| Unit { q: &q[k], sums16: &sums16[k], sums32: &sums32[k], d: a.acts.d[k] };
+    let unit = |k: usize| SuperAct { q: &q[k], sums16: &sums16[k], sums32: &sums32[k], d: a.acts.d[k] };
     // SAFETY: NEON is part of every AArch64 target.
     let zero = unsafe { vdupq_n_f32(0.0) };
     for (row, out) in a.rows.chunks_exact(a.row_bytes).zip(a.out.iter_mut()) {
@@ -117,16 +108,11 @@ pub(super) unsafe fn gemv_q5_k<D: Dot>(a: &mut Gemv) {
 #[inline(always)]
 unsafe fn gemv_nibbles<D: Dot, const BYTES: usize>(a: &mut Gemv) {
     rows::<BYTES>(a, |b, u, acc| {
-        let word = |at: usize| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
-        // Six bits each: the first four whole, of the last four the low nibbles here and the high bits above.
-        let (s, m, n) = (word(4), word(8), word(12));
-        let scales = [s & 0x3f3f_3f3f, (n & 0x0f0f_0f0f) | (s >> 2 & 0x3030_3030)];
-        let mins = [m & 0x3f3f_3f3f, (n >> 4 & 0x0f0f_0f0f) | (m >> 2 & 0x3030_3030)];
-        let bytes = |[low, high]: [u32; 2]| u64::from(high) << 32 | u64::from(low);
+        let [scales, mins] = six_bits(b);
         // SAFETY: 32 bytes of fifth bits from byte 16 on in a block of 176, 128 bytes of codes at the end of a block, 256
         // activations, 8 sums; the caller promises the instructions.
         unsafe {
-            let signed = |v: [u32; 2]| vreinterpretq_s16_u16(vmovl_u8(vcreate_u8(bytes(v))));
+            let signed = |bytes: u64| vreinterpretq_s16_u16(vmovl_u8(vcreate_u8(bytes)));
             let below = products(signed(mins), vld1q_s16(u.sums32.as_ptr()));
             let scales = wide(signed(scales));
             let (zero, nibbles) = (vdupq_n_s32(0), vdupq_n_u8(15));

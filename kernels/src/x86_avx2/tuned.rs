@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 use ocelli_quant::GgmlType;
 
 use super::gemv::sum;
-use crate::table::{Gemv, TunedGemv};
+use crate::table::{Gemv, SuperAct, TunedGemv, six_bits};
 
 /// These kernels, by format.
 pub(super) const TUNED: &[TunedGemv] = &[
@@ -37,15 +37,6 @@ fn half(bytes: [u8; 2]) -> f32 {
     _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(u16::from_le_bytes(bytes)))))
 }
 
-/// Activations of one super-block.
-#[derive(Clone, Copy)]
-struct Unit<'a> {
-    q: &'a [i8; 256],
-    sums16: &'a [i16; 16],
-    sums32: &'a [i16; 8],
-    d: f32,
-}
-
 /// What a row has come to: lanes to be added up, and lanes to be taken off.
 #[derive(Clone, Copy)]
 struct Acc {
@@ -59,11 +50,11 @@ struct Acc {
 /// Lengths as [`Gemv`] states them, with activations in units of 256; rows are whole blocks of `BYTES`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn rows<const BYTES: usize>(a: &mut Gemv, block: impl Fn(&[u8; BYTES], Unit<'_>, &mut Acc)) {
+unsafe fn rows<const BYTES: usize>(a: &mut Gemv, block: impl Fn(&[u8; BYTES], SuperAct<'_>, &mut Acc)) {
     let q = a.acts.q.as_chunks::<256>().0;
     let sums16 = a.acts.sums16.as_chunks::<16>().0;
     let sums32 = a.acts.sums32.as_chunks::<8>().0;
-    let unit = |k: usize| Unit { q: &q[k], sums16: &sums16[k], sums32: &sums32[k], d: a.acts.d[k] };
+    let unit = |k: usize| SuperAct { q: &q[k], sums16: &sums16[k], sums32: &sums32[k], d: a.acts.d[k] };
     let zero = Acc { above: _mm256_setzero_ps(), below: _mm256_setzero_ps() };
     for (row, out) in a.rows.chunks_exact(a.row_bytes).zip(a.out.iter_mut()) {
         let mut x = zero;
@@ -143,18 +134,12 @@ pub(super) unsafe fn gemv_q5_k(a: &mut Gemv) {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn gemv_nibbles<const BYTES: usize>(a: &mut Gemv) {
-    let block = |b: &[u8; BYTES], u: Unit<'_>, acc: &mut Acc| {
-        let word = |at: usize| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
-        // Six bits each: the first four whole, of the last four the low nibbles here and the high bits above.
-        let (s, m, n) = (word(4), word(8), word(12));
-        let scales = [s & 0x3f3f_3f3f, (n & 0x0f0f_0f0f) | (s >> 2 & 0x3030_3030)];
-        let mins = [m & 0x3f3f_3f3f, (n >> 4 & 0x0f0f_0f0f) | (m >> 2 & 0x3030_3030)];
+    let block = |b: &[u8; BYTES], u: SuperAct<'_>, acc: &mut Acc| {
+        let [scales, mins] = six_bits(b);
         // SAFETY: 8 sums of 16 bits, 32 bytes of fifth bits from byte 16 on in a block of 176, 128 bytes of codes at the end
         // of a block, 256 activations, and masks of 16 bytes; the features are those of the function around.
         unsafe {
-            let wide = |[low, high]: [u32; 2]| {
-                _mm_cvtepu8_epi16(_mm_cvtsi64_si128((u64::from(high) << 32 | u64::from(low)) as i64))
-            };
+            let wide = |bytes: u64| _mm_cvtepu8_epi16(_mm_cvtsi64_si128(bytes as i64));
             let below = _mm_madd_epi16(wide(mins), _mm_loadu_si128(u.sums32.as_ptr().cast()));
             let scales = _mm256_broadcastsi128_si256(wide(scales));
             let nibbles = _mm256_set1_epi8(15);
@@ -192,7 +177,7 @@ unsafe fn gemv_nibbles<const BYTES: usize>(a: &mut Gemv) {
 /// Lengths as [`Gemv`] states them.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn gemv_q6_k(a: &mut Gemv) {
-    let block = |b: &[u8; Q6_K], u: Unit<'_>, acc: &mut Acc| {
+    let block = |b: &[u8; Q6_K], u: SuperAct<'_>, acc: &mut Acc| {
         // SAFETY: 128 + 64 bytes of codes, 16 scales from byte 192 on in a block of 210, 256 activations, 16 sums, and
         // masks of 32 bytes; the features are those of the function around.
         unsafe {
