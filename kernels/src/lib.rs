@@ -34,9 +34,7 @@ mod wide;
 #[cfg(target_arch = "x86_64")]
 mod x86_avx2;
 #[cfg(target_arch = "x86_64")]
-mod x86_avx512vnni;
-#[cfg(target_arch = "x86_64")]
-mod x86_avxvnni;
+mod x86_vnni;
 
 pub use act::{ActBuf, ActNeeds, Precision};
 pub use attention::{AttnScratch, AttnShape, attention};

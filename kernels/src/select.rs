@@ -19,12 +19,12 @@ struct Candidate {
 const CANDIDATES: &[Candidate] = &[
     #[cfg(target_arch = "x86_64")]
     Candidate {
-        name: crate::x86_avx512vnni::NAME,
-        table: crate::x86_avx512vnni::table,
-        needs: crate::x86_avx512vnni::NEEDS,
+        name: crate::x86_vnni::AVX512,
+        table: crate::x86_vnni::avx512_table,
+        needs: crate::x86_vnni::AVX512_NEEDS,
     },
     #[cfg(target_arch = "x86_64")]
-    Candidate { name: crate::x86_avxvnni::NAME, table: crate::x86_avxvnni::table, needs: crate::x86_avxvnni::NEEDS },
+    Candidate { name: crate::x86_vnni::AVX, table: crate::x86_vnni::avx_table, needs: crate::x86_vnni::AVX_NEEDS },
     #[cfg(target_arch = "aarch64")]
     Candidate {
         name: crate::aarch64_neon::i8mm::NAME,
@@ -101,7 +101,7 @@ impl Kernels {
     #[must_use]
     pub fn emulated() -> Vec<Self> {
         #[cfg(target_arch = "x86_64")]
-        let tables = [crate::x86_avxvnni::emulated()];
+        let tables = crate::x86_vnni::emulated();
         #[cfg(not(target_arch = "x86_64"))]
         let tables: [Option<&'static KernelTable>; 0] = [];
         tables.into_iter().flatten().map(|table| Self { table }).collect()

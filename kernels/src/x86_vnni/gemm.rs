@@ -1,0 +1,235 @@
+//! Panels times tokens: 16 rows × as many tokens at once as the registers hold sums for.
+
+use ocelli_quant::Unpack;
+use ocelli_quant::panel::{Block32, SuperBlock};
+
+use super::lanes::Lanes;
+use crate::table::{Gemm, GemmF32, rows_from};
+use crate::x86_avx2::pack::{BLOCK_BYTES, BLOCK_CODES, SUPER_CODES, super_bytes};
+
+/// Tokens of the next tile: where a tile and a part of one are left, two of like size, for a tile of one token takes
+/// nearly as long as one of two.
+fn tile_tokens(most: usize, left: usize) -> usize {
+    if left > most && left < 2 * most { left.div_ceil(2) } else { left.min(most) }
+}
+
+/// Runs a tile over all tokens.
+macro_rules! over_tokens {
+    ($tokens:expr, $tile:ident::<$V:ident $(, $F:ident)?>, $a:expr) => {{
+        let tokens = $tokens;
+        let mut t = 0;
+        while t < tokens {
+            let n = tile_tokens($V::TOKENS, tokens - t);
+            // SAFETY: tokens `t..t + n` exist; the rest is promised by the caller.
+            unsafe {
+                match n {
+                    1 => $tile::<$V, $($F,)? 1>($a, t),
+                    2 => $tile::<$V, $($F,)? 2>($a, t),
+                    3 => $tile::<$V, $($F,)? 3>($a, t),
+                    4 => $tile::<$V, $($F,)? 4>($a, t),
+                    5 => $tile::<$V, $($F,)? 5>($a, t),
+                    6 => $tile::<$V, $($F,)? 6>($a, t),
+                    7 => $tile::<$V, $($F,)? 7>($a, t),
+                    _ => $tile::<$V, $($F,)? 8>($a, t),
+                }
+            }
+            t += n;
+        }
+    }};
+}
+
+/// 4 bytes in every lane.
+///
+/// # Safety
+/// As for [`Lanes`]; `p` must be readable for 4 bytes.
+#[inline(always)]
+unsafe fn spread<V: Lanes>(p: *const i8) -> V::Int {
+    // SAFETY: promised by the caller.
+    unsafe { V::int(p.cast::<i32>().read_unaligned()) }
+}
+
+/// See [`crate::table::IntKernels::gemm`].
+///
+/// # Safety
+/// As for [`Lanes`]; the panel must come from the AVX2 table's `pack_super::<F>`; lengths as [`Gemm`] states them.
+#[inline(always)]
+pub(super) unsafe fn gemm_super<V: Lanes, F: Unpack<Unit = SuperBlock>>(a: &Gemm) {
+    over_tokens!(a.acts.q.len() / a.acts.depth, tile_super::<V, F>, a);
+}
+
+/// `N` tokens from `t`. 32-bit sums of a super-block stay below 63·127·256·128 < 2²⁸, and those of the mins below
+/// 4096·2032·16 < 2²⁸.
+///
+/// # Safety
+/// As [`gemm_super`]; tokens `t..t + N` must exist.
+#[inline(always)]
+unsafe fn tile_super<V: Lanes, F: Unpack<Unit = SuperBlock>, const N: usize>(a: &Gemm, t: usize) {
+    if N > V::TOKENS {
+        return; // never asked for; so it is not compiled either
+    }
+    let groups = 256 / F::GROUP;
+    let depth = a.acts.depth;
+    let sums: &[i16] = if F::GROUP == 32 { a.acts.sums32 } else { a.acts.sums16 };
+    // SAFETY: the panel holds `units` super-blocks; the tokens hold `depth` codes, `depth / GROUP` sums and
+    // `depth / 256` scales each, of which unit `u` of the panel is number `unit0 + u`. The result has `n_rows` values
+    // for every token. The rest is promised by the caller.
+    unsafe {
+        let mut acc = [V::float(0.0); N];
+        for u in 0..a.units {
+            let panel = a.panel.as_ptr().add(u * super_bytes(F::GROUP));
+            let unit = a.unit0 + u;
+            let y: [*const i8; N] = rows_from(a.acts.q.as_ptr().add(t * depth + 256 * unit), depth);
+            let s: [*const i16; N] =
+                rows_from(sums.as_ptr().add(t * (depth / F::GROUP) + groups * unit), depth / F::GROUP);
+            let mut total = [V::int(0); N];
+            for g in 0..groups {
+                let mut sum = [V::int(0); N];
+                for step in g * (F::GROUP / 4)..(g + 1) * (F::GROUP / 4) {
+                    let w = V::ints(panel.add(64 * step));
+                    for c in 0..N {
+                        sum[c] = V::dot_bytes(sum[c], w, spread::<V>(y[c].add(4 * step)));
+                    }
+                }
+                // A lane holds the scale twice as i16: the upper one, with its sign.
+                let scale = V::upper(V::ints(panel.add(SUPER_CODES + 64 * g)));
+                for c in 0..N {
+                    total[c] = V::mul_add_int(total[c], sum[c], scale);
+                }
+            }
+            let mins = panel.add(SUPER_CODES + 64 * groups);
+            let mut below = [V::int(0); N];
+            for g in 0..groups / 2 {
+                let m = V::ints(mins.add(64 * g));
+                for c in 0..N {
+                    below[c] = V::dot_words(below[c], m, spread::<V>(s[c].add(2 * g).cast()));
+                }
+            }
+            let floats = mins.add(64 * (groups / 2)).cast::<f32>();
+            let (d, dmin) = (V::floats(floats), V::floats(floats.add(16)));
+            for c in 0..N {
+                let dy = V::float(*a.acts.d.as_ptr().add((t + c) * (depth / 256) + unit));
+                acc[c] = V::mul_add(acc[c], V::to_float(total[c]), V::mul(d, dy));
+                acc[c] = V::mul_sub(acc[c], V::to_float(below[c]), V::mul(dmin, dy));
+            }
+        }
+        for c in 0..N {
+            V::store(a.out.add((t + c) * a.out_stride), a.n_rows, acc[c], a.accumulate);
+        }
+    }
+}
+
+/// See [`crate::table::IntKernels::gemm`].
+///
+/// # Safety
+/// As for [`Lanes`]; the panel must come from the AVX2 table's `pack_block::<F>`; lengths as [`Gemm`] states them.
+#[inline(always)]
+pub(super) unsafe fn gemm_block<V: Lanes, F: Unpack<Unit = Block32>>(a: &Gemm) {
+    over_tokens!(a.acts.q.len() / a.acts.depth, tile_block::<V, F>, a);
+}
+
+/// `N` tokens from `t`. Signed codes come with 128 added, so sums begin at −128 times the activations' own; these formats
+/// have no min. A sum of 32 products is at most 255·127·32 < 2²⁰.
+///
+/// # Safety
+/// As [`gemm_block`]; tokens `t..t + N` must exist.
+#[inline(always)]
+unsafe fn tile_block<V: Lanes, F: Unpack<Unit = Block32>, const N: usize>(a: &Gemm, t: usize) {
+    if N > V::TOKENS {
+        return;
+    }
+    let depth = a.acts.depth;
+    // SAFETY: the panel holds `units` blocks; the tokens hold `depth` codes, `depth / 32` sums and scales each, of which
+    // unit `u` of the panel is number `unit0 + u`. The result has `n_rows` values for every token. The rest is promised
+    // by the caller.
+    unsafe {
+        let mut acc = [V::float(0.0); N];
+        for u in 0..a.units {
+            let panel = a.panel.as_ptr().add(u * BLOCK_BYTES);
+            let unit = a.unit0 + u;
+            let y: [*const i8; N] = rows_from(a.acts.q.as_ptr().add(t * depth + 32 * unit), depth);
+            let mut sum = [V::int(0); N];
+            if F::SIGNED {
+                for c in 0..N {
+                    let own = i32::from(*a.acts.sums32.as_ptr().add((t + c) * (depth / 32) + unit));
+                    sum[c] = V::int(-128 * own);
+                }
+            }
+            for step in 0..8 {
+                let w = V::ints(panel.add(64 * step));
+                for c in 0..N {
+                    sum[c] = V::dot_bytes(sum[c], w, spread::<V>(y[c].add(4 * step)));
+                }
+            }
+            let floats = panel.add(BLOCK_CODES).cast::<f32>();
+            let (d, min) = (V::floats(floats), V::floats(floats.add(16)));
+            for c in 0..N {
+                let at = (t + c) * (depth / 32) + unit;
+                let dy = *a.acts.d.as_ptr().add(at);
+                acc[c] = V::mul_add(acc[c], V::to_float(sum[c]), V::mul(d, V::float(dy)));
+                if !F::SIGNED {
+                    let below = V::float(dy * f32::from(*a.acts.sums32.as_ptr().add(at)));
+                    acc[c] = V::mul_sub(acc[c], min, below);
+                }
+            }
+        }
+        for c in 0..N {
+            V::store(a.out.add((t + c) * a.out_stride), a.n_rows, acc[c], a.accumulate);
+        }
+    }
+}
+
+/// See [`crate::table::KernelTable::gemm_f32`].
+///
+/// # Safety
+/// As for [`Lanes`]; pointers valid for the sizes that [`GemmF32`] states.
+#[inline(always)]
+pub(super) unsafe fn gemm_f32<V: Lanes>(a: &GemmF32) {
+    over_tokens!(a.cols, tile_f32::<V>, a);
+}
+
+/// `N` columns from `first`.
+///
+/// # Safety
+/// As [`gemm_f32`]; columns `first..first + N` must exist.
+#[inline(always)]
+unsafe fn tile_f32<V: Lanes, const N: usize>(a: &GemmF32, first: usize) {
+    if N > V::TOKENS {
+        return;
+    }
+    // SAFETY: the panel has `depth` steps of 16 lanes, `x` rows of `depth` values, the result `n_rows` lanes. The rest is
+    // promised by the caller.
+    unsafe {
+        let mut acc = [V::float(0.0); N];
+        let x: [*const f32; N] = rows_from(a.x.add(first * a.x_stride), a.x_stride);
+        for k in 0..a.depth {
+            let w = V::floats(a.panel.add(k * a.panel_stride));
+            for c in 0..N {
+                acc[c] = V::mul_add(acc[c], w, V::float(*x[c].add(k)));
+            }
+        }
+        for c in 0..N {
+            V::store(a.out.add((first + c) * a.out_stride), a.n_rows, acc[c], a.accumulate);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tile_tokens;
+
+    #[test]
+    fn tiles_cover_all_tokens_without_a_lone_one_where_it_can_be_helped() {
+        for most in [3, 8] {
+            for tokens in 1..100 {
+                let (mut left, mut least) = (tokens, usize::MAX);
+                while left > 0 {
+                    let n = tile_tokens(most, left);
+                    assert!((1..=most).contains(&n) && n <= left, "{n} of {left}");
+                    left -= n;
+                    least = least.min(n);
+                }
+                assert!(tokens == 1 || least > 1, "{tokens} tokens, tiles of {most}");
+            }
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! The 16 rows of a panel as vectors: one register of AVX-512, two of AVX-VNNI.
+
+use std::arch::x86_64::*;
+
+use crate::x86_avx2::gemm::store as store_halves;
+
+/// What the GEMMs are made of. Every function is one instruction for each register, but for [`Lanes::store`].
+///
+/// # Safety
+/// All functions ask for a CPU with the features of the implementation, and to be inlined into a function that is
+/// compiled with them.
+pub(super) trait Lanes {
+    /// 16 lanes of 32 bits: four bytes, two 16-bit integers or one integer each.
+    type Int: Copy;
+    /// 16 floats.
+    type Float: Copy;
+
+    /// Tokens of the largest tile: each needs a sum of a group and one of a super-block in registers.
+    const TOKENS: usize;
+
+    /// # Safety
+    /// `p` must be readable for 64 bytes.
+    unsafe fn ints(p: *const u8) -> Self::Int;
+    /// `v` in every lane.
+    unsafe fn int(v: i32) -> Self::Int;
+    /// `sum + w₀x₀ + … + w₃x₃` in every lane, of unsigned bytes `w` and signed bytes `x`, without saturation.
+    unsafe fn dot_bytes(sum: Self::Int, w: Self::Int, x: Self::Int) -> Self::Int;
+    /// `sum + w₀x₀ + w₁x₁` in every lane, of signed 16-bit integers.
+    unsafe fn dot_words(sum: Self::Int, w: Self::Int, x: Self::Int) -> Self::Int;
+    /// The upper 16 bits of every lane, with their sign.
+    unsafe fn upper(v: Self::Int) -> Self::Int;
+    /// `sum + a·b`, in 32 bits.
+    unsafe fn mul_add_int(sum: Self::Int, a: Self::Int, b: Self::Int) -> Self::Int;
+
+    /// # Safety
+    /// `p` must be readable for 16 floats.
+    unsafe fn floats(p: *const f32) -> Self::Float;
+    /// `v` in every lane.
+    unsafe fn float(v: f32) -> Self::Float;
+    /// Nearest floats.
+    unsafe fn to_float(v: Self::Int) -> Self::Float;
+    /// `a·b`
+    unsafe fn mul(a: Self::Float, b: Self::Float) -> Self::Float;
+    /// `sum + a·b`, rounded once.
+    unsafe fn mul_add(sum: Self::Float, a: Self::Float, b: Self::Float) -> Self::Float;
+    /// `sum - a·b`, rounded once.
+    unsafe fn mul_sub(sum: Self::Float, a: Self::Float, b: Self::Float) -> Self::Float;
+    /// Stores or adds the first `n` lanes.
+    ///
+    /// # Safety
+    /// `out` must be valid for `n` floats; `n` is at most 16.
+    unsafe fn store(out: *mut f32, n: usize, v: Self::Float, accumulate: bool);
+}
+
+/// One register of 64 bytes, of which there are 32: a tile of 8 tokens has 16 sums.
+pub(super) enum Avx512 {}
+
+// SAFETY of all blocks: promised by the caller; loads and stores need no alignment.
+impl Lanes for Avx512 {
+    type Int = __m512i;
+    type Float = __m512;
+
+    const TOKENS: usize = 8;
+
+    #[inline(always)]
+    unsafe fn ints(p: *const u8) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn int(v: i32) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_set1_epi32(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_bytes(sum: __m512i, w: __m512i, x: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_dpbusd_epi32(sum, w, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_words(sum: __m512i, w: __m512i, x: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_dpwssd_epi32(sum, w, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn upper(v: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_srai_epi32::<16>(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add_int(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_add_epi32(sum, _mm512_mullo_epi32(a, b)) }
+    }
+
+    #[inline(always)]
+    unsafe fn floats(p: *const f32) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_loadu_ps(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn float(v: f32) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_set1_ps(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn to_float(v: __m512i) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtepi32_ps(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(sum: __m512, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_fmadd_ps(a, b, sum) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_sub(sum: __m512, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_fnmadd_ps(a, b, sum) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(out: *mut f32, n: usize, v: __m512, accumulate: bool) {
+        debug_assert!(n <= 16);
+        let mask: __mmask16 = ((1u32 << n) - 1) as u16;
+        // SAFETY: see above; lanes outside the mask are neither read nor written.
+        unsafe {
+            let v = if accumulate { _mm512_add_ps(_mm512_maskz_loadu_ps(mask, out), v) } else { v };
+            _mm512_mask_storeu_ps(out, mask, v);
+        }
+    }
+}
+
+/// Two registers of 32 bytes, of which there are 16: a tile of 3 tokens has 12 sums.
+///
+/// `D` multiplies; everything else is AVX2.
+pub(super) struct Halves<D, const TOKENS: usize>(std::marker::PhantomData<D>);
+
+/// Products of small integers that are added up in 32-bit lanes, without saturation.
+pub(super) trait Dots {
+    /// See [`Lanes::dot_bytes`].
+    ///
+    /// # Safety
+    /// As for [`Lanes`].
+    unsafe fn bytes(sum: __m256i, w: __m256i, x: __m256i) -> __m256i;
+
+    /// See [`Lanes::dot_words`].
+    ///
+    /// # Safety
+    /// As for [`Lanes`].
+    unsafe fn words(sum: __m256i, w: __m256i, x: __m256i) -> __m256i;
+}
+
+/// `vpdpbusd` and `vpdpwssd` in their 256-bit form without AVX-512.
+pub(super) enum Vnni {}
+
+impl Dots for Vnni {
+    #[inline(always)]
+    unsafe fn bytes(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_dpbusd_avx_epi32(sum, w, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn words(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_dpwssd_avx_epi32(sum, w, x) }
+    }
+}
+
+/// The same sums by AVX2 alone, so that tests reach everything around the two instructions on CPUs that lack them.
+#[cfg(feature = "emulated")]
+pub(super) enum Emulated {}
+
+#[cfg(feature = "emulated")]
+impl Dots for Emulated {
+    #[inline(always)]
+    unsafe fn bytes(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        // SAFETY: promised by the caller. Bytes of even and of odd number become 16 bits wide.
+        unsafe {
+            let even = _mm256_madd_epi16(
+                _mm256_and_si256(w, _mm256_set1_epi16(0xff)),
+                _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x)),
+            );
+            let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(w), _mm256_srai_epi16::<8>(x));
+            _mm256_add_epi32(sum, _mm256_add_epi32(even, odd))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn words(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_add_epi32(sum, _mm256_madd_epi16(w, x)) }
+    }
+}
+
+// SAFETY of all blocks: promised by the caller; loads and stores need no alignment.
+impl<D: Dots, const TOKENS: usize> Lanes for Halves<D, TOKENS> {
+    type Int = [__m256i; 2];
+    type Float = [__m256; 2];
+
+    const TOKENS: usize = TOKENS;
+
+    #[inline(always)]
+    unsafe fn ints(p: *const u8) -> Self::Int {
+        let p = p.cast::<__m256i>();
+        // SAFETY: see above.
+        unsafe { [_mm256_loadu_si256(p), _mm256_loadu_si256(p.add(1))] }
+    }
+
+    #[inline(always)]
+    unsafe fn int(v: i32) -> Self::Int {
+        // SAFETY: see above.
+        unsafe { [_mm256_set1_epi32(v); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_bytes(sum: Self::Int, w: Self::Int, x: Self::Int) -> Self::Int {
+        // SAFETY: see above.
+        unsafe { [D::bytes(sum[0], w[0], x[0]), D::bytes(sum[1], w[1], x[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_words(sum: Self::Int, w: Self::Int, x: Self::Int) -> Self::Int {
+        // SAFETY: see above.
+        unsafe { [D::words(sum[0], w[0], x[0]), D::words(sum[1], w[1], x[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn upper(v: Self::Int) -> Self::Int {
+        // SAFETY: see above.
+        unsafe { [_mm256_srai_epi32::<16>(v[0]), _mm256_srai_epi32::<16>(v[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add_int(sum: Self::Int, a: Self::Int, b: Self::Int) -> Self::Int {
+        // SAFETY: see above.
+        unsafe {
+            [
+                _mm256_add_epi32(sum[0], _mm256_mullo_epi32(a[0], b[0])),
+                _mm256_add_epi32(sum[1], _mm256_mullo_epi32(a[1], b[1])),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn floats(p: *const f32) -> Self::Float {
+        // SAFETY: see above.
+        unsafe { [_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))] }
+    }
+
+    #[inline(always)]
+    unsafe fn float(v: f32) -> Self::Float {
+        // SAFETY: see above.
+        unsafe { [_mm256_set1_ps(v); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn to_float(v: Self::Int) -> Self::Float {
+        // SAFETY: see above.
+        unsafe { [_mm256_cvtepi32_ps(v[0]), _mm256_cvtepi32_ps(v[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: Self::Float, b: Self::Float) -> Self::Float {
+        // SAFETY: see above.
+        unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(sum: Self::Float, a: Self::Float, b: Self::Float) -> Self::Float {
+        // SAFETY: see above.
+        unsafe { [_mm256_fmadd_ps(a[0], b[0], sum[0]), _mm256_fmadd_ps(a[1], b[1], sum[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_sub(sum: Self::Float, a: Self::Float, b: Self::Float) -> Self::Float {
+        // SAFETY: see above.
+        unsafe { [_mm256_fnmadd_ps(a[0], b[0], sum[0]), _mm256_fnmadd_ps(a[1], b[1], sum[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn store(out: *mut f32, n: usize, v: Self::Float, accumulate: bool) {
+        // SAFETY: see above.
+        unsafe { store_halves(out, n, v, accumulate) };
+    }
+}
