@@ -7,6 +7,21 @@ use ocelli_quant::panel::{Block32, SuperBlock};
 
 use crate::table::{Gemv, GemvF32};
 
+/// How far ahead of the products weights are asked for, in bytes. Rows follow each other, so this may be the next row. The
+/// processor's own prefetching ends with every page of 4 KiB, where a read would wait for memory: with 1,024 bytes a sixth
+/// of the reading rate that this gives is lost, with 4,096 a twentieth.
+const AHEAD: usize = 2048;
+
+/// Asks for the bytes that lie [`AHEAD`] of a block. Rows of floats gain nothing from it.
+#[inline]
+#[target_feature(enable = "sse")]
+pub(super) fn fetch_ahead(block: *const u8, bytes: usize) {
+    for at in (0..bytes).step_by(64) {
+        // Affects nothing but caches, also where nothing can be read.
+        _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(AHEAD + at).cast());
+    }
+}
+
 /// Adds the 8 lanes.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -28,6 +43,7 @@ pub(super) unsafe fn gemv_super<F: Unpack<Unit = SuperBlock>>(a: &mut Gemv) {
         let (mut acc, mut below) = (_mm256_setzero_ps(), _mm256_setzero_ps());
         let acts = a.acts.q.as_chunks::<256>().0.iter().zip(a.acts.sums16.as_chunks::<16>().0).zip(a.acts.d);
         for (block, ((y, sums), dy)) in row.chunks_exact(F::BLOCK_BYTES).zip(acts) {
+            fetch_ahead(block.as_ptr(), F::BLOCK_BYTES);
             F::unpack(block, &mut w);
             let mut total = _mm256_setzero_si256();
             for g in 0..8 {
@@ -68,6 +84,7 @@ pub(super) unsafe fn gemv_block<F: Unpack<Unit = Block32>>(a: &mut Gemv) {
         let (mut acc, mut below) = (_mm256_setzero_ps(), 0f32);
         let acts = a.acts.q.as_chunks::<32>().0.iter().zip(a.acts.sums32).zip(a.acts.d);
         for (block, ((y, s), dy)) in row.chunks_exact(F::BLOCK_BYTES).zip(acts) {
+            fetch_ahead(block.as_ptr(), F::BLOCK_BYTES);
             F::unpack(block, &mut unit);
             // SAFETY: 32 codes on both sides.
             let (w, y) =

@@ -20,6 +20,7 @@ pub(crate) mod pack;
 mod peak;
 mod transpose;
 mod tuned;
+mod tuned32;
 
 use std::sync::OnceLock;
 

@@ -16,6 +16,12 @@ impl Table {
         Self { values }
     }
 
+    /// All values, by code.
+    #[must_use]
+    pub const fn values(&self) -> &[i8; 16] {
+        &self.values
+    }
+
     /// The value of a code as an integer; codes have 4 bits.
     #[inline(always)]
     #[must_use]
