@@ -22,11 +22,11 @@ pub(crate) type QuantizeQ8b = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i16
 pub(crate) type LayerNorm = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
 
 /// A hand-tuned kernel for one token, in place of a format's generic one.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg(target_arch = "aarch64")]
 pub(crate) type TunedGemv = (GgmlType, unsafe fn(&mut Gemv));
 
 /// Activations of one super-block, as hand-tuned kernels take them.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg(target_arch = "aarch64")]
 #[derive(Clone, Copy)]
 pub(crate) struct SuperAct<'a> {
     pub(crate) q: &'a [i8; 256],
@@ -50,7 +50,7 @@ pub(crate) fn six_bits<const BYTES: usize>(b: &[u8; BYTES]) -> [u64; 2] {
 }
 
 /// Fills the slots of formats that have hand-tuned kernels.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg(target_arch = "aarch64")]
 pub(crate) fn tune(mut formats: Vec<FormatKernels>, tuned: &[TunedGemv]) -> Vec<FormatKernels> {
     for (ty, gemv) in tuned {
         if let Some(int) = &mut formats[index(*ty)].int {

@@ -1,10 +1,10 @@
-//! One token times stored rows.
+//! One token times stored rows, straight from their blocks.
+//!
+//! One row at a time: two in step share loads of activations, and were slower by a third where rows come from memory.
 
 use std::arch::x86_64::*;
 
-use ocelli_quant::Unpack;
-use ocelli_quant::panel::{Block32, SuperBlock};
-
+use super::unpack::{Block, Super, load};
 use crate::table::{Gemv, GemvF32};
 
 /// How far ahead of the products weights are asked for, in bytes. Rows follow each other, so this may be the next row. The
@@ -31,72 +31,155 @@ pub(super) fn sum(v: __m256) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
 }
 
-/// See [`crate::table::IntKernels::gemv`]. A pair of products is at most 2·63·127 = 16,002; the 32-bit bounds are
-/// those of the tile.
+/// Shuffles that put 16-bit number i of a lane into all places of the lane.
+const SPREAD: [[u8; 16]; 8] = {
+    let mut masks = [[0; 16]; 8];
+    let mut i = 0;
+    while i < 8 {
+        let mut j = 0;
+        while j < 16 {
+            masks[i][j] = (2 * i + j % 2) as u8;
+            j += 1;
+        }
+        i += 1;
+    }
+    masks
+};
+
+/// Shuffles that put 16-bit number 2k into all places of the low lane and number 2k + 1 into those of the high lane.
+const SPREAD_PAIRS: [[u8; 32]; 4] = {
+    let mut masks = [[0; 32]; 4];
+    let mut k = 0;
+    while k < 4 {
+        let mut j = 0;
+        while j < 32 {
+            masks[k][j] = (4 * k + 2 * (j / 16) + j % 2) as u8;
+            j += 1;
+        }
+        k += 1;
+    }
+    masks
+};
+
+/// Calls a function with every run of a super-block.
+macro_rules! each_run {
+    (|$n:ident| $body:expr) => {{
+        {
+            const $n: usize = 0;
+            $body
+        }
+        {
+            const $n: usize = 1;
+            $body
+        }
+        {
+            const $n: usize = 2;
+            $body
+        }
+        {
+            const $n: usize = 3;
+            $body
+        }
+        {
+            const $n: usize = 4;
+            $body
+        }
+        {
+            const $n: usize = 5;
+            $body
+        }
+        {
+            const $n: usize = 6;
+            $body
+        }
+        {
+            const $n: usize = 7;
+            $body
+        }
+    }};
+}
+pub(super) use each_run;
+
+/// See [`crate::table::IntKernels::gemv`]. A pair of products is at most 2·63·127 = 16,002; times a scale of 128, summed over
+/// the 16 pairs of a lane, below 2²⁵, and so are the sums of mins, of which a lane has two of 4096·2032.
 ///
 /// # Safety
-/// Lengths as [`Gemv`] states them.
+/// Lengths as [`Gemv`] states them, with activations in units of 256.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn gemv_super<F: Unpack<Unit = SuperBlock>>(a: &mut Gemv) {
-    let mut w = SuperBlock::default();
-    for (out, row) in a.out.iter_mut().zip(a.rows.chunks_exact(a.row_bytes)) {
-        let (mut acc, mut below) = (_mm256_setzero_ps(), _mm256_setzero_ps());
-        let acts = a.acts.q.as_chunks::<256>().0.iter().zip(a.acts.sums16.as_chunks::<16>().0).zip(a.acts.d);
-        for (block, ((y, sums), dy)) in row.chunks_exact(F::BLOCK_BYTES).zip(acts) {
+pub(super) unsafe fn gemv_super<F: Super>(a: &mut Gemv) {
+    let sums: &[i16] = if F::GROUP == 32 { a.acts.sums32 } else { a.acts.sums16 };
+    let groups = 256 / F::GROUP;
+    for (row, out) in a.rows.chunks_exact(a.row_bytes).zip(a.out.iter_mut()) {
+        let (mut above, mut under) = (_mm256_setzero_ps(), _mm256_setzero_ps());
+        for (k, block) in row.chunks_exact(F::BLOCK_BYTES).enumerate() {
             fetch_ahead(block.as_ptr(), F::BLOCK_BYTES);
-            F::unpack(block, &mut w);
-            let mut total = _mm256_setzero_si256();
-            for g in 0..8 {
-                // SAFETY: 32 codes on both sides, 16 mins and 16 sums; all are inside the arrays.
-                let pairs = unsafe {
-                    _mm256_maddubs_epi16(
-                        _mm256_loadu_si256(w.codes.as_ptr().add(32 * g).cast()),
-                        _mm256_loadu_si256(y.as_ptr().add(32 * g).cast()),
-                    )
-                };
-                let scale = if F::GROUP == 32 {
-                    _mm256_set1_epi16(w.scales[2 * g])
+            let b = block.as_ptr();
+            // SAFETY: a whole block; of unit k of the token 256 codes, a sum for every group and a scale; masks of 32 and
+            // of 16 bytes.
+            unsafe {
+                let q = a.acts.q.as_ptr().add(256 * k);
+                let own = sums.as_ptr().add(groups * k);
+                let [scales, mins] = F::steps(b);
+                // The low half of these is for the first four runs, the high half for the others; or one for all.
+                let of_half = [
+                    _mm256_permute2x128_si256::<0x00>(scales, scales),
+                    _mm256_permute2x128_si256::<0x11>(scales, scales),
+                ];
+                let mut total = _mm256_setzero_si256();
+                each_run!(|N| {
+                    let pairs = _mm256_maddubs_epi16(F::run::<N>(b), load(q.add(32 * N)));
+                    let scale = if F::GROUP == 32 {
+                        let mask = _mm_loadu_si128(SPREAD[N].as_ptr().cast());
+                        _mm256_shuffle_epi8(of_half[0], _mm256_broadcastsi128_si256(mask))
+                    } else {
+                        _mm256_shuffle_epi8(of_half[N / 4], load(SPREAD_PAIRS[N % 4].as_ptr()))
+                    };
+                    total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, scale));
+                });
+                let below = if F::GROUP == 32 {
+                    let own = _mm_loadu_si128(own.cast());
+                    _mm256_zextsi128_si256(_mm_madd_epi16(_mm256_castsi256_si128(mins), own))
                 } else {
-                    _mm256_set_m128i(_mm_set1_epi16(w.scales[2 * g + 1]), _mm_set1_epi16(w.scales[2 * g]))
+                    _mm256_madd_epi16(mins, load(own))
                 };
-                total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, scale));
+                let (dy, [d, dmin]) = (*a.acts.d.as_ptr().add(k), F::floats(b));
+                if F::OFFSET {
+                    total = _mm256_sub_epi32(total, below);
+                } else {
+                    under = _mm256_fmadd_ps(_mm256_cvtepi32_ps(below), _mm256_set1_ps(dmin * dy), under);
+                }
+                above = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), _mm256_set1_ps(d * dy), above);
             }
-            // SAFETY: as above.
-            let mins = unsafe {
-                _mm256_madd_epi16(_mm256_loadu_si256(w.mins.as_ptr().cast()), _mm256_loadu_si256(sums.as_ptr().cast()))
-            };
-            acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), _mm256_set1_ps(w.d * dy), acc);
-            below = _mm256_fmadd_ps(_mm256_cvtepi32_ps(mins), _mm256_set1_ps(w.dmin * dy), below);
         }
-        *out = sum(_mm256_sub_ps(acc, below));
+        *out = sum(_mm256_sub_ps(above, under));
     }
 }
 
-/// See [`crate::table::IntKernels::gemv`]. Bounds as in the tile.
+/// See [`crate::table::IntKernels::gemv`]. Signed codes are multiplied as their absolute values with the activations' signs
+/// turned; the code −128 counts as 128 so. A pair of products is at most 2·128·127 = 32,512.
 ///
 /// # Safety
-/// Lengths as [`Gemv`] states them.
+/// Lengths as [`Gemv`] states them, with activations in units of 32.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn gemv_block<F: Unpack<Unit = Block32>>(a: &mut Gemv) {
-    let mut unit = Block32::default();
+pub(super) unsafe fn gemv_block<F: Block>(a: &mut Gemv) {
     let ones = _mm256_set1_epi16(1);
-    for (out, row) in a.out.iter_mut().zip(a.rows.chunks_exact(a.row_bytes)) {
+    let offset = _mm256_set1_epi8(F::OFFSET as i8);
+    for (row, out) in a.rows.chunks_exact(a.row_bytes).zip(a.out.iter_mut()) {
         let (mut acc, mut below) = (_mm256_setzero_ps(), 0f32);
         let acts = a.acts.q.as_chunks::<32>().0.iter().zip(a.acts.sums32).zip(a.acts.d);
-        for (block, ((y, s), dy)) in row.chunks_exact(F::BLOCK_BYTES).zip(acts) {
+        for (block, ((y, own), dy)) in row.chunks_exact(F::BLOCK_BYTES).zip(acts) {
             fetch_ahead(block.as_ptr(), F::BLOCK_BYTES);
-            F::unpack(block, &mut unit);
-            // SAFETY: 32 codes on both sides.
-            let (w, y) =
-                unsafe { (_mm256_loadu_si256(unit.codes.as_ptr().cast()), _mm256_loadu_si256(y.as_ptr().cast())) };
-            let pairs = if F::SIGNED {
+            // SAFETY: a whole block, 32 activations.
+            let (w, y, [d, min]) = unsafe { (F::codes(block.as_ptr()), load(y.as_ptr()), F::floats(block.as_ptr())) };
+            let pairs = if F::SIGNED || F::OFFSET > 0 {
+                let w = if F::OFFSET > 0 { _mm256_sub_epi8(w, offset) } else { w };
                 _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(y, w))
             } else {
-                below += unit.min * dy * f32::from(*s);
+                below += min * dy * f32::from(*own);
                 _mm256_maddubs_epi16(w, y)
             };
             let total = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, ones));
-            acc = _mm256_fmadd_ps(total, _mm256_set1_ps(unit.d * dy), acc);
+            acc = _mm256_fmadd_ps(total, _mm256_set1_ps(d * dy), acc);
         }
         *out = sum(acc) - below;
     }

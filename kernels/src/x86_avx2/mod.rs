@@ -19,15 +19,15 @@ mod gemv;
 pub(crate) mod pack;
 mod peak;
 mod transpose;
-mod tuned;
-mod tuned32;
+pub(crate) mod unpack;
 
 use std::sync::OnceLock;
 
-use ocelli_quant::panel::{Block32, SuperBlock, Unquantized};
+use ocelli_quant::panel::Unquantized;
 use ocelli_quant::{GgmlType, Unpack};
 
-use crate::table::{ActKind, FormatKernels, IntKernels, KernelTable, index, tune};
+use crate::table::{ActKind, FormatKernels, IntKernels, KernelTable, index};
+use unpack::{Block, Known, Super, Visit};
 
 crate::wide::wide_functions!("avx2,fma,f16c");
 
@@ -42,12 +42,13 @@ const MR: usize = 16;
 /// Tokens of a tile: 16 rows × 4 tokens are 8 registers of 16-bit sums.
 const NR: usize = 4;
 
-trait Layout: Sized {
-    fn int<F: Unpack<Unit = Self>>() -> Option<IntKernels>;
-}
+/// Makes the kernels of a format.
+struct Int;
 
-impl Layout for SuperBlock {
-    fn int<F: Unpack<Unit = Self>>() -> Option<IntKernels> {
+impl Visit for Int {
+    type Out = Option<IntKernels>;
+
+    fn super_block<F: Super>(self) -> Self::Out {
         Some(IntKernels {
             act: ActKind::Q8K,
             unit: 256,
@@ -57,42 +58,34 @@ impl Layout for SuperBlock {
             gemm: gemm::gemm_super::<F>,
         })
     }
-}
 
-impl Layout for Block32 {
-    fn int<F: Unpack<Unit = Self>>() -> Option<IntKernels> {
-        if F::SIGNED {
-            return Some(IntKernels {
-                act: ActKind::Q8B,
-                unit: 32,
-                panel_unit_bytes: pack::SIGNED_BYTES,
-                gemv: gemv::gemv_block::<F>,
-                pack: pack::pack_signed::<F>,
-                gemm: gemm::gemm_signed::<F>,
-            });
-        }
-        Some(IntKernels {
+    fn block<F: Block>(self) -> Self::Out {
+        let kernels = IntKernels {
             act: ActKind::Q8B,
             unit: 32,
             panel_unit_bytes: pack::BLOCK_BYTES,
             gemv: gemv::gemv_block::<F>,
             pack: pack::pack_block::<F>,
             gemm: gemm::gemm_block::<F>,
+        };
+        if !F::SIGNED {
+            return Some(kernels);
+        }
+        Some(IntKernels {
+            panel_unit_bytes: pack::SIGNED_BYTES,
+            pack: pack::pack_signed::<F>,
+            gemm: gemm::gemm_signed::<F>,
+            ..kernels
         })
     }
-}
 
-impl Layout for Unquantized {
-    fn int<F: Unpack<Unit = Self>>() -> Option<IntKernels> {
+    fn float<F: Unpack<Unit = Unquantized>>(self) -> Self::Out {
         None
     }
 }
 
-fn format<F: Unpack>() -> FormatKernels
-where
-    F::Unit: Layout,
-{
-    FormatKernels { int: F::Unit::int::<F>(), dequantize: elem::dequantize::<F>, gemv_f32: elem::gemv_f32::<F> }
+fn format<F: Known>() -> FormatKernels {
+    FormatKernels { int: F::visit(Int), dequantize: elem::dequantize::<F>, gemv_f32: elem::gemv_f32::<F> }
 }
 
 macro_rules! formats {
@@ -109,7 +102,7 @@ pub(crate) fn table() -> Option<&'static KernelTable> {
     TABLE
         .get_or_init(|| {
             detected().then(|| {
-                let mut formats = tune(ocelli_quant::for_each_format!(formats), tuned::TUNED);
+                let mut formats = ocelli_quant::for_each_format!(formats);
                 formats[index(GgmlType::F16)].dequantize = gemv::dequantize_f16;
                 formats[index(GgmlType::F16)].gemv_f32 = gemv::gemv_f16;
                 KernelTable {

@@ -1,11 +1,12 @@
 //! Stored rows into panels.
+//!
+//! Blocks of 8 rows are unpacked in registers, whose 32-bit elements are transposed on their way to the panel.
 
 use std::arch::x86_64::*;
 
-use ocelli_quant::Unpack;
-use ocelli_quant::panel::{Block32, SuperBlock};
-
 use super::MR;
+use super::gemv::each_run;
+use super::unpack::{Block, Super};
 use crate::table::Pack;
 
 /// Bytes of the codes of a super-block of a panel.
@@ -29,30 +30,73 @@ pub(crate) const SIGNED_CODES: usize = 2 * BLOCK_CODES;
 /// Bytes of one block of a panel of signed codes.
 pub(crate) const SIGNED_BYTES: usize = SIGNED_CODES + 4 * MR;
 
-/// Writes 32 codes of each of 8 rows in steps of 4: step s, row r at `dst + 64·s + 4·r`. This is the transpose of an
-/// 8 × 8 matrix of 32-bit elements.
+/// What stands for a row that is missing: a block of any format in which everything is 0.
+static NOTHING: [u8; 256] = [0; 256];
+
+/// Where a piece of depth of every row begins.
+struct Rows<'a> {
+    rows: &'a [u8],
+    row_bytes: usize,
+    n_rows: usize,
+    units: usize,
+    block_bytes: usize,
+    /// How far ahead of its use a row is asked for, in blocks. Measured: 4 and 8 super-blocks are slower than 2, as are 2
+    /// blocks of 32.
+    ahead: usize,
+}
+
+impl<'a> Rows<'a> {
+    fn of(a: &Pack<'a>, block_bytes: usize, ahead: usize) -> Self {
+        assert!(block_bytes <= NOTHING.len(), "a block of {block_bytes} bytes");
+        Self { rows: a.rows, row_bytes: a.row_bytes, n_rows: a.n_rows, units: a.units, block_bytes, ahead }
+    }
+
+    /// Block `unit` of all rows.
+    #[inline(always)]
+    fn blocks(&self, unit: usize) -> [*const u8; MR] {
+        let mut blocks = [NOTHING.as_ptr(); MR];
+        for (r, block) in blocks.iter_mut().enumerate().take(self.n_rows) {
+            let at = r * self.row_bytes + unit * self.block_bytes;
+            *block = self.rows[at..at + self.block_bytes].as_ptr();
+        }
+        blocks
+    }
+
+    /// Asks for the block of row `r` that comes `ahead` after block `unit`: at the end of a row for the beginning of one
+    /// behind these, in the strip that some thread unpacks next. One row at a time, for few reads can be under way at once.
+    #[inline]
+    #[target_feature(enable = "sse")]
+    fn fetch(&self, unit: usize, r: usize) {
+        let later = unit + self.ahead;
+        let (r, later) = if later < self.units { (r, later) } else { (r + MR, later - self.units) };
+        let block = self.rows.as_ptr().wrapping_add(r * self.row_bytes + later * self.block_bytes);
+        for line in (0..self.block_bytes).step_by(64) {
+            _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(line).cast());
+        }
+    }
+}
+
+/// Writes 8 elements of 32 bits of each of 8 rows: element s of row r at `dst + 64·s + 4·r`.
 ///
 /// # Safety
-/// The rows must have 32 readable bytes; `dst` must be writable for 7·64 + 32 bytes.
+/// `dst` must be writable for 7·64 + 32 bytes.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn interleave(rows: [*const u8; 8], dst: *mut u8) {
-    // SAFETY: promised by the caller.
-    let r = rows.map(|p| unsafe { _mm256_loadu_si256(p.cast()) });
+unsafe fn interleave(r: [__m256i; 8], dst: *mut u8) {
     let mut t = [_mm256_setzero_si256(); 8];
     for i in 0..4 {
         t[2 * i] = _mm256_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
         t[2 * i + 1] = _mm256_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
     }
-    // u[h][k]: rows 4h…4h+3 at steps k (low lane) and k + 4 (high lane).
-    let u = [0, 4].map(|i| {
-        [
-            _mm256_unpacklo_epi64(t[i], t[i + 2]),
-            _mm256_unpackhi_epi64(t[i], t[i + 2]),
-            _mm256_unpacklo_epi64(t[i + 1], t[i + 3]),
-            _mm256_unpackhi_epi64(t[i + 1], t[i + 3]),
-        ]
-    });
+    // u[h][k]: rows 4h…4h+3 at elements k (low lane) and k + 4 (high lane). A loop, not a closure: that would be called.
+    let mut u = [[_mm256_setzero_si256(); 4]; 2];
+    for (h, u) in u.iter_mut().enumerate() {
+        let t = [t[4 * h], t[4 * h + 1], t[4 * h + 2], t[4 * h + 3]];
+        u[0] = _mm256_unpacklo_epi64(t[0], t[2]);
+        u[1] = _mm256_unpackhi_epi64(t[0], t[2]);
+        u[2] = _mm256_unpacklo_epi64(t[1], t[3]);
+        u[3] = _mm256_unpackhi_epi64(t[1], t[3]);
+    }
     for k in 0..4 {
         // SAFETY: promised by the caller.
         unsafe {
@@ -62,46 +106,84 @@ unsafe fn interleave(rows: [*const u8; 8], dst: *mut u8) {
     }
 }
 
+/// As [`interleave`], of 4 elements of each of 8 rows, which are the lower halves.
+///
+/// # Safety
+/// `dst` must be writable for 3·64 + 32 bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn interleave_halves(r: [__m256i; 8], dst: *mut u8) {
+    // Rows i and i + 4 side by side.
+    let mut p = [_mm256_setzero_si256(); 4];
+    for i in 0..4 {
+        p[i] = _mm256_permute2x128_si256::<0x20>(r[i], r[i + 4]);
+    }
+    let (a, b) = (_mm256_unpacklo_epi32(p[0], p[1]), _mm256_unpackhi_epi32(p[0], p[1]));
+    let (c, d) = (_mm256_unpacklo_epi32(p[2], p[3]), _mm256_unpackhi_epi32(p[2], p[3]));
+    let steps = [
+        _mm256_unpacklo_epi64(a, c),
+        _mm256_unpackhi_epi64(a, c),
+        _mm256_unpacklo_epi64(b, d),
+        _mm256_unpackhi_epi64(b, d),
+    ];
+    for (k, step) in steps.into_iter().enumerate() {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_storeu_si256(dst.add(64 * k).cast(), step) };
+    }
+}
+
 /// See [`crate::table::IntKernels::pack`].
 ///
 /// # Safety
 /// Lengths as [`Pack`] states them.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) unsafe fn pack_super<F: Unpack<Unit = SuperBlock>>(a: &mut Pack) {
-    let mut units = [SuperBlock::default(); MR];
+pub(crate) unsafe fn pack_super<F: Super>(a: &mut Pack) {
     let groups = 256 / F::GROUP;
+    let rows = Rows::of(a, F::BLOCK_BYTES, 2);
     for (i, panel) in a.panel.chunks_exact_mut(super_bytes(F::GROUP)).take(a.units).enumerate() {
-        for (r, unit) in units.iter_mut().enumerate().take(a.n_rows) {
-            let at = r * a.row_bytes + i * F::BLOCK_BYTES;
-            F::unpack(&a.rows[at..at + F::BLOCK_BYTES], unit);
-        }
+        let blocks = rows.blocks(i);
         let (codes, rest) = panel.split_at_mut(SUPER_CODES);
-        for half in 0..2 {
-            for column in 0..8 {
-                let rows = std::array::from_fn(|r| units[8 * half + r].codes[32 * column..].as_ptr());
-                // SAFETY: 32 codes remain at `column`; step 8·column + 7 of the second half ends at byte
-                // 64·(8·column + 7) + 64 ≤ SUPER_CODES.
-                unsafe { interleave(rows, codes[512 * column + 32 * half..].as_mut_ptr()) };
-            }
-        }
         let (scales, rest) = rest.split_at_mut(groups * 4 * MR);
-        let per = F::GROUP / 16;
-        for (g, line) in scales.as_chunks_mut::<{ 4 * MR }>().0.iter_mut().enumerate() {
-            for (slot, unit) in line.as_chunks_mut::<4>().0.iter_mut().zip(&units) {
-                *slot = (u32::from(unit.scales[g * per] as u16) * 0x1_0001).to_le_bytes();
-            }
-        }
         let (mins, floats) = rest.split_at_mut(groups / 2 * 4 * MR);
-        for (g, line) in mins.as_chunks_mut::<{ 4 * MR }>().0.iter_mut().enumerate() {
-            for (slot, unit) in line.as_chunks_mut::<4>().0.iter_mut().zip(&units) {
-                let (low, high) = (unit.mins[2 * g * per] as u16, unit.mins[(2 * g + 1) * per] as u16);
-                *slot = (u32::from(low) | u32::from(high) << 16).to_le_bytes();
+        let zero = _mm256_setzero_si256();
+        for half in 0..2 {
+            let blocks = &blocks[8 * half..8 * half + 8];
+            // SAFETY: whole blocks. Element 7 of run 7 of the second half ends at byte 512·7 + 64·7 + 64 = SUPER_CODES; of
+            // scales there are 8 or 16 steps, of mins half as many, of 64 bytes each.
+            unsafe {
+                each_run!(|N| {
+                    rows.fetch(i, 8 * half + N);
+                    let mut r = [zero; 8];
+                    for (r, b) in r.iter_mut().zip(blocks) {
+                        *r = F::run::<N>(*b);
+                    }
+                    interleave(r, codes.as_mut_ptr().add(512 * N + 32 * half));
+                });
+                let (mut s, mut m) = ([[zero; 8]; 2], [zero; 8]);
+                for (r, b) in blocks.iter().enumerate() {
+                    let [scales, mins] = F::steps(*b);
+                    // Every scale twice; groups 0 … 3 and 4 … 7 lie in the halves that the lower unpacking takes.
+                    let ordered = _mm256_permute4x64_epi64::<0b11_01_10_00>(scales);
+                    s[0][r] = _mm256_unpacklo_epi16(ordered, ordered);
+                    s[1][r] = _mm256_unpackhi_epi16(ordered, ordered);
+                    m[r] = mins;
+                }
+                let (scales, mins) = (scales.as_mut_ptr().add(32 * half), mins.as_mut_ptr().add(32 * half));
+                interleave(s[0], scales);
+                if F::GROUP == 16 {
+                    interleave(s[1], scales.add(512));
+                    interleave(m, mins);
+                } else {
+                    interleave_halves(m, mins);
+                }
             }
         }
         let (d, dmin) = floats.split_at_mut(4 * MR);
-        for ((d, dmin), unit) in d.as_chunks_mut::<4>().0.iter_mut().zip(dmin.as_chunks_mut::<4>().0).zip(&units) {
-            *d = unit.d.to_le_bytes();
-            *dmin = unit.dmin.to_le_bytes();
+        for ((d, dmin), b) in d.as_chunks_mut::<4>().0.iter_mut().zip(dmin.as_chunks_mut::<4>().0).zip(blocks) {
+            // SAFETY: whole blocks.
+            let floats = unsafe { F::floats(b) };
+            *d = floats[0].to_le_bytes();
+            *dmin = floats[1].to_le_bytes();
         }
     }
 }
@@ -112,26 +194,28 @@ pub(crate) unsafe fn pack_super<F: Unpack<Unit = SuperBlock>>(a: &mut Pack) {
 /// # Safety
 /// Lengths as [`Pack`] states them.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) unsafe fn pack_block<F: Unpack<Unit = Block32>>(a: &mut Pack) {
-    let mut units = [Block32::default(); MR];
+pub(crate) unsafe fn pack_block<F: Block>(a: &mut Pack) {
+    let rows = Rows::of(a, F::BLOCK_BYTES, 4);
+    let flip = _mm256_set1_epi8(if F::SIGNED { i8::MIN } else { 0 });
     for (i, panel) in a.panel.chunks_exact_mut(BLOCK_BYTES).take(a.units).enumerate() {
-        for (r, unit) in units.iter_mut().enumerate().take(a.n_rows) {
-            let at = r * a.row_bytes + i * F::BLOCK_BYTES;
-            F::unpack(&a.rows[at..at + F::BLOCK_BYTES], unit);
-            if F::SIGNED {
-                unit.codes.iter_mut().for_each(|code| *code ^= 0x80);
-            }
-        }
+        let blocks = rows.blocks(i);
         let (codes, floats) = panel.split_at_mut(BLOCK_CODES);
         for half in 0..2 {
-            let rows = std::array::from_fn(|r| units[8 * half + r].codes.as_ptr());
-            // SAFETY: a block has 32 codes; step 7 of the second half ends at byte 64·7 + 64 = BLOCK_CODES.
-            unsafe { interleave(rows, codes[32 * half..].as_mut_ptr()) };
+            let mut r = [flip; 8];
+            for (n, (r, b)) in r.iter_mut().zip(&blocks[8 * half..]).enumerate() {
+                rows.fetch(i, 8 * half + n);
+                // SAFETY: whole blocks.
+                *r = _mm256_xor_si256(unsafe { F::codes(*b) }, flip);
+            }
+            // SAFETY: element 7 of the second half ends at byte 64·7 + 64 = BLOCK_CODES.
+            unsafe { interleave(r, codes.as_mut_ptr().add(32 * half)) };
         }
         let (d, min) = floats.split_at_mut(4 * MR);
-        for ((d, min), unit) in d.as_chunks_mut::<4>().0.iter_mut().zip(min.as_chunks_mut::<4>().0).zip(&units) {
-            *d = unit.d.to_le_bytes();
-            *min = unit.min.to_le_bytes();
+        for ((d, min), b) in d.as_chunks_mut::<4>().0.iter_mut().zip(min.as_chunks_mut::<4>().0).zip(blocks) {
+            // SAFETY: whole blocks.
+            let floats = unsafe { F::floats(b) };
+            *d = floats[0].to_le_bytes();
+            *min = floats[1].to_le_bytes();
         }
     }
 }
@@ -141,30 +225,28 @@ pub(crate) unsafe fn pack_block<F: Unpack<Unit = Block32>>(a: &mut Pack) {
 /// # Safety
 /// Lengths as [`Pack`] states them.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn pack_signed<F: Unpack<Unit = Block32>>(a: &mut Pack) {
-    let mut units = [Block32::default(); MR];
-    let mut wide = [[0i16; 32]; MR];
+pub(super) unsafe fn pack_signed<F: Block>(a: &mut Pack) {
+    let rows = Rows::of(a, F::BLOCK_BYTES, 4);
     for (i, panel) in a.panel.chunks_exact_mut(SIGNED_BYTES).take(a.units).enumerate() {
-        for (r, unit) in units.iter_mut().enumerate().take(a.n_rows) {
-            let at = r * a.row_bytes + i * F::BLOCK_BYTES;
-            F::unpack(&a.rows[at..at + F::BLOCK_BYTES], unit);
-        }
-        for (wide, unit) in wide.iter_mut().zip(&units) {
-            for (wide, code) in wide.iter_mut().zip(&unit.codes) {
-                *wide = i16::from(*code as i8);
-            }
-        }
+        let blocks = rows.blocks(i);
         let (codes, d) = panel.split_at_mut(SIGNED_CODES);
         for half in 0..2 {
-            for part in 0..2 {
-                let rows = std::array::from_fn(|r| wide[8 * half + r][16 * part..].as_ptr().cast());
-                // SAFETY: 16 codes of 2 bytes remain; step 8 + 7 of the second half ends at byte 64·15 + 64 =
-                // SIGNED_CODES.
-                unsafe { interleave(rows, codes[512 * part + 32 * half..].as_mut_ptr()) };
+            let mut r = [[_mm256_setzero_si256(); 8]; 2];
+            for (row, b) in blocks[8 * half..8 * half + 8].iter().enumerate() {
+                rows.fetch(i, 8 * half + row);
+                // SAFETY: whole blocks.
+                let codes = unsafe { F::codes(*b) };
+                r[0][row] = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(codes));
+                r[1][row] = _mm256_cvtepi8_epi16(_mm256_extracti128_si256::<1>(codes));
+            }
+            for (part, r) in r.into_iter().enumerate() {
+                // SAFETY: element 7 of the second part and half ends at byte 512 + 64·7 + 64 = SIGNED_CODES.
+                unsafe { interleave(r, codes.as_mut_ptr().add(512 * part + 32 * half)) };
             }
         }
-        for (d, unit) in d.as_chunks_mut::<4>().0.iter_mut().zip(&units) {
-            *d = unit.d.to_le_bytes();
+        for (d, b) in d.as_chunks_mut::<4>().0.iter_mut().zip(blocks) {
+            // SAFETY: whole blocks.
+            *d = unsafe { F::floats(b) }[0].to_le_bytes();
         }
     }
 }

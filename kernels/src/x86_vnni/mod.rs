@@ -17,6 +17,7 @@ use ocelli_quant::Unpack;
 use ocelli_quant::panel::{Block32, SuperBlock, Unquantized};
 
 use crate::table::{Gemm, GemmF32, KernelTable, Prompt};
+use crate::x86_avx2::unpack::{Block, Known, Super, Visit};
 use crate::x86_avx2::{self, pack};
 use lanes::{Avx512, Halves, Lanes, Vnni};
 
@@ -98,28 +99,21 @@ macro_rules! slot {
     };
 }
 
-/// The GEMM of a compute layout.
-trait Layout: Sized {
-    fn prompt<F: Unpack<Unit = Self>>(by: By) -> Option<Prompt>;
-}
+impl Visit for By {
+    type Out = Option<Prompt>;
 
-impl Layout for SuperBlock {
-    fn prompt<F: Unpack<Unit = Self>>(by: By) -> Option<Prompt> {
+    fn super_block<F: Super>(self) -> Self::Out {
         let panel_unit_bytes = pack::super_bytes(F::GROUP);
-        Some(Prompt { panel_unit_bytes, pack: pack::pack_super::<F>, gemm: slot!(by, gemm_super::<F>) })
+        Some(Prompt { panel_unit_bytes, pack: pack::pack_super::<F>, gemm: slot!(self, gemm_super::<F>) })
     }
-}
 
-impl Layout for Block32 {
     /// Signed codes too stay bytes here, unlike those of AVX2.
-    fn prompt<F: Unpack<Unit = Self>>(by: By) -> Option<Prompt> {
+    fn block<F: Block>(self) -> Self::Out {
         let panel_unit_bytes = pack::BLOCK_BYTES;
-        Some(Prompt { panel_unit_bytes, pack: pack::pack_block::<F>, gemm: slot!(by, gemm_block::<F>) })
+        Some(Prompt { panel_unit_bytes, pack: pack::pack_block::<F>, gemm: slot!(self, gemm_block::<F>) })
     }
-}
 
-impl Layout for Unquantized {
-    fn prompt<F: Unpack<Unit = Self>>(_: By) -> Option<Prompt> {
+    fn float<F: Unpack<Unit = Unquantized>>(self) -> Self::Out {
         None
     }
 }
@@ -128,10 +122,7 @@ impl Layout for Unquantized {
 fn made(base: &KernelTable, by: By, name: &'static str, nr: usize) -> KernelTable {
     macro_rules! prompts {
         ($($variant:ident $module:ident $ty:ident),+) => {
-            [$({
-                type F = ocelli_quant::formats::$module::$ty;
-                <<F as Unpack>::Unit as Layout>::prompt::<F>(by)
-            }),+]
+            [$(ocelli_quant::formats::$module::$ty::visit(by)),+]
         };
     }
     let mut formats = base.formats.clone();
