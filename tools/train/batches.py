@@ -48,7 +48,9 @@ class Classes:
 class Batch:
     """Tensors of one step; `targets` are the tokens to be said, `at` where in the flattened ids they are predicted. For each
     turn `begins` tells where its answer is begun, `about` shape, colour, size and cell of the thing asked about and what is
-    claimed of it, and `meant` in which cells the things are that the question is about. `weights` of the targets sum to 1."""
+    claimed of it, `meant` in which cells the things are that the question is about, and `pair` the cells of two things that
+    are compared. `phrase_ends` are the flattened places where noun phrases of questions end, `phrases` the cells of what
+    each means. `weights` of the targets sum to 1."""
 
     ids: torch.Tensor
     patches: torch.Tensor
@@ -63,6 +65,9 @@ class Batch:
     begins: torch.Tensor
     about: torch.Tensor
     meant: torch.Tensor
+    pair: torch.Tensor
+    phrase_ends: torch.Tensor
+    phrases: torch.Tensor
     weights: torch.Tensor
     tasks: list
     conversations: int
@@ -138,12 +143,45 @@ def about_classes(turn):
     return (*(place_in(*pair) for pair in known), 1 + thing.cell, claim)
 
 
-def meant_classes(turn):
-    """1 for each cell with a thing that the question is about."""
-    if turn.meant is None or any(not thing.size for thing in turn.meant):
+def cells_of(things):
+    """1 for each cell with one of the things; unknown where those are not told."""
+    if things is None or any(not thing.size for thing in things):
         return (UNKNOWN,) * CELLS
-    cells = {thing.cell for thing in turn.meant}
+    cells = {thing.cell for thing in things}
     return tuple(int(cell in cells) for cell in range(CELLS))
+
+
+def pair_classes(turn):
+    """Cells of two things that a question compares."""
+    if len(turn.phrases) != 2:
+        return UNKNOWN, UNKNOWN
+    return tuple(1 + things[0].cell for _, things in turn.phrases)
+
+
+def phrase_places(reader, turn, begin):
+    """(place, cells) of the last token of each noun phrase of a question whose answer begins at place `begin`."""
+    whole, out, done = reader.asking(turn.question), [], 0
+    for phrase, things in turn.phrases:
+        done = turn.question.index(phrase, done) + len(phrase)
+        part = reader.fragment(f"<|im_start|>user\n{turn.question[:done]}")
+        if whole[: len(part)] == part:
+            out.append((begin - len(whole) + len(part) - 1, cells_of(things)))
+    return out
+
+
+@dataclass
+class Labels:
+    """What the heads are to name at a turn."""
+
+    task: str
+    about: tuple
+    meant: tuple
+    pair: tuple
+    phrases: list
+
+
+def labels_of(reader, turn, begin):
+    return Labels(turn.task, about_classes(turn), cells_of(turn.meant), pair_classes(turn), phrase_places(reader, turn, begin))
 
 
 def cell_classes(picture):
@@ -177,29 +215,28 @@ def signs_on(picture, left, top, width, height, scale):
 
 
 def prepare(reader, made, labelled=True):
-    """(ids, said, slices, classes, [(task, about, meant)]) of a conversation."""
+    """(ids, said, slices, classes, labels of each turn) of a conversation."""
     plans, slices = prompts.pictures([p.image for p in made.pictures], made.is_video)
     ids, said = reader.ids(plans, made.is_video, [(t.question, t.answer) for t in made.turns])
     classes = [c for p, plan in zip(made.pictures, plans) for c in slice_classes(p, plan)] if labelled else []
-    return ids, said, slices, classes, [(t.task, about_classes(t), meant_classes(t)) for t in made.turns]
+    return ids, said, slices, classes, [labels_of(reader, t, said.index(n)) for n, t in enumerate(made.turns)]
 
 
 def collate(items):
     length = max(len(item[0]) for item in items)
     ids = np.full((len(items), length), 2, np.int64)
-    at, targets, turn, begins, about, meant, weights, tasks = [], [], [], [], [], [], [], []
+    at, targets, turn, begins, labels, phrases, weights = [], [], [], [], [], [], []
     for row, (one, said, _, _, turns) in enumerate(items):
         ids[row, : len(one)] = one
         where = [i for i, s in enumerate(said) if s >= 0]
         at += [row * length + i - 1 for i in where]
         targets += [one[i] for i in where]
-        turn += [len(tasks) + said[i] for i in where]
+        turn += [len(labels) + said[i] for i in where]
         begins += [row * length + said.index(number) - 1 for number in range(len(turns))]
-        tasks += [task for task, _, _ in turns]
-        about += [classes for _, classes, _ in turns]
-        meant += [classes for _, _, classes in turns]
+        labels += turns
+        phrases += [(row * length + place, cells) for one_turn in turns for place, cells in one_turn.phrases]
         tokens = collections.Counter(said)
-        weights += [WEIGHTS.get(turns[s][0], 1.0) * tokens[s] ** -0.35 for s in said if s >= 0]
+        weights += [WEIGHTS.get(turns[s].task, 1.0) * tokens[s] ** -0.35 for s in said if s >= 0]
     slices = [s for item in items for s in item[2]]
     classes = [c for item in items for c in item[3]]
     most = max((len(p) for _, _, p in slices), default=1)
@@ -216,12 +253,14 @@ def collate(items):
     sizes = np.array([(r, c) for r, c, _ in slices], np.int64).reshape(-1, 2)
     arrays = {"ids": ids, "patches": patches, "sizes": sizes, "marks": marks, "parts": parts, "cells": cells, "signs": signs}
     numbers = {"at": at, "targets": targets, "turn": turn, "begins": begins}
-    numbers["about"] = np.array(about, np.int64).reshape(-1, 5)
-    numbers["meant"] = np.array(meant, np.int64).reshape(-1, CELLS)
+    numbers["phrase_ends"] = [place for place, _ in phrases]
+    numbers["phrases"] = np.array([cells for _, cells in phrases], np.int64).reshape(-1, CELLS)
+    for name, width in ("about", 5), ("meant", CELLS), ("pair", 2):
+        numbers[name] = np.array([getattr(one, name) for one in labels], np.int64).reshape(-1, width)
     made = {name: torch.from_numpy(array) for name, array in arrays.items()}
     made |= {name: torch.as_tensor(values, dtype=torch.long) for name, values in numbers.items()}
     made["weights"] = torch.tensor(weights, dtype=torch.float32) / sum(weights)
-    return Batch(**made, tasks=tasks, conversations=len(items))
+    return Batch(**made, tasks=[one.task for one in labels], conversations=len(items))
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def check_truth():
         made = generator.conversation("train", 5, index, "colour", sizes=(1, 0, 0))
         plans, slices = prompts.pictures([made.pictures[0].image], False)
         classes = batches.slice_classes(made.pictures[0], plans[0])[0].patches
-        for patch, (shape, colour, _) in zip(slices[0][2], classes):
+        for patch, (shape, colour, *_) in zip(slices[0][2], classes):
             if shape and generator.SHAPES[shape - 1] == "circle":
                 wanted = np.array(list(generator.COLOURS.values())[colour - 1])
                 middle = patch.reshape(3, 14, 14)[:, 6:8, 6:8].mean((1, 2))
@@ -154,16 +154,33 @@ def check_model(folder, out):
     assert torch.equal(table(model).bfloat16().float(), table(again))
 
 
-def check_padding():
+def check_phrases(folder):
+    """Where a noun phrase ends is its last word, and what it means is where the labels say."""
+    reader, pairs = prompts.Prompts(folder), 0
+    for index in range(300):
+        made = generator.conversation("train", 8, index, sizes=(1, 0, 0), longest=4)
+        ids, said, _, _, labels = batches.prepare(reader, made, labelled=False)
+        for turn, label in zip(made.turns, labels):
+            assert len(turn.phrases) == len(label.phrases), turn.question
+            for (phrase, things), (place, cells) in zip(turn.phrases, label.phrases):
+                assert phrase.endswith(reader.text([ids[place]]).strip()), (turn.question, phrase)
+                known = all(thing.size for thing in things)
+                assert not known or [c for c in range(batches.CELLS) if cells[c]] == sorted(t.cell for t in things)
+            pairs += len(turn.phrases) == 2
+    assert pairs > 20, pairs
+
+
+def check_padding(folder):
     """A conversation's logits don't depend on what it is batched with."""
     torch.manual_seed(0)
+    reader, turn = prompts.Prompts(folder), generator.Turn("outside", "Who are you?", "x")
     model = Model().eval()
     rng, items = np.random.default_rng(1), []
     for number, (rows, columns) in enumerate([(10, 10), (8, 12), (7, 9)]):
         ids = [1, 5, *[0] * prompts.QUERIES, *range(300, 304 + number)]
         said = [-1] * (len(ids) - 1) + [0]
         slices = [(rows, columns, rng.integers(0, 256, (rows * columns, 588), np.uint8))]
-        items.append((ids, said, slices, [], [("x", batches.thing_classes(None))]))
+        items.append((ids, said, slices, [], [batches.labels_of(reader, turn, said.index(0))]))
     logits = lambda batch: model(batch.ids, batch.patches, batch.sizes, batch.at)[2]
     with torch.no_grad():
         together = logits(batches.collate(items))
@@ -257,7 +274,8 @@ def main():
             "prompts": lambda: check_prompt(folder / "tokenizer"),
             "slices": check_slices,
             "export": lambda: check_model(folder / "tokenizer", folder / "model"),
-            "padding": check_padding,
+            "phrases": lambda: check_phrases(folder / "tokenizer"),
+            "padding": lambda: check_padding(folder / "tokenizer"),
         }
         if args.ocelli:
             steps["ocelli"] = lambda: check_ocelli(args.ocelli, args.model or folder / "model")

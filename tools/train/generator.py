@@ -35,7 +35,9 @@ ASKERS = {
     "read-number": questions.read,
     "sentence": questions.sentence,
     "outside": questions.outside,
+    "side": questions.side,
 }
+"""`side` is part of `yes-no`; training asks for it more often than the test."""
 
 WORDS = """apple bank bird blue boat book bread bridge camera candle car castle chair city clock cloud coffee corner desk
 door dream drum eagle earth east exit farm field fire fish flag flower forest fox friend garden gate glass gold grape
@@ -65,7 +67,8 @@ LETTERS_FROM = 5
 @dataclass
 class Turn:
     """`about`: the thing that is asked about, where it is one; `meant`: all things the question is about, where that is
-    clear; `claim`: the property that a yes/no question ascribes to a thing."""
+    clear; `phrases`: the question's noun phrases, in order, each with the things it means; `claim`: the property that a
+    yes/no question ascribes to a thing."""
 
     task: str
     question: str
@@ -73,6 +76,7 @@ class Turn:
     about: Thing | None = None
     meant: list | None = None
     claim: str | None = None
+    phrases: list = field(default_factory=list)
 
 
 @dataclass
@@ -91,6 +95,7 @@ class Scene:
     spoken_of: Thing | None = None
     meant: list | None = None
     claim: str | None = None
+    phrases: list = field(default_factory=list)
 
 
 def random_things(rng, number, alike=False):
@@ -293,10 +298,12 @@ def asked(rng, task, scene):
     before = scene.spoken_of
     for _ in range(8):
         scene.spoken_of = scene.meant = scene.claim = None
+        scene.phrases = []
         made = ASKERS[task](rng, scene)
         about, scene.spoken_of = scene.spoken_of, scene.spoken_of or before
         if made is not None:
-            return Turn(task, *made, about, [about] if about else scene.meant, scene.claim)
+            task = "yes-no" if task == "side" else task
+            return Turn(task, *made, about, [about] if about else scene.meant, scene.claim, scene.phrases)
     return None
 
 
@@ -379,7 +386,7 @@ def mixture(rng, sizes, longest):
     else:
         number = rng.randint(1, 9) if kind == "count" else rng.choice([1, 1, 2, 2, 3, 3, 4, 5, 6, 7])
         picture, scene = shapes_picture(rng, sizes, number, alike=kind == "count" and rng.random() < 0.7)
-        pool = ["colour", "shape", "size", "position", "yes-no", "yes-no", "colour", "shape", "count", "outside"]
+        pool = ["colour", "shape", "size", "position", "yes-no", "yes-no", "side", "side", "count", "outside"]
         tasks = ["count", "count", "count", rng.choice(pool)] if kind == "count" else rng.sample(pool, 4)
         if number <= questions.MOST_DESCRIBED and kind == "shapes" and rng.random() < DESCRIBED:
             tasks[0] = "sentence"

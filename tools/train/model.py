@@ -207,9 +207,7 @@ class TextLayer(nn.Module):
 
 
 class Text(nn.Module):
-    """What layer `MIDDLE` gave last is kept in `middle`, for heads that help in training."""
-
-    MIDDLE = 3
+    """What each layer but the last gave last is kept in `given`, for heads that help in training."""
 
     def __init__(self, c):
         super().__init__()
@@ -222,15 +220,20 @@ class Text(nn.Module):
         frequencies = 1 / (torch.tensor(c.rope_factors) * c.rope_theta ** (torch.arange(half) / half))
         self.register_buffer("frequencies", frequencies, persistent=False)
 
+    def given_at(self, layer, at):
+        """What this layer gave last at these flattened places, of unit size."""
+        x = self.given[layer - 1].flatten(0, 1)[at]
+        return F.rms_norm(x, x.shape[-1:])
+
     def logits(self, x, at):
         """Logits at the flattened places `at` of the embeddings x [B, T, hidden]; the last layer computes only those.
         Padding stands behind, where no token before it sees it."""
         angles = torch.arange(x.shape[1], device=x.device)[:, None] * self.frequencies
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-        for number, layer in enumerate(self.model.layers[:-1], 1):
+        self.given = []
+        for layer in self.model.layers[:-1]:
             x = layer(x, cos, sin)
-            if number == self.MIDDLE:
-                self.middle = x
+            self.given.append(x)
         return self.lm_head(self.model.norm(self.model.layers[-1](x, cos, sin, at)))
 
 

@@ -36,21 +36,25 @@ class Prompts:
         """Ids of text between special tokens; pieces never reach over those."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
+    def asking(self, question):
+        """Ids of a question and of what leads to its answer."""
+        return [*self.fragment(f"<|im_start|>user\n{question}<|im_end|>\n"), *self.fragment("<|im_start|>assistant\n")]
+
     def ids(self, plans, is_video, turns):
         """Ids of the conversation, and for each the number of the turn that the model says it in, or -1. The last answer
         may be None: then the ids are the prompt for it."""
         shown = "".join(place_holder(plan, None if is_video else k) for k, plan in enumerate(plans))
-        lead = self.fragment("<|im_start|>assistant\n")
+        lead = len(self.fragment("<|im_start|>assistant\n"))
         ids, said = [1], [-1]
         for number, (question, answer) in enumerate(turns):
-            new = [*self.fragment(f"<|im_start|>user\n{shown}{question}<|im_end|>\n"), *lead]
+            new = self.asking(f"{shown}{question}")
             ids += new
             said += [-1] * len(new)
             shown = ""
             if answer is None:
                 break
             # The answer continues the fragment "assistant\n", so it gets no space before it.
-            new = self.fragment(f"<|im_start|>assistant\n{answer}<|im_end|>\n")[len(lead) :]
+            new = self.fragment(f"<|im_start|>assistant\n{answer}<|im_end|>\n")[lead:]
             end = new.index(self.end) + 1
             ids += new
             said += [number] * end + [-1] * (len(new) - end)

@@ -93,8 +93,9 @@ def named(rng, scene, without):
     ways = ways_to_name(rng, scene.things, thing, without)
     if not ways:
         return None, None
-    scene.spoken_of = thing
-    return thing, rng.choice(ways)
+    scene.spoken_of, name = thing, rng.choice(ways)
+    scene.phrases = [(name, [thing])]
+    return thing, name
 
 
 def colour(rng, scene):
@@ -150,6 +151,7 @@ def count(rng, scene):
         chosen = rng.choice(things).colour
         what = f"{chosen} {rng.choice(['objects', 'shapes'])}"
         scene.meant = [t for t in things if t.colour == chosen]
+    scene.phrases = [(what, scene.meant)]
     forms = [
         f"How many {what} are there?",
         f"How many {what} do you see?",
@@ -177,6 +179,7 @@ def yes_no(rng, scene):
             if alone_or_more(things, *what):
                 return None
         scene.meant = [t for t in things if [t.colour, t.shape] == what]
+        scene.phrases = [(" ".join(what), scene.meant)]
         article = "an" if what[0][0] in "aeiou" else "a"
         forms = [
             f"Is there {article} {what[0]} {what[1]}?",
@@ -185,25 +188,13 @@ def yes_no(rng, scene):
         ]
         return rng.choices(forms, [4, 1, 1])[0], answer
     if kind == "side":
-        if len(things) < 2:
-            return None
-        a, b = scene.meant = rng.sample(things, 2)
-        one = ways_to_name(rng, things, a, ["cell"])
-        two = ways_to_name(rng, things, b, ["cell"])
-        (ra, ca), (rb, cb) = divmod(a.cell, 3), divmod(b.cell, 3)
-        relations = ([("left of", ca < cb), ("right of", ca > cb)] if ca != cb else []) + (
-            [("above", ra < rb), ("below", ra > rb)] if ra != rb else []
-        )
-        fitting = [r for r, holds in relations if holds == truth]
-        if not one or not two or not fitting:
-            return None
-        return f"Is {rng.choice(one)} {rng.choice(fitting)} {rng.choice(two)}?", answer
+        return side(rng, scene, truth)
     without = {"colour": "colour", "shape": "shape", "place": "cell", "size": "size"}[kind]
     ways = ways_to_name(rng, things, thing, [without])
     if not ways:
         return None
     name = rng.choice(ways)
-    scene.spoken_of = thing
+    scene.spoken_of, scene.phrases = thing, [(name, [thing])]
     fact, words = {
         "colour": (thing.colour, COLOURS),
         "shape": (thing.shape, SHAPES),
@@ -213,6 +204,26 @@ def yes_no(rng, scene):
     claim = scene.claim = fact if truth else other(rng, words, fact)
     said = {"shape": f"a {claim}", "place": rng.choice(PLACES[claim])} if kind == "place" else {"shape": f"a {claim}"}
     return f"Is {name} {said.get(kind, claim)}?", answer
+
+
+def side(rng, scene, truth=None):
+    """How two things lie to each other; `truth` is drawn if None."""
+    things, truth = scene.things, rng.random() < 0.5 if truth is None else truth
+    if len(things) < 2:
+        return None
+    a, b = scene.meant = rng.sample(things, 2)
+    one = ways_to_name(rng, things, a, ["cell"])
+    two = ways_to_name(rng, things, b, ["cell"])
+    (ra, ca), (rb, cb) = divmod(a.cell, 3), divmod(b.cell, 3)
+    relations = ([("left of", ca < cb), ("right of", ca > cb)] if ca != cb else []) + (
+        [("above", ra < rb), ("below", ra > rb)] if ra != rb else []
+    )
+    fitting = [r for r, holds in relations if holds == truth]
+    if not one or not two or not fitting:
+        return None
+    first, relation, second = rng.choice(one), rng.choice(fitting), rng.choice(two)
+    scene.phrases = [(first, [a]), (second, [b])]
+    return f"Is {first} {relation} {second}?", "yes" if truth else "no"
 
 
 def alone_or_more(things, colour_, shape_):
@@ -272,6 +283,7 @@ def outside(rng, scene):
         return None
     missing, scene.meant = rng.choice(absent), []
     name = missing if rng.random() < 0.7 else f"{rng.choice(list(COLOURS))} {missing}"
+    scene.phrases = [(missing, [])]
     forms = [
         f"What colour is the {missing}?",
         f"Where is the {name}?",

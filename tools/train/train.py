@@ -44,7 +44,8 @@ class Trainer(nn.Module):
     sign at each patch, and which sign of its line that is. On the resampler's rows: the first nine tell the shape, colour and
     size of the thing in each cell of a picture, the next eight the signs of a text in order; each tells its number too. On the text model's
     third layer, where an answer begins: all about the thing that is asked about, what is claimed of it, and in which cells
-    the things are that are meant.
+    the things are that are meant; on its second and third, where a noun phrase ends, in which cells the things are that the
+    phrase means; on its fourth, where an answer begins, the cells of two things that are compared.
     """
 
     def __init__(self):
@@ -57,7 +58,10 @@ class Trainer(nn.Module):
         self.cell_heads = heads(c.hidden_size, ["shape", "colour", "size", "place"])
         self.about_heads = heads(c.hidden_size, ["shape", "colour", "size", "place", "claim"])
         self.meant_head = nn.Linear(c.hidden_size, batches.CELLS)
-        for head in [*self.about_heads.values(), self.meant_head]:
+        self.phrase_heads = nn.ModuleDict({str(n): nn.Linear(c.hidden_size, batches.CELLS) for n in (2, 3)})
+        self.pair_heads = nn.ModuleDict({name: nn.Linear(c.hidden_size, kinds["place"]) for name in ("first", "second")})
+        heads_of_text = [*self.about_heads.values(), self.meant_head, *self.phrase_heads.values(), *self.pair_heads.values()]
+        for head in heads_of_text:
             nn.init.zeros_(head.weight)
         self.sign_heads = heads(c.hidden_size, ["sign", "place"])
 
@@ -74,10 +78,13 @@ class Trainer(nn.Module):
             right = logits.detach().argmax(-1) == batch.targets
         named, names = torch.zeros(()), {}
         if stage != "see" and batch.turn.numel():
-            meant = self.model.llm.middle.flatten(0, 1)[batch.begins]
-            meant = F.rms_norm(meant, meant.shape[-1:])
+            meant = self.model.llm.given_at(3, batch.begins)
             named = named + 0.4 * naming("about", self.about_heads, meant, batch.about, names)
-            named = named + pointing(self.meant_head(meant), batch.meant, names)
+            named = named + pointing("meant", self.meant_head(meant), batch.meant, names)
+            named = named + 0.4 * naming("pair", self.pair_heads, self.model.llm.given_at(4, batch.begins), batch.pair, names)
+            for layer, head in self.phrase_heads.items():
+                out = head(self.model.llm.given_at(int(layer), batch.phrase_ends))
+                named = named + 0.5 * pointing(f"phrase-{layer}", out, batch.phrases, names)
         if stage != "tell" and rows is not None:
             cells, behind = batches.CELLS, batches.CELLS + batches.LONGEST
             named = named + outlining(self.part_head(self.model.vpm.early), batch.parts, names)
@@ -101,13 +108,13 @@ def outlining(out, wanted, names):
     return 3 * F.binary_cross_entropy_with_logits(out, wanted)
 
 
-def pointing(out, wanted, names):
-    """The loss of what tells in which cells the things are that a question means; names are right as a whole."""
+def pointing(name, out, wanted, names):
+    """The loss of what tells in which cells the things are that are meant; names are right as a whole."""
     known = wanted[:, 0] != batches.UNKNOWN
     if not known.any():
         return torch.zeros((), device=out.device)
     out, wanted = out[known].float(), wanted[known].float()
-    names["meant"] = ((out.detach() > 0) == (wanted > 0)).all(1)
+    names[name] = ((out.detach() > 0) == (wanted > 0)).all(1)
     return 2 * F.binary_cross_entropy_with_logits(out, wanted)
 
 
@@ -179,7 +186,7 @@ def begin_text(trainer, tokenizer):
             attention.k_proj.weight[head * width :][:width] = query
 
 
-OF_TEXT = ("model.llm.", "about_heads.", "meant_head.")
+OF_TEXT = ("model.llm.", "about_heads.", "meant_head.", "phrase_heads.", "pair_heads.")
 """Beginnings of the names of what stage `tell` trains."""
 
 

@@ -5,7 +5,7 @@
 
 use super::simple::mean_square;
 use super::{affine, descent, positive, symmetric};
-use crate::lanes::{Lanes, MAX_LANES, Simd, nearest};
+use crate::lanes::{Lanes, MAX_LANES, Simd, Task, nearest};
 
 /// Blocks quantised together.
 pub(crate) const RUN: usize = MAX_LANES;
@@ -131,7 +131,8 @@ fn sum<S: Simd, const N: usize>(s: S, w: &[S::F; N]) -> S::F {
     w.iter().fold(s.splat(0.0), |sum, w| sum + *w)
 }
 
-/// `importance·sqrt(sigma2 + x²)`, group by group; `sigma2` and `importance` begin at the vector's first group.
+/// `importance·sqrt(sigma2 + x²)`, group by group; `sigma2` and `importance` begin at the vector's first group. A task,
+/// because closures call this, and those are not always inlined into what has the instruction set's features.
 #[inline(always)]
 pub(crate) fn importance_weights<S: Simd, const N: usize>(
     s: S,
@@ -139,12 +140,28 @@ pub(crate) fn importance_weights<S: Simd, const N: usize>(
     importance: &[f32],
     sigma2: &[f32],
 ) -> [S::F; N] {
-    let sigma2 = s.load(sigma2);
-    let mut w = s.load_groups::<N>(importance);
-    for (w, x) in w.iter_mut().zip(x) {
-        *w = *w * (sigma2 + *x * *x).sqrt();
+    s.run(Weigh { x, importance, sigma2 })
+}
+
+/// See [`importance_weights`].
+struct Weigh<'a, F, const N: usize> {
+    x: &'a [F; N],
+    importance: &'a [f32],
+    sigma2: &'a [f32],
+}
+
+impl<S: Simd, const N: usize> Task<S> for Weigh<'_, S::F, N> {
+    type Output = [S::F; N];
+
+    #[inline(always)]
+    fn run(self, s: S) -> [S::F; N] {
+        let sigma2 = s.load(self.sigma2);
+        let mut w = s.load_groups::<N>(self.importance);
+        for (w, x) in w.iter_mut().zip(self.x) {
+            *w = *w * (sigma2 + *x * *x).sqrt();
+        }
+        w
     }
-    w
 }
 
 /// `clamp(nearest((x + m) / d), 0, n_max)`: a group's codes under the scale and minimum that are stored.
