@@ -4,15 +4,15 @@
 
 use std::arch::x86_64::*;
 
-use super::unpack::{Block, Super, load};
+use super::unpack::{Block, Super, each_run, load};
 use crate::table::{Gemv, GemvF32};
 
 /// How far ahead of the products weights are asked for, in bytes. Rows follow each other, so this may be the next row. The
-/// processor's own prefetching ends with every page of 4 KiB, where a read would wait for memory: with 1,024 bytes a sixth
-/// of the reading rate that this gives is lost, with 4,096 a twentieth.
+/// processor's own prefetching ends with every page of 4 KiB, where a read would wait for memory: with 1,024 bytes
+/// up to a sixth of the reading rate that this gives is lost, with 4,096 up to a twelfth.
 const AHEAD: usize = 2048;
 
-/// Asks for the bytes that lie [`AHEAD`] of a block. Rows of floats gain nothing from it.
+/// Asks for the bytes that lie [`AHEAD`] behind those of a block. Rows of floats gain nothing from it.
 #[inline]
 #[target_feature(enable = "sse")]
 pub(super) fn fetch_ahead(block: *const u8, bytes: usize) {
@@ -60,45 +60,6 @@ const SPREAD_PAIRS: [[u8; 32]; 4] = {
     }
     masks
 };
-
-/// Calls a function with every run of a super-block.
-macro_rules! each_run {
-    (|$n:ident| $body:expr) => {{
-        {
-            const $n: usize = 0;
-            $body
-        }
-        {
-            const $n: usize = 1;
-            $body
-        }
-        {
-            const $n: usize = 2;
-            $body
-        }
-        {
-            const $n: usize = 3;
-            $body
-        }
-        {
-            const $n: usize = 4;
-            $body
-        }
-        {
-            const $n: usize = 5;
-            $body
-        }
-        {
-            const $n: usize = 6;
-            $body
-        }
-        {
-            const $n: usize = 7;
-            $body
-        }
-    }};
-}
-pub(super) use each_run;
 
 /// See [`crate::table::IntKernels::gemv`]. A pair of products is at most 2·63·127 = 16,002; times a scale of 128, summed over
 /// the 16 pairs of a lane, below 2²⁵, and so are the sums of mins, of which a lane has two of 4096·2032.

@@ -17,7 +17,7 @@
 pub(crate) mod gemm;
 mod gemv;
 pub(crate) mod pack;
-mod peak;
+pub(crate) mod peak;
 mod transpose;
 pub(crate) mod unpack;
 

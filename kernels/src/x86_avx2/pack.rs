@@ -4,9 +4,10 @@
 
 use std::arch::x86_64::*;
 
+use ocelli_quant::Format;
+
 use super::MR;
-use super::gemv::each_run;
-use super::unpack::{Block, Super};
+use super::unpack::{Block, Super, each_run};
 use crate::table::Pack;
 
 /// Bytes of the codes of a super-block of a panel.
@@ -46,8 +47,9 @@ struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    fn of(a: &Pack<'a>, block_bytes: usize, ahead: usize) -> Self {
-        assert!(block_bytes <= NOTHING.len(), "a block of {block_bytes} bytes");
+    fn of<F: Format>(a: &Pack<'a>, ahead: usize) -> Self {
+        const { assert!(F::BLOCK_BYTES <= NOTHING.len()) };
+        let block_bytes = F::BLOCK_BYTES;
         Self { rows: a.rows, row_bytes: a.row_bytes, n_rows: a.n_rows, units: a.units, block_bytes, ahead }
     }
 
@@ -139,7 +141,7 @@ unsafe fn interleave_halves(r: [__m256i; 8], dst: *mut u8) {
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(crate) unsafe fn pack_super<F: Super>(a: &mut Pack) {
     let groups = 256 / F::GROUP;
-    let rows = Rows::of(a, F::BLOCK_BYTES, 2);
+    let rows = Rows::of::<F>(a, 2);
     for (i, panel) in a.panel.chunks_exact_mut(super_bytes(F::GROUP)).take(a.units).enumerate() {
         let blocks = rows.blocks(i);
         let (codes, rest) = panel.split_at_mut(SUPER_CODES);
@@ -195,7 +197,7 @@ pub(crate) unsafe fn pack_super<F: Super>(a: &mut Pack) {
 /// Lengths as [`Pack`] states them.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(crate) unsafe fn pack_block<F: Block>(a: &mut Pack) {
-    let rows = Rows::of(a, F::BLOCK_BYTES, 4);
+    let rows = Rows::of::<F>(a, 4);
     let flip = _mm256_set1_epi8(if F::SIGNED { i8::MIN } else { 0 });
     for (i, panel) in a.panel.chunks_exact_mut(BLOCK_BYTES).take(a.units).enumerate() {
         let blocks = rows.blocks(i);
@@ -226,7 +228,7 @@ pub(crate) unsafe fn pack_block<F: Block>(a: &mut Pack) {
 /// Lengths as [`Pack`] states them.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn pack_signed<F: Block>(a: &mut Pack) {
-    let rows = Rows::of(a, F::BLOCK_BYTES, 4);
+    let rows = Rows::of::<F>(a, 4);
     for (i, panel) in a.panel.chunks_exact_mut(SIGNED_BYTES).take(a.units).enumerate() {
         let blocks = rows.blocks(i);
         let (codes, d) = panel.split_at_mut(SIGNED_CODES);

@@ -6,7 +6,7 @@ use crate::measure::Unit;
 use crate::table::{PeakLoop, sum_words};
 
 /// Factors without special values, for any type.
-static FACTORS: [u32; 16] = [0x3f01_0302; 16];
+pub(crate) static FACTORS: [u32; 16] = [0x3f01_0302; 16];
 
 /// Loops of this table.
 pub(super) fn loops() -> Vec<PeakLoop> {
@@ -85,50 +85,40 @@ fn int8(turns: u64) {
     }
 }
 
-/// Twelve independent sums: enough for a latency of 4 to 6 cycles at two multiply-adds a cycle.
-#[target_feature(enable = "avx2,fma")]
-fn f32(turns: u64) {
-    // SAFETY: reads 32 bytes of `FACTORS`; all other effects are on registers that are declared.
-    unsafe {
-        asm!(
-            "vmovups ymm14, [{factors}]",
-            "vmovaps ymm15, ymm14",
-            "vxorps ymm0, ymm0, ymm0",
-            "vxorps ymm1, ymm1, ymm1",
-            "vxorps ymm2, ymm2, ymm2",
-            "vxorps ymm3, ymm3, ymm3",
-            "vxorps ymm4, ymm4, ymm4",
-            "vxorps ymm5, ymm5, ymm5",
-            "vxorps ymm6, ymm6, ymm6",
-            "vxorps ymm7, ymm7, ymm7",
-            "vxorps ymm8, ymm8, ymm8",
-            "vxorps ymm9, ymm9, ymm9",
-            "vxorps ymm10, ymm10, ymm10",
-            "vxorps ymm11, ymm11, ymm11",
-            "2:",
-            ".rept 8",
-            "vfmadd231ps ymm0, ymm14, ymm15",
-            "vfmadd231ps ymm1, ymm14, ymm15",
-            "vfmadd231ps ymm2, ymm14, ymm15",
-            "vfmadd231ps ymm3, ymm14, ymm15",
-            "vfmadd231ps ymm4, ymm14, ymm15",
-            "vfmadd231ps ymm5, ymm14, ymm15",
-            "vfmadd231ps ymm6, ymm14, ymm15",
-            "vfmadd231ps ymm7, ymm14, ymm15",
-            "vfmadd231ps ymm8, ymm14, ymm15",
-            "vfmadd231ps ymm9, ymm14, ymm15",
-            "vfmadd231ps ymm10, ymm14, ymm15",
-            "vfmadd231ps ymm11, ymm14, ymm15",
-            ".endr",
-            "dec rcx",
-            "jnz 2b",
-            factors = in(reg) FACTORS.as_ptr(),
-            inout("rcx") turns.max(1) => _,
-            clobber_abi("sysv64"),
-            options(readonly, nostack)
-        );
-    }
+/// Makes a loop of independent sums by one instruction, `$often` times each in a turn: as many as its latency of 4 to 6
+/// cycles needs at two a cycle. The last two registers, which the sums leave free, hold the factors.
+macro_rules! sums {
+    (
+        $name:ident, $features:literal, $instruction:literal, $register:literal [$($i:literal)+], $one:literal $other:literal,
+        zero: $zero:literal, often: $often:literal
+    ) => {
+        #[target_feature(enable = $features)]
+        fn $name(turns: u64) {
+            // SAFETY: reads at most the 64 bytes of `FACTORS`; all other effects are on registers that are declared. The
+            // function's features are those of the table, which has been detected, or detected where it is listed.
+            unsafe {
+                std::arch::asm!(
+                    concat!("vmovups ", $register, $one, ", [{factors}]"),
+                    concat!("vmovaps ", $register, $other, ", ", $register, $one),
+                    $(concat!($zero, " ", $register, $i, ", ", $register, $i, ", ", $register, $i),)+
+                    "2:",
+                    concat!(".rept ", $often),
+                    $(concat!($instruction, " ", $register, $i, ", ", $register, $one, ", ", $register, $other),)+
+                    ".endr",
+                    "dec rcx",
+                    "jnz 2b",
+                    factors = in(reg) $crate::x86_avx2::peak::FACTORS.as_ptr(),
+                    inout("rcx") turns.max(1) => _,
+                    clobber_abi("sysv64"),
+                    options(readonly, nostack)
+                );
+            }
+        }
+    };
 }
+pub(crate) use sums;
+
+sums!(f32, "avx2,fma", "vfmadd231ps", "ymm" [0 1 2 3 4 5 6 7 8 9 10 11], 14 15, zero: "vxorps", often: 8);
 
 /// See [`crate::table::KernelTable::read`].
 #[target_feature(enable = "avx2")]

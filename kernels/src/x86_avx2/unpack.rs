@@ -43,6 +43,20 @@ pub(crate) trait Super: Unpack<Unit = SuperBlock> {
     unsafe fn floats(b: *const u8) -> [f32; 2];
 }
 
+/// Does something with every run of a super-block, whose number is a constant.
+macro_rules! each_run {
+    (|$n:ident| $body:expr) => {
+        each_run!($n $body, 0 1 2 3 4 5 6 7)
+    };
+    ($n:ident $body:expr, $($number:literal)+) => {
+        $({
+            const $n: usize = $number;
+            $body
+        })+
+    };
+}
+pub(super) use each_run;
+
 /// A format of blocks of 32.
 ///
 /// # Safety

@@ -8,8 +8,7 @@
 
 mod gemm;
 mod lanes;
-mod peak256;
-mod peak512;
+mod peak;
 
 use std::sync::OnceLock;
 
@@ -45,9 +44,10 @@ type Emulated512 = Halves<lanes::Emulated, { Avx512::TOKENS }>;
 #[cfg(feature = "emulated")]
 type EmulatedAvx = Halves<lanes::Emulated, { OfAvx::TOKENS }>;
 
-/// Makes the functions of a table's slots out of those of [`gemm`], compiled with the table's features.
+/// Makes the functions of a table's slots out of those of [`gemm`], compiled with the table's features. AVX-VNNI has no use
+/// for that of floats: the tiles of AVX2's own are larger.
 macro_rules! slots {
-    ($module:ident, $features:literal, $lanes:ty) => {
+    ($module:ident, $features:literal, $lanes:ty $(, $f32:ident)?) => {
         mod $module {
             use super::*;
 
@@ -67,34 +67,36 @@ macro_rules! slots {
                 unsafe { gemm::gemm_block::<$lanes, F>(a) }
             }
 
-            /// # Safety
-            /// As for `gemm_super`.
-            #[target_feature(enable = $features)]
-            pub(super) unsafe fn gemm_f32(a: &GemmF32) {
-                // SAFETY: promised by the caller.
-                unsafe { gemm::gemm_f32::<$lanes>(a) }
-            }
+            $(
+                /// # Safety
+                /// As for `gemm_super`.
+                #[target_feature(enable = $features)]
+                pub(super) unsafe fn $f32(a: &GemmF32) {
+                    // SAFETY: promised by the caller.
+                    unsafe { gemm::gemm_f32::<$lanes>(a) }
+                }
+            )?
         }
     };
 }
 
-slots!(avx512, "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni", Avx512);
+slots!(avx512, "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni", Avx512, gemm_f32);
 slots!(avx, "avx2,fma,avxvnni", OfAvx);
 #[cfg(feature = "emulated")]
-slots!(emulated_512, "avx2,fma", Emulated512);
+slots!(emulated_512, "avx2,fma", Emulated512, gemm_f32);
 #[cfg(feature = "emulated")]
 slots!(emulated_avx, "avx2,fma", EmulatedAvx);
 
 /// The function of this name for what a table is made of.
 macro_rules! slot {
-    ($by:expr, $name:ident $(::<$F:ident>)?) => {
+    ($by:expr, $name:ident::<$F:ident>) => {
         match $by {
-            By::Avx512 => avx512::$name$(::<$F>)?,
-            By::Avx => avx::$name$(::<$F>)?,
+            By::Avx512 => avx512::$name::<$F>,
+            By::Avx => avx::$name::<$F>,
             #[cfg(feature = "emulated")]
-            By::Emulated512 => emulated_512::$name$(::<$F>)?,
+            By::Emulated512 => emulated_512::$name::<$F>,
             #[cfg(feature = "emulated")]
-            By::EmulatedAvx => emulated_avx::$name$(::<$F>)?,
+            By::EmulatedAvx => emulated_avx::$name::<$F>,
         }
     };
 }
@@ -118,7 +120,7 @@ impl Visit for By {
     }
 }
 
-/// The AVX2 table with the GEMMs of another.
+/// The AVX2 table with the integer GEMMs of another.
 fn made(base: &KernelTable, by: By, name: &'static str, nr: usize) -> KernelTable {
     macro_rules! prompts {
         ($($variant:ident $module:ident $ty:ident),+) => {
@@ -129,7 +131,7 @@ fn made(base: &KernelTable, by: By, name: &'static str, nr: usize) -> KernelTabl
     for (format, prompt) in formats.iter_mut().zip(ocelli_quant::for_each_format!(prompts)) {
         format.use_prompt(prompt);
     }
-    KernelTable { name, nr, formats, peaks: base.peaks.clone(), gemm_f32: slot!(by, gemm_f32), ..*base }
+    KernelTable { name, nr, formats, peaks: base.peaks.clone(), ..*base }
 }
 
 /// The table of AVX-512, where the CPU has every feature that its functions are compiled with.
@@ -143,20 +145,19 @@ pub(crate) fn avx512_table() -> Option<&'static KernelTable> {
                 && is_x86_feature_detected!("avx512vnni");
             let base = x86_avx2::table().filter(|_| detected)?;
             let made = made(base, By::Avx512, AVX512, Avx512::TOKENS);
-            Some(KernelTable { peaks: peak512::loops(), read: peak512::read, ..made })
+            Some(KernelTable { gemm_f32: avx512::gemm_f32, peaks: peak::avx512_loops(), read: peak::read, ..made })
         })
         .as_ref()
 }
 
-/// The table of AVX-VNNI, where the CPU has every feature that its functions are compiled with. Its product of floats is
-/// that of AVX2, which has larger tiles.
+/// The table of AVX-VNNI, where the CPU has every feature that its functions are compiled with.
 pub(crate) fn avx_table() -> Option<&'static KernelTable> {
     static TABLE: OnceLock<Option<KernelTable>> = OnceLock::new();
     TABLE
         .get_or_init(|| {
             let base = x86_avx2::table().filter(|_| is_x86_feature_detected!("avxvnni"))?;
             let made = made(base, By::Avx, AVX, OfAvx::TOKENS);
-            Some(KernelTable { peaks: peak256::loops(&base.peaks), gemm_f32: base.gemm_f32, ..made })
+            Some(KernelTable { peaks: peak::avx_loops(&base.peaks), ..made })
         })
         .as_ref()
 }
@@ -170,7 +171,7 @@ pub(crate) fn emulated() -> [Option<&'static KernelTable>; 2] {
         let base = x86_avx2::table()?;
         let of_512 = made(base, By::Emulated512, "avx512vnni-emulated", Emulated512::TOKENS);
         let of_avx = made(base, By::EmulatedAvx, "avxvnni-emulated", EmulatedAvx::TOKENS);
-        Some([of_512, KernelTable { gemm_f32: base.gemm_f32, ..of_avx }])
+        Some([KernelTable { gemm_f32: emulated_512::gemm_f32, ..of_512 }, of_avx])
     });
     tables.as_ref().map_or([None; 2], |[of_512, of_avx]| [Some(of_512), Some(of_avx)])
 }

@@ -1,0 +1,43 @@
+//! The multipliers on registers alone, and reading with full-width loads.
+
+use crate::measure::Unit;
+use crate::table::{PeakLoop, sum_words};
+use crate::x86_avx2::peak::sums;
+
+/// Loops of the table of AVX-VNNI: those of AVX2, but for bytes.
+pub(super) fn avx_loops(avx2: &[PeakLoop]) -> Vec<PeakLoop> {
+    let int8 = PeakLoop { unit: Unit::Int8, instructions: "vpdpbusd (256 bits)", ops: 8 * 12 * 64, run: int8_256 };
+    std::iter::once(int8).chain(avx2.iter().filter(|peak| peak.unit != Unit::Int8).copied()).collect()
+}
+
+/// Loops of the table of AVX-512. No kernel uses the instruction for bfloat16 where there is one; its peak says what it
+/// would give.
+pub(super) fn avx512_loops() -> Vec<PeakLoop> {
+    let mut loops = vec![
+        PeakLoop { unit: Unit::Int8, instructions: "vpdpbusd (512 bits)", ops: 4 * 16 * 128, run: int8 },
+        PeakLoop { unit: Unit::F32, instructions: "vfmadd231ps (512 bits)", ops: 4 * 16 * 32, run: f32 },
+    ];
+    if is_x86_feature_detected!("avx512bf16") {
+        loops.push(PeakLoop { unit: Unit::Bf16, instructions: "vdpbf16ps (512 bits)", ops: 4 * 16 * 64, run: bf16 });
+    }
+    loops
+}
+
+sums!(int8_256, "avx2,avxvnni", "{{vex}} vpdpbusd", "ymm" [0 1 2 3 4 5 6 7 8 9 10 11], 14 15, zero: "vxorps", often: 8);
+
+/// Sixteen sums by an instruction of AVX-512.
+macro_rules! wide_sums {
+    ($name:ident, $features:literal, $instruction:literal) => {
+        sums!($name, $features, $instruction, "zmm" [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15], 30 31, zero: "vpxord", often: 4);
+    };
+}
+
+wide_sums!(int8, "avx512f,avx512vnni", "vpdpbusd");
+wide_sums!(f32, "avx512f", "vfmadd231ps");
+wide_sums!(bf16, "avx512f,avx512bf16", "vdpbf16ps");
+
+/// See [`crate::table::KernelTable::read`].
+#[target_feature(enable = "avx512f")]
+pub(super) fn read(words: &[u64]) -> u64 {
+    sum_words(words)
+}
