@@ -73,7 +73,7 @@ fn products(c: &mut Criterion) {
                 let mut want = vec![0f32; few * ROWS];
                 let first = WeightRef::new(ty, &pattern, ROWS, cols).expect("whole rows");
                 run(Kernels::scalar(), &first, few, &mut want);
-                let kind = if tokens <= ocelli_kernels::FEW_TOKENS { "gemv" } else { "gemm" };
+                let kind = if tokens <= Kernels::best().few_tokens(ty) { "gemv" } else { "gemm" };
                 let mut group = c.benchmark_group(format!("{kind}/{ty}/{}/{tokens}", shape.name));
                 group.sample_size(10).throughput(Throughput::Elements((rows * cols * tokens) as u64));
                 for kernels in tables() {

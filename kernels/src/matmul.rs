@@ -1,7 +1,8 @@
 //! Products of stored weights with activations.
 //!
-//! One token goes straight over the stored blocks (GEMV), and so do a few, one after the other over the same strip of
-//! rows, which is in the cache then: unpacking would cost more than it saves. Several tokens go through a real quantised GEMM: a thread
+//! One token goes straight over the stored blocks (GEMV), and so do a few, where making a panel would cost more than it
+//! saves: up to four at once where the table has a kernel for that, otherwise one after the other over the same strip of
+//! rows, which is in the cache then. Several tokens go through a real quantised GEMM: a thread
 //! takes a strip of rows, unpacks it once into a panel in its scratch memory, and multiplies the panel with all
 //! tokens. Weights are never copied anywhere else.
 //!
@@ -15,7 +16,7 @@ use crate::error::{KernelError, check_len};
 use crate::pool::{Pool, SCRATCH_BYTES};
 use crate::select::Kernels;
 use crate::table::{
-    Acts, F32_LANES, FormatKernels, Gemm, GemmF32, Gemv, GemvF32, IntKernels, KernelTable, Pack, index,
+    Acts, F32_LANES, Few, FewKernel, FormatKernels, Gemm, GemmF32, Gemv, GemvF32, IntKernels, KernelTable, Pack, index,
 };
 use crate::transpose::to_panel;
 
@@ -28,10 +29,10 @@ pub const MAX_PRODUCTS: usize = 8;
 /// Scratch for panels.
 const PANEL_BYTES: usize = SCRATCH_BYTES - PARTNER_BYTES;
 
-/// Tokens up to which a strip is multiplied token by token from the stored blocks. Unpacking a strip costs about as
-/// much as this many products with it. The two ways differ in the order of their sums: who needs results that do not
-/// depend on how many rows go together must have more than these.
-pub const FEW_TOKENS: usize = 3;
+/// Most tokens that any format on any table multiplies straight from the stored blocks, without a panel. The two ways
+/// differ in the order of their sums: who needs results that do not depend on how many rows go together must have more
+/// than these.
+pub const FEW_TOKENS: usize = 8;
 
 /// Depth of a panel of f32 weights: 512 steps of 16 lanes are 32 KiB. A multiple of every block length.
 const F32_DEPTH: usize = 512;
@@ -224,6 +225,8 @@ struct Strips<'a> {
     path: Path<'a>,
     /// Rows of a strip.
     step: usize,
+    /// Tokens up to which a strip is multiplied without a panel.
+    few: usize,
 }
 
 enum Path<'a> {
@@ -247,7 +250,12 @@ impl<'a> Strips<'a> {
             Some(int) if !act.exact() => Path::Int(int, act.codes(int.act).ok_or(missing)?),
             _ => Path::Float(format, act.as_f32().ok_or(missing)?),
         };
-        let step = if act.tokens() <= FEW_TOKENS {
+        let few = match &path {
+            Path::Int(int, _) => int.few.most,
+            Path::Float(..) => FewKernel::ALONE.most,
+        };
+        debug_assert!(few <= FEW_TOKENS);
+        let step = if act.tokens() <= few {
             // Some turns per thread to even out, but at least 16 rows per turn.
             (weight.rows / (threads * 8)).clamp(16, 256) & !7
         } else {
@@ -256,7 +264,7 @@ impl<'a> Strips<'a> {
                 Path::Float(..) => F32_LANES,
             }
         };
-        Ok(Self { table, weight: *weight, path, step })
+        Ok(Self { table, weight: *weight, path, step, few })
     }
 
     fn count(&self) -> usize {
@@ -288,14 +296,22 @@ impl<'a> Strips<'a> {
         let rows = &w.bytes[r0 * w.row_bytes..r1 * w.row_bytes];
         match &self.path {
             // SAFETY: rows are whole (checked by `WeightRef::new`), `out` is promised, and the table is detected.
-            Path::Int(int, acts) if t1 - t0 <= FEW_TOKENS => unsafe {
-                for t in t0..t1 {
-                    let out = std::slice::from_raw_parts_mut(out.add((t - t0) * stride), r1 - r0);
-                    (int.gemv)(&mut Gemv { rows, row_bytes: w.row_bytes, acts: acts.tokens(t, 1), out });
+            Path::Int(int, acts) if t1 - t0 <= self.few => unsafe {
+                match int.few.run {
+                    Some(few) if t1 - t0 > 1 => {
+                        let (tokens, row_bytes) = (t1 - t0, w.row_bytes);
+                        few(&Few { rows, row_bytes, acts: acts.tokens(t0, tokens), tokens, out, out_stride: stride });
+                    }
+                    _ => {
+                        for t in t0..t1 {
+                            let out = std::slice::from_raw_parts_mut(out.add((t - t0) * stride), r1 - r0);
+                            (int.gemv)(&mut Gemv { rows, row_bytes: w.row_bytes, acts: acts.tokens(t, 1), out });
+                        }
+                    }
                 }
             },
             // SAFETY: as above.
-            Path::Float(format, x) if t1 - t0 <= FEW_TOKENS => unsafe {
+            Path::Float(format, x) if t1 - t0 <= self.few => unsafe {
                 for t in t0..t1 {
                     let out = std::slice::from_raw_parts_mut(out.add((t - t0) * stride), r1 - r0);
                     let x = &x[t * w.cols..(t + 1) * w.cols];

@@ -3,9 +3,11 @@
 //! Tables are listed best first. The first available one is the default; `OCELLI_ISA` or an explicit name chooses
 //! another. A name that cannot be honoured is an error, never a silent fall-back.
 
+use ocelli_quant::GgmlType;
+
 use crate::error::IsaError;
 use crate::scalar;
-use crate::table::KernelTable;
+use crate::table::{FewKernel, KernelTable, index};
 
 /// One table of this build.
 struct Candidate {
@@ -129,6 +131,13 @@ impl Kernels {
     #[must_use]
     pub fn tile(&self) -> (usize, usize) {
         (self.table.mr, self.table.nr)
+    }
+
+    /// Tokens up to which a fast product with weights of this format needs no panel; then it is a "gemv", with more tokens a
+    /// "gemm". At most [`crate::FEW_TOKENS`].
+    #[must_use]
+    pub fn few_tokens(&self, ty: GgmlType) -> usize {
+        self.table.formats[index(ty)].int.map_or(FewKernel::ALONE, |int| int.few).most
     }
 
     fn by_name(name: &str) -> Result<Self, IsaError> {

@@ -161,15 +161,34 @@ pub(crate) struct IntKernels {
     pub(crate) panel_unit_bytes: usize,
     /// One token: `out[r] = w[r]·x` for consecutive rows.
     pub(crate) gemv: unsafe fn(&mut Gemv),
+    /// A few tokens at once.
+    pub(crate) few: FewKernel,
     /// Unpacks up to `mr` rows of a depth range into a panel; missing rows become zeros.
     pub(crate) pack: unsafe fn(&mut Pack),
     /// Multiplies a panel with several tokens.
     pub(crate) gemm: unsafe fn(&Gemm),
 }
 
+/// How a few tokens are multiplied without a panel.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FewKernel {
+    /// Tokens up to which that takes less time than making a panel and multiplying it. At most [`crate::FEW_TOKENS`].
+    pub(crate) most: usize,
+    /// `None`: one token after the other.
+    pub(crate) run: Option<unsafe fn(&Few)>,
+}
+
+impl FewKernel {
+    /// One after the other over a strip of rows, which is in the cache then. Unpacking a strip costs about as much as this
+    /// many products with it.
+    pub(crate) const ALONE: Self = Self { most: 3, run: None };
+}
+
 /// What a table has of its own for several tokens, over one that serves all else.
 #[cfg(target_arch = "x86_64")]
 pub(crate) struct Prompt {
+    /// Tokens that are few: fewer than where panels are multiplied more slowly.
+    pub(crate) few: usize,
     pub(crate) panel_unit_bytes: usize,
     pub(crate) pack: unsafe fn(&mut Pack),
     pub(crate) gemm: unsafe fn(&Gemm),
@@ -179,8 +198,9 @@ pub(crate) struct Prompt {
 impl FormatKernels {
     /// Puts this GEMM, and the panels it takes, in the place of what several tokens took.
     pub(crate) fn use_prompt(&mut self, prompt: Option<Prompt>) {
-        if let (Some(int), Some(Prompt { panel_unit_bytes, pack, gemm })) = (&mut self.int, prompt) {
-            *int = IntKernels { panel_unit_bytes, pack, gemm, ..*int };
+        if let (Some(int), Some(Prompt { few, panel_unit_bytes, pack, gemm })) = (&mut self.int, prompt) {
+            let few = FewKernel { most: int.few.most.min(few), ..int.few };
+            *int = IntKernels { few, panel_unit_bytes, pack, gemm, ..*int };
         }
     }
 }
@@ -240,6 +260,23 @@ pub(crate) struct Gemv<'a> {
     pub(crate) acts: Acts<'a>,
     /// One result per row.
     pub(crate) out: &'a mut [f32],
+}
+
+/// A few tokens times consecutive stored rows.
+#[derive(Debug)]
+pub(crate) struct Few<'a> {
+    /// Whole rows of `row_bytes`.
+    pub(crate) rows: &'a [u8],
+    /// Bytes of one row, a whole number of blocks that holds `acts.depth` weights.
+    pub(crate) row_bytes: usize,
+    /// Activations.
+    pub(crate) acts: Acts<'a>,
+    /// Tokens of `acts`.
+    pub(crate) tokens: usize,
+    /// Result of row 0 and the first token; row r of token t is at `t·out_stride + r`.
+    pub(crate) out: *mut f32,
+    /// Distance between tokens in the result.
+    pub(crate) out_stride: usize,
 }
 
 /// One f32 token times consecutive stored rows.

@@ -4,8 +4,8 @@ mod common;
 
 use common::{Failures, Fill, Rng, computes_in_f32, expand, pool, tables, vector_tables, weight};
 use ocelli_kernels::{
-    ActBuf, ActNeeds, Kernels, MAX_COLUMNS, MatMul, Pool, Precision, WeightRef, add_columns, matmul, matmul_many,
-    matmul_swiglu, ops,
+    ActBuf, ActNeeds, FEW_TOKENS, Kernels, MAX_COLUMNS, MatMul, Pool, Precision, WeightRef, add_columns, matmul,
+    matmul_many, matmul_swiglu, ops,
 };
 use ocelli_quant::GgmlType;
 
@@ -91,18 +91,19 @@ fn shapes(kernels: Kernels, ty: GgmlType) -> Vec<(usize, usize, usize)> {
     let (mr, nr) = kernels.tile();
     let block = ty.block_len().max(32);
     let mut shapes = Vec::new();
-    for tokens in [1, 2, 3, 4, 5, 6, 7, 8, 9, nr + 1, 31, 32, 33, 65] {
+    for tokens in (1..13).chain([nr + 1, FEW_TOKENS + nr, 31, 32, 33, 65]) {
         shapes.push((mr + 1, block, tokens));
         shapes.push((2 * mr + 3, 2 * block, tokens));
     }
     for rows in [0, 1, mr - 1, mr, mr + 1, 2 * mr + 3] {
-        for tokens in [1, 2, nr] {
+        for tokens in [1, 2, FEW_TOKENS + nr] {
             shapes.push((rows, block, tokens));
             shapes.push((rows, 3 * block, tokens));
         }
     }
     shapes.push((mr + 2, 2560, 1));
     shapes.push((mr + 2, 2560, nr + 1));
+    shapes.push((mr + 2, 2560, FEW_TOKENS + nr + 1));
     shapes
 }
 
@@ -138,7 +139,7 @@ fn integer_parts_are_equal() {
         // Q8_K is quantised but multiplies as floats: it has no integer part.
         for ty in GgmlType::ALL.iter().filter(|ty| !(computes_in_f32(**ty) && ty.is_quantized())) {
             let (mr, nr) = kernels.tile();
-            for (i, tokens) in [1, nr, nr + 1, 7].into_iter().enumerate() {
+            for (i, tokens) in [1, 2, 3, 4, 7, FEW_TOKENS + nr, FEW_TOKENS + nr + 1].into_iter().enumerate() {
                 let case = Case::new(*ty, mr + 3, 512, tokens, Fill::Integral, i as u64 + 50);
                 let want = case.run(Kernels::scalar(), &pool, Precision::Fast);
                 let got = case.run(kernels, &pool, Precision::Fast);
@@ -164,7 +165,7 @@ fn extreme_codes_do_not_saturate() {
     for kernels in tables() {
         for ty in GgmlType::ALL {
             for (byte, sign) in [(0xff, 1.0), (0xff, -1.0), (0x7f, 1.0), (0x80, -1.0), (0x80, 1.0), (0x00, 1.0)] {
-                for tokens in [1, 5] {
+                for tokens in [1, 5, FEW_TOKENS + 5] {
                     let mut case = Case::new(*ty, 5, 512, tokens, Fill::Byte(byte), 9);
                     case.x.fill(127.0 * sign);
                     let w = expand(*ty, &case.bytes, case.rows, case.cols);
@@ -185,7 +186,7 @@ fn denormal_scales_and_zero_activations() {
     let mut failures = Failures::default();
     for kernels in tables() {
         for ty in GgmlType::ALL {
-            for tokens in [1, 5] {
+            for tokens in [1, 5, FEW_TOKENS + 5] {
                 let mut case = Case::new(*ty, 6, 256, tokens, Fill::Denormal, 77);
                 let want = case.run(Kernels::scalar(), &pool, Precision::Fast);
                 let got = case.run(kernels, &pool, Precision::Fast);
@@ -231,7 +232,7 @@ fn scalar_agrees_with_f64() {
 fn results_do_not_depend_on_the_number_of_threads() {
     for kernels in tables() {
         for ty in GgmlType::ALL {
-            for tokens in [1, 6] {
+            for tokens in [1, 6, FEW_TOKENS + 3] {
                 let case = Case::new(*ty, 83, 512, tokens, Fill::Random, 3);
                 for precision in [Precision::Fast, Precision::Exact] {
                     let one = case.run(kernels, &Pool::new(1), precision);
@@ -243,11 +244,32 @@ fn results_do_not_depend_on_the_number_of_threads() {
     }
 }
 
+/// As many tokens as need no panel: the sums have the same order as for one.
+#[test]
+fn few_tokens_have_the_bits_of_one() {
+    let pool = pool();
+    for kernels in tables() {
+        for ty in GgmlType::ALL {
+            for tokens in 2..=kernels.few_tokens(*ty) {
+                let (rows, cols) = (37, 768);
+                let case = Case::new(*ty, rows, cols, tokens, Fill::Random, tokens as u64);
+                let together = case.run(kernels, &pool, Precision::Fast);
+                for (t, together) in together.chunks_exact(rows).enumerate() {
+                    let x = case.x[t * cols..][..cols].to_vec();
+                    let alone = Case { tokens: 1, x, bytes: case.bytes.clone(), ..case };
+                    let want = alone.run(kernels, &pool, Precision::Fast);
+                    assert_eq!(together, want, "{} {ty}: token {t} of {tokens}", kernels.name());
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn several_products_share_activations() {
     let pool = pool();
     for kernels in tables() {
-        for tokens in [1, 5] {
+        for tokens in [1, 5, FEW_TOKENS + 5] {
             let mut rng = Rng::new(11);
             let cols = 512;
             let list: Vec<(GgmlType, usize, Vec<u8>)> = GgmlType::ALL

@@ -38,7 +38,7 @@ macro_rules! table {
 
             use super::{body, tuned};
             use crate::table::{
-                ActKind, FormatKernels, Gemm, GemmF32, Gemv, IntKernels, KernelTable, Pack, TunedGemv, tune,
+                ActKind, FewKernel, FormatKernels, Gemm, GemmF32, Gemv, IntKernels, KernelTable, Pack, TunedGemv, tune,
             };
 
             crate::wide::wide_functions!($features);
@@ -148,6 +148,7 @@ macro_rules! table {
                         unit: 256,
                         panel_unit_bytes: body::super_bytes(F::GROUP),
                         gemv: gemv_super::<F>,
+                        few: FewKernel::ALONE,
                         pack: pack_super::<F>,
                         gemm: gemm_super::<F>,
                     })
@@ -161,6 +162,7 @@ macro_rules! table {
                         unit: 32,
                         panel_unit_bytes: body::BLOCK_BYTES,
                         gemv: gemv_block::<F>,
+                        few: FewKernel::ALONE,
                         pack: pack_block::<F>,
                         gemm: gemm_block::<F>,
                     })

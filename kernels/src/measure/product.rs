@@ -7,7 +7,7 @@ use ocelli_quant::GgmlType;
 use super::{EachTimed, Plan, Timed, Work, noise, sample};
 use crate::act::{ActBuf, ActNeeds, Precision};
 use crate::error::KernelError;
-use crate::matmul::{FEW_TOKENS, WeightRef, matmul};
+use crate::matmul::{WeightRef, matmul};
 use crate::pool::Pool;
 use crate::select::Kernels;
 use crate::table::index;
@@ -164,7 +164,7 @@ impl Set<'_> {
         self.compare(&out, rows, tokens, want)?;
         let times = sample(self.plan.repetitions, |number| run(rows, number, &mut out))?;
         Ok(Timed {
-            kernel: if tokens <= FEW_TOKENS { "gemv" } else { "gemm" },
+            kernel: if tokens <= self.kernels.few_tokens(self.ty) { "gemv" } else { "gemm" },
             format: self.ty.name(),
             shape: shape.name,
             rows,

@@ -71,7 +71,7 @@ fn kernels_are_timed_and_wrong_answers_refused() {
     let plan = Plan {
         formats: vec![GgmlType::Q4_K, GgmlType::Q8_0, GgmlType::F16],
         shapes: vec![Shape { name: "a", rows: 40, cols: 256 }, Shape { name: "b", rows: 8, cols: 96 }],
-        tokens: vec![1, 5],
+        tokens: vec![1, 9],
         repetitions: 2,
         budget: Duration::from_millis(1),
     };
@@ -90,15 +90,15 @@ fn kernels_are_timed_and_wrong_answers_refused() {
         // Rows of 96 are no whole block of Q4_K.
         let want = [
             ("Q4_K", "a", 1),
-            ("Q4_K", "a", 5),
+            ("Q4_K", "a", 9),
             ("Q8_0", "b", 1),
-            ("Q8_0", "b", 5),
+            ("Q8_0", "b", 9),
             ("Q8_0", "a", 1),
-            ("Q8_0", "a", 5),
+            ("Q8_0", "a", 9),
             ("F16", "b", 1),
-            ("F16", "b", 5),
+            ("F16", "b", 9),
             ("F16", "a", 1),
-            ("F16", "a", 5),
+            ("F16", "a", 9),
         ];
         assert_eq!(seen, want);
         let mut n = 0;

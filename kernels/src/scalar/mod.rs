@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use ocelli_quant::Unpack;
 use ocelli_quant::panel::{Block32, SuperBlock, Unquantized};
 
-use crate::table::{ActKind, FormatKernels, IntKernels, KernelTable};
+use crate::table::{ActKind, FewKernel, FormatKernels, IntKernels, KernelTable};
 
 pub(crate) const NAME: &str = "scalar";
 
@@ -30,6 +30,7 @@ impl Layout for SuperBlock {
             unit: 256,
             panel_unit_bytes: MR * size_of::<SuperBlock>(),
             gemv: matmul::gemv_super::<F>,
+            few: FewKernel::ALONE,
             pack: matmul::pack::<F>,
             gemm: matmul::gemm_super,
         })
@@ -43,6 +44,7 @@ impl Layout for Block32 {
             unit: 32,
             panel_unit_bytes: MR * size_of::<Block32>(),
             gemv: matmul::gemv_block::<F>,
+            few: FewKernel::ALONE,
             pack: matmul::pack::<F>,
             gemm: matmul::gemm_block::<F>,
         })

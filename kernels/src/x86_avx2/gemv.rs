@@ -1,11 +1,12 @@
-//! One token times stored rows, straight from their blocks.
+//! One token, or a few, times stored rows, straight from their blocks.
 //!
 //! One row at a time: two in step share loads of activations, and were slower by a third where rows come from memory.
 
 use std::arch::x86_64::*;
+use std::sync::atomic::{Ordering, compiler_fence};
 
 use super::unpack::{Block, Super, each_run, load};
-use crate::table::{Gemv, GemvF32};
+use crate::table::{Acts, Few, Gemv, GemvF32, rows_from};
 
 /// How far ahead of the products weights are asked for, in bytes. Rows follow each other, so this may be the next row. The
 /// processor's own prefetching ends with every page of 4 KiB, where a read would wait for memory: with 1,024 bytes
@@ -32,12 +33,12 @@ pub(super) fn sum(v: __m256) -> f32 {
 }
 
 /// Shuffles that put 16-bit number i of a lane into all places of the lane.
-const SPREAD: [[u8; 16]; 8] = {
-    let mut masks = [[0; 16]; 8];
+static SPREAD: [[u8; 32]; 8] = {
+    let mut masks = [[0; 32]; 8];
     let mut i = 0;
     while i < 8 {
         let mut j = 0;
-        while j < 16 {
+        while j < 32 {
             masks[i][j] = (2 * i + j % 2) as u8;
             j += 1;
         }
@@ -47,7 +48,7 @@ const SPREAD: [[u8; 16]; 8] = {
 };
 
 /// Shuffles that put 16-bit number 2k into all places of the low lane and number 2k + 1 into those of the high lane.
-const SPREAD_PAIRS: [[u8; 32]; 4] = {
+static SPREAD_PAIRS: [[u8; 32]; 4] = {
     let mut masks = [[0; 32]; 4];
     let mut k = 0;
     while k < 4 {
@@ -61,89 +62,178 @@ const SPREAD_PAIRS: [[u8; 32]; 4] = {
     masks
 };
 
-/// See [`crate::table::IntKernels::gemv`]. A pair of products is at most 2·63·127 = 16,002; times a scale of 128, summed over
-/// the 16 pairs of a lane, below 2²⁵, and so are the sums of mins, of which a lane has two of 4096·2032.
+/// One row of super-blocks times `T` tokens from number `t0` on. The bits of a result do not depend on `T`.
+///
+/// A pair of products is at most 2·63·127 = 16,002; times a scale of 128, summed over the 16 pairs of a lane, below 2²⁵,
+/// and so are the sums of mins, of which a lane has two of 4096·2032.
 ///
 /// # Safety
-/// Lengths as [`Gemv`] states them, with activations in units of 256.
+/// The row holds as many weights as a token of `acts`, which has `t0 + T` tokens in units of 256.
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn gemv_super<F: Super>(a: &mut Gemv) {
-    let sums: &[i16] = if F::GROUP == 32 { a.acts.sums32 } else { a.acts.sums16 };
-    let groups = 256 / F::GROUP;
-    for (row, out) in a.rows.chunks_exact(a.row_bytes).zip(a.out.iter_mut()) {
-        let (mut above, mut under) = (_mm256_setzero_ps(), _mm256_setzero_ps());
-        for (k, block) in row.chunks_exact(F::BLOCK_BYTES).enumerate() {
-            fetch_ahead(block.as_ptr(), F::BLOCK_BYTES);
-            let b = block.as_ptr();
-            // SAFETY: a whole block; of unit k of the token 256 codes, a sum for every group and a scale; masks of 32 and
-            // of 16 bytes.
-            unsafe {
-                let q = a.acts.q.as_ptr().add(256 * k);
-                let own = sums.as_ptr().add(groups * k);
-                let [scales, mins] = F::steps(b);
-                // The low half of these is for the first four runs, the high half for the others; or one for all.
-                let of_half = [
-                    _mm256_permute2x128_si256::<0x00>(scales, scales),
-                    _mm256_permute2x128_si256::<0x11>(scales, scales),
-                ];
-                let mut total = _mm256_setzero_si256();
-                each_run!(|N| {
-                    let pairs = _mm256_maddubs_epi16(F::run::<N>(b), load(q.add(32 * N)));
-                    let scale = if F::GROUP == 32 {
-                        let mask = _mm_loadu_si128(SPREAD[N].as_ptr().cast());
-                        _mm256_shuffle_epi8(of_half[0], _mm256_broadcastsi128_si256(mask))
-                    } else {
-                        _mm256_shuffle_epi8(of_half[N / 4], load(SPREAD_PAIRS[N % 4].as_ptr()))
-                    };
-                    total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, scale));
-                });
+unsafe fn row_super<F: Super, const T: usize>(row: &[u8], acts: &Acts<'_>, t0: usize) -> [f32; T] {
+    let sums: &[i16] = if F::GROUP == 32 { acts.sums32 } else { acts.sums16 };
+    let (groups, units) = (256 / F::GROUP, acts.depth / 256);
+    let q: [*const i8; T] = rows_from(acts.q[t0 * acts.depth..].as_ptr(), acts.depth);
+    let d: [*const f32; T] = rows_from(acts.d[t0 * units..].as_ptr(), units);
+    let own: [*const i16; T] = rows_from(sums[t0 * units * groups..].as_ptr(), units * groups);
+    // A shuffle that the compiler knows becomes a shift and a broadcast.
+    let spread = std::hint::black_box(&SPREAD);
+    let mut acc = [_mm256_setzero_ps(); T];
+    for (k, block) in row.chunks_exact(F::BLOCK_BYTES).enumerate() {
+        let b = block.as_ptr();
+        if t0 == 0 {
+            fetch_ahead(b, F::BLOCK_BYTES);
+        }
+        // SAFETY: a whole block; of unit k of each token 256 codes, a sum for every group and a scale; masks of 32
+        // bytes.
+        unsafe {
+            let [scales, mins] = F::steps(b);
+            // The low half of these is for the first four runs, the high half for the others; or one for all.
+            let of_half =
+                [_mm256_permute2x128_si256::<0x00>(scales, scales), _mm256_permute2x128_si256::<0x11>(scales, scales)];
+            let mut total = [_mm256_setzero_si256(); T];
+            each_run!(|N| {
+                // Without it all runs are unpacked first, which spills them.
+                if T > 1 {
+                    compiler_fence(Ordering::SeqCst);
+                }
+                let w = F::run::<N>(b);
+                let scale = if F::GROUP == 32 {
+                    _mm256_shuffle_epi8(of_half[0], load(spread[N].as_ptr()))
+                } else {
+                    _mm256_shuffle_epi8(of_half[N / 4], load(SPREAD_PAIRS[N % 4].as_ptr()))
+                };
+                for t in 0..T {
+                    let pairs = _mm256_maddubs_epi16(w, load(q[t].add(256 * k + 32 * N)));
+                    total[t] = _mm256_add_epi32(total[t], _mm256_madd_epi16(pairs, scale));
+                }
+            });
+            let [d_row, dmin] = F::floats(b).map(|x| _mm256_set1_ps(x));
+            for t in 0..T {
+                let own = own[t].add(groups * k);
                 let below = if F::GROUP == 32 {
                     let own = _mm_loadu_si128(own.cast());
                     _mm256_zextsi128_si256(_mm_madd_epi16(_mm256_castsi256_si128(mins), own))
                 } else {
                     _mm256_madd_epi16(mins, load(own))
                 };
-                let (dy, [d, dmin]) = (*a.acts.d.as_ptr().add(k), F::floats(b));
-                if F::OFFSET {
-                    total = _mm256_sub_epi32(total, below);
+                let (dy, scaled) =
+                    (_mm256_broadcast_ss(&*d[t].add(k)), |x| _mm256_mul_ps(_mm256_cvtepi32_ps(x), d_row));
+                let whole = if F::OFFSET {
+                    scaled(_mm256_sub_epi32(total[t], below))
                 } else {
-                    under = _mm256_fmadd_ps(_mm256_cvtepi32_ps(below), _mm256_set1_ps(dmin * dy), under);
-                }
-                above = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), _mm256_set1_ps(d * dy), above);
+                    _mm256_fnmadd_ps(_mm256_cvtepi32_ps(below), dmin, scaled(total[t]))
+                };
+                acc[t] = _mm256_fmadd_ps(whole, dy, acc[t]);
             }
         }
-        *out = sum(_mm256_sub_ps(above, under));
     }
+    acc.map(|acc| sum(acc))
 }
 
-/// See [`crate::table::IntKernels::gemv`]. Signed codes are multiplied as their absolute values with the activations' signs
-/// turned; the code −128 counts as 128 so. A pair of products is at most 2·128·127 = 32,512.
+/// One row of blocks of 32 times `T` tokens from number `t0` on. The bits of a result do not depend on `T`.
+///
+/// Signed codes are multiplied as their absolute values with the activations' signs turned; the code −128 counts as 128
+/// so. A pair of products is at most 2·128·127 = 32,512.
 ///
 /// # Safety
-/// Lengths as [`Gemv`] states them, with activations in units of 32.
+/// As [`row_super`], in units of 32.
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn gemv_block<F: Block>(a: &mut Gemv) {
-    let ones = _mm256_set1_epi16(1);
-    let offset = _mm256_set1_epi8(F::OFFSET as i8);
-    for (row, out) in a.rows.chunks_exact(a.row_bytes).zip(a.out.iter_mut()) {
-        let (mut acc, mut below) = (_mm256_setzero_ps(), 0f32);
-        let acts = a.acts.q.as_chunks::<32>().0.iter().zip(a.acts.sums32).zip(a.acts.d);
-        for (block, ((y, own), dy)) in row.chunks_exact(F::BLOCK_BYTES).zip(acts) {
-            fetch_ahead(block.as_ptr(), F::BLOCK_BYTES);
-            // SAFETY: a whole block, 32 activations.
-            let (w, y, [d, min]) = unsafe { (F::codes(block.as_ptr()), load(y.as_ptr()), F::floats(block.as_ptr())) };
-            let pairs = if F::SIGNED || F::OFFSET > 0 {
-                let w = if F::OFFSET > 0 { _mm256_sub_epi8(w, offset) } else { w };
-                _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(y, w))
-            } else {
-                below += min * dy * f32::from(*own);
-                _mm256_maddubs_epi16(w, y)
-            };
-            let total = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, ones));
-            acc = _mm256_fmadd_ps(total, _mm256_set1_ps(d * dy), acc);
+unsafe fn row_block<F: Block, const T: usize>(row: &[u8], acts: &Acts<'_>, t0: usize) -> [f32; T] {
+    let (ones, offset) = (_mm256_set1_epi16(1), _mm256_set1_epi8(F::OFFSET as i8));
+    let units = acts.depth / 32;
+    let q: [*const i8; T] = rows_from(acts.q[t0 * acts.depth..].as_ptr(), acts.depth);
+    let d: [*const f32; T] = rows_from(acts.d[t0 * units..].as_ptr(), units);
+    let own: [*const i16; T] = rows_from(acts.sums32[t0 * units..].as_ptr(), units);
+    let (mut acc, mut below) = ([_mm256_setzero_ps(); T], [0f32; T]);
+    for (k, block) in row.chunks_exact(F::BLOCK_BYTES).enumerate() {
+        let b = block.as_ptr();
+        if t0 == 0 {
+            fetch_ahead(b, F::BLOCK_BYTES);
         }
-        *out = sum(acc) - below;
+        // SAFETY: a whole block; of unit k of each token 32 codes, their sum and a scale.
+        unsafe {
+            let (w, [d_row, min]) = (F::codes(b), F::floats(b));
+            let turned = F::SIGNED || F::OFFSET > 0;
+            let w = if F::OFFSET > 0 { _mm256_sub_epi8(w, offset) } else { w };
+            let size = if turned { _mm256_abs_epi8(w) } else { w };
+            let d_row = _mm256_set1_ps(d_row);
+            for t in 0..T {
+                let (y, dy) = (load(q[t].add(32 * k)), &*d[t].add(k));
+                if !turned {
+                    below[t] += min * dy * f32::from(*own[t].add(k));
+                }
+                let y = if turned { _mm256_sign_epi8(y, w) } else { y };
+                let total = _mm256_madd_epi16(_mm256_maddubs_epi16(size, y), ones);
+                // In this order both scales are broadcast by loads; their product would have to be broadcast from a register.
+                acc[t] =
+                    _mm256_fmadd_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(total), d_row), _mm256_broadcast_ss(dy), acc[t]);
+            }
+        }
     }
+    let mut out = acc.map(|acc| sum(acc));
+    for t in 0..T {
+        out[t] -= below[t];
+    }
+    out
+}
+
+/// Defines the product with one token and that with a few from a row's.
+macro_rules! products {
+    ($format:ident, $row:ident, $one:ident, $few:ident) => {
+        /// See [`crate::table::IntKernels::gemv`].
+        ///
+        /// # Safety
+        /// Lengths as [`Gemv`] states them.
+        #[target_feature(enable = "avx2,fma,f16c")]
+        pub(super) unsafe fn $one<F: $format>(a: &mut Gemv) {
+            for (row, out) in a.rows.chunks_exact(a.row_bytes).zip(a.out.iter_mut()) {
+                // SAFETY: the contract of this function.
+                [*out] = unsafe { $row::<F, 1>(row, &a.acts, 0) };
+            }
+        }
+
+        /// See [`crate::table::IntKernels::few`].
+        ///
+        /// # Safety
+        /// Lengths as [`Few`] states them.
+        #[target_feature(enable = "avx2,fma,f16c")]
+        pub(super) unsafe fn $few<F: $format>(a: &Few) {
+            for (r, row) in a.rows.chunks_exact(a.row_bytes).enumerate() {
+                let mut t = 0;
+                while t < a.tokens {
+                    let place = a.out.wrapping_add(t * a.out_stride + r);
+                    // SAFETY: there are that many tokens, and places for their results.
+                    t += unsafe {
+                        match a.tokens - t {
+                            1 => put($row::<F, 1>(row, &a.acts, t), place, a.out_stride),
+                            2 => put($row::<F, 2>(row, &a.acts, t), place, a.out_stride),
+                            3 => put($row::<F, 3>(row, &a.acts, t), place, a.out_stride),
+                            _ => put($row::<F, 4>(row, &a.acts, t), place, a.out_stride),
+                        }
+                    };
+                }
+            }
+        }
+    };
+}
+
+products!(Super, row_super, gemv_super, few_super);
+products!(Block, row_block, gemv_block, few_block);
+
+/// Stores results `stride` apart; how many.
+///
+/// # Safety
+/// They must be writable.
+#[inline]
+unsafe fn put<const T: usize>(results: [f32; T], out: *mut f32, stride: usize) -> usize {
+    for (t, result) in results.into_iter().enumerate() {
+        // SAFETY: promised by the caller.
+        unsafe { out.add(t * stride).write(result) };
+    }
+    T
 }
 
 /// Expands half precision.

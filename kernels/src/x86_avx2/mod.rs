@@ -26,7 +26,7 @@ use std::sync::OnceLock;
 use ocelli_quant::panel::Unquantized;
 use ocelli_quant::{GgmlType, Unpack};
 
-use crate::table::{ActKind, FormatKernels, IntKernels, KernelTable, index};
+use crate::table::{ActKind, FewKernel, FormatKernels, IntKernels, KernelTable, index};
 use unpack::{Block, Known, Super, Visit};
 
 crate::wide::wide_functions!("avx2,fma,f16c");
@@ -54,6 +54,7 @@ impl Visit for Int {
             unit: 256,
             panel_unit_bytes: pack::super_bytes(F::GROUP),
             gemv: gemv::gemv_super::<F>,
+            few: FewKernel { most: F::FEW, run: Some(gemv::few_super::<F>) },
             pack: pack::pack_super::<F>,
             gemm: gemm::gemm_super::<F>,
         })
@@ -65,6 +66,7 @@ impl Visit for Int {
             unit: 32,
             panel_unit_bytes: pack::BLOCK_BYTES,
             gemv: gemv::gemv_block::<F>,
+            few: FewKernel { most: F::FEW, run: Some(gemv::few_block::<F>) },
             pack: pack::pack_block::<F>,
             gemm: gemm::gemm_block::<F>,
         };

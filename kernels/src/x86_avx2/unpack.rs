@@ -33,6 +33,9 @@ pub(crate) trait Super: Unpack<Unit = SuperBlock> {
     /// Whether the mins only take off what makes codes unsigned; then `dmin` is `d`.
     const OFFSET: bool;
 
+    /// Tokens up to which products straight from the blocks took less time than by a panel, on a Zen 3.
+    const FEW: usize;
+
     /// Codes `32·N .. 32·N + 32`.
     unsafe fn run<const N: usize>(b: *const u8) -> __m256i;
 
@@ -64,6 +67,9 @@ pub(super) use each_run;
 pub(crate) trait Block: Unpack<Unit = Block32> {
     /// What codes are raised by to be unsigned; the min is that times d.
     const OFFSET: u8 = 0;
+
+    /// As for [`Super`].
+    const FEW: usize;
 
     /// The codes.
     unsafe fn codes(b: *const u8) -> __m256i;
@@ -126,6 +132,18 @@ unsafe fn half(at: *const u8) -> f32 {
     // SAFETY: promised by the caller.
     let bits = unsafe { at.cast::<u16>().read_unaligned() };
     _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))))
+}
+
+/// Half precision at `at` and behind it to single.
+///
+/// # Safety
+/// Four bytes must be readable.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn halves(at: *const u8) -> [f32; 2] {
+    // SAFETY: promised by the caller.
+    let both = _mm_cvtph_ps(_mm_cvtsi32_si128(unsafe { at.cast::<i32>().read_unaligned() }));
+    [_mm_cvtss_f32(both), _mm_cvtss_f32(_mm_movehdup_ps(both))]
 }
 
 /// Every byte shifted to the right by `2·K` bits, other bytes' bits coming in above.
@@ -194,9 +212,11 @@ unsafe fn six_bit_steps<const BYTES: usize>(b: *const u8) -> [__m256i; 2] {
 
 /// Implements the functions of [`Super`], their safety comments with them.
 macro_rules! super_format {
-    ($ty:ident, offset: $offset:literal, |$b:ident| run $n:ident: $run:expr, steps: $steps:expr, floats: $floats:expr) => {
+    ($ty:ident, offset: $offset:literal, few: $few:literal, |$b:ident|
+     run $n:ident: $run:expr, steps: $steps:expr, floats: $floats:expr) => {
         impl Super for $ty {
             const OFFSET: bool = $offset;
+            const FEW: usize = $few;
 
             #[inline]
             #[target_feature(enable = "avx2")]
@@ -223,21 +243,21 @@ macro_rules! super_format {
 }
 
 // d, dmin, 12 bytes of scales and mins, 128 of nibbles.
-super_format!(Q4_K, offset: false, |b|
+super_format!(Q4_K, offset: false, few: 8, |b|
     run N: nibble_run::<N>(b.add(16)),
     steps: six_bit_steps::<144>(b),
-    floats: [half(b), half(b.add(2))]
+    floats: halves(b)
 );
 
 // As Q4_K, with 32 bytes of fifth bits before the nibbles: bit N of each belongs to run N.
-super_format!(Q5_K, offset: false, |b|
+super_format!(Q5_K, offset: false, few: 7, |b|
     run N: _mm256_or_si256(nibble_run::<N>(b.add(48)), where_set(load(b.add(16)), 1 << N, 16)),
     steps: six_bit_steps::<176>(b),
-    floats: [half(b), half(b.add(2))]
+    floats: halves(b)
 );
 
 // 128 bytes of nibbles, 64 of the two bits above them, 16 signed scales, d.
-super_format!(Q6_K, offset: true, |b|
+super_format!(Q6_K, offset: true, few: 8, |b|
     run N: {
         let (half, k) = (N / 4, N % 4);
         let low = load(b.add(64 * half + 32 * (k % 2)));
@@ -261,7 +281,7 @@ super_format!(Q6_K, offset: true, |b|
 
 // 32 bytes of third bits, 64 of two bits, 12 of scales, d. Scales are six bits less 32: low nibbles of 0 … 7, high ones of
 // 8 … 15, then the upper two bits, four by four.
-super_format!(Q3_K, offset: true, |b|
+super_format!(Q3_K, offset: true, few: 4, |b|
     run N: _mm256_or_si256(pair_run::<N>(b.add(32)), where_set(load(b), 1 << N, 4)),
     steps: {
         let word = |at: usize| u32::from_le(b.add(at).cast::<u32>().read_unaligned());
@@ -277,14 +297,14 @@ super_format!(Q3_K, offset: true, |b|
 );
 
 // 16 bytes of scales and mins, a nibble each, 64 of two bits, d, dmin.
-super_format!(Q2_K, offset: false, |b|
+super_format!(Q2_K, offset: false, few: 6, |b|
     run N: pair_run::<N>(b.add(16)),
     steps: {
         let (both, nibbles) = (_mm_loadu_si128(b.cast()), _mm_set1_epi8(15));
         let mins = _mm_and_si128(_mm_srli_epi16::<4>(both), nibbles);
         [_mm256_cvtepu8_epi16(_mm_and_si128(both, nibbles)), _mm256_cvtepu8_epi16(mins)]
     },
-    floats: [half(b.add(80)), half(b.add(82))]
+    floats: halves(b.add(80))
 );
 
 /// The nibbles of 16 bytes: the low ones, then the high ones.
@@ -316,9 +336,10 @@ unsafe fn fifth_bits(at: *const u8) -> __m256i {
 
 /// Implements the functions of [`Block`], their safety comments with them.
 macro_rules! block_format {
-    ($ty:ident, offset: $offset:literal, |$b:ident| codes: $codes:expr, floats: $floats:expr) => {
+    ($ty:ident, offset: $offset:literal, few: $few:literal, |$b:ident| codes: $codes:expr, floats: $floats:expr) => {
         impl Block for $ty {
             const OFFSET: u8 = $offset;
+            const FEW: usize = $few;
 
             #[inline]
             #[target_feature(enable = "avx2")]
@@ -338,28 +359,28 @@ macro_rules! block_format {
 }
 
 // d, nibbles.
-block_format!(Q4_0, offset: 8, |b| codes: nibbles(b.add(2)), floats: { let d = half(b); [d, 8.0 * d] });
+block_format!(Q4_0, offset: 8, few: 3, |b| codes: nibbles(b.add(2)), floats: { let d = half(b); [d, 8.0 * d] });
 
 // d, what code 0 stands for, nibbles.
-block_format!(Q4_1, offset: 0, |b| codes: nibbles(b.add(4)), floats: [half(b), -half(b.add(2))]);
+block_format!(Q4_1, offset: 0, few: 3, |b| codes: nibbles(b.add(4)), floats: { let [d, low] = halves(b); [d, -low] });
 
 // d, fifth bits, nibbles.
-block_format!(Q5_0, offset: 16, |b|
+block_format!(Q5_0, offset: 16, few: 3, |b|
     codes: _mm256_or_si256(nibbles(b.add(6)), fifth_bits(b.add(2))),
     floats: { let d = half(b); [d, 16.0 * d] }
 );
 
 // d, what code 0 stands for, fifth bits, nibbles.
-block_format!(Q5_1, offset: 0, |b|
+block_format!(Q5_1, offset: 0, few: 3, |b|
     codes: _mm256_or_si256(nibbles(b.add(8)), fifth_bits(b.add(4))),
-    floats: [half(b), -half(b.add(2))]
+    floats: { let [d, low] = halves(b); [d, -low] }
 );
 
 // d, signed codes.
-block_format!(Q8_0, offset: 0, |b| codes: load(b.add(2)), floats: [half(b), 0.0]);
+block_format!(Q8_0, offset: 0, few: 8, |b| codes: load(b.add(2)), floats: [half(b), 0.0]);
 
 // d, nibbles that number the signed values of a table.
-block_format!(IQ4_NL, offset: 0, |b|
+block_format!(IQ4_NL, offset: 0, few: 7, |b|
     codes: {
         let values = _mm_loadu_si128(iq4_nl::TABLE.values().as_ptr().cast());
         _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(values), nibbles(b.add(2)))

@@ -27,6 +27,10 @@ pub(crate) const AVX: &str = "avxvnni";
 pub(crate) const AVX512_NEEDS: &str = "an x86-64 CPU with AVX-512 F, BW, VL and VNNI";
 pub(crate) const AVX_NEEDS: &str = "an x86-64 CPU with AVX-VNNI, AVX2, FMA and F16C";
 
+/// Tokens that are few: AVX2's kernels take them, and its panels cost as much, but are multiplied twice as fast here. An
+/// estimate from AVX2's times; no CPU with these instructions was at hand.
+const FEW: usize = 6;
+
 /// What a table's GEMMs are made of.
 #[derive(Debug, Clone, Copy)]
 enum By {
@@ -106,13 +110,13 @@ impl Visit for By {
 
     fn super_block<F: Super>(self) -> Self::Out {
         let panel_unit_bytes = pack::super_bytes(F::GROUP);
-        Some(Prompt { panel_unit_bytes, pack: pack::pack_super::<F>, gemm: slot!(self, gemm_super::<F>) })
+        Some(Prompt { few: FEW, panel_unit_bytes, pack: pack::pack_super::<F>, gemm: slot!(self, gemm_super::<F>) })
     }
 
     /// Signed codes too stay bytes here, unlike those of AVX2.
     fn block<F: Block>(self) -> Self::Out {
         let panel_unit_bytes = pack::BLOCK_BYTES;
-        Some(Prompt { panel_unit_bytes, pack: pack::pack_block::<F>, gemm: slot!(self, gemm_block::<F>) })
+        Some(Prompt { few: FEW, panel_unit_bytes, pack: pack::pack_block::<F>, gemm: slot!(self, gemm_block::<F>) })
     }
 
     fn float<F: Unpack<Unit = Unquantized>>(self) -> Self::Out {
