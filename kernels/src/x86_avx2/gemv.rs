@@ -132,52 +132,148 @@ unsafe fn row_super<F: Super, const T: usize>(row: &[u8], acts: &Acts<'_>, t0: u
     acc.map(|acc| sum(acc))
 }
 
+/// Blocks of 32 whose scales are converted and multiplied together.
+const TOGETHER: usize = 4;
+
 /// One row of blocks of 32 times `T` tokens from number `t0` on. The bits of a result do not depend on `T`.
-///
-/// Signed codes are multiplied as their absolute values with the activations' signs turned; the code −128 counts as 128
-/// so. A pair of products is at most 2·128·127 = 32,512.
 ///
 /// # Safety
 /// As [`row_super`], in units of 32.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn row_block<F: Block, const T: usize>(row: &[u8], acts: &Acts<'_>, t0: usize) -> [f32; T] {
-    let (ones, offset) = (_mm256_set1_epi16(1), _mm256_set1_epi8(F::OFFSET as i8));
     let units = acts.depth / 32;
-    let q: [*const i8; T] = rows_from(acts.q[t0 * acts.depth..].as_ptr(), acts.depth);
-    let d: [*const f32; T] = rows_from(acts.d[t0 * units..].as_ptr(), units);
-    let own: [*const i16; T] = rows_from(acts.sums32[t0 * units..].as_ptr(), units);
-    let (mut acc, mut below) = ([_mm256_setzero_ps(); T], [0f32; T]);
-    for (k, block) in row.chunks_exact(F::BLOCK_BYTES).enumerate() {
-        let b = block.as_ptr();
-        if t0 == 0 {
-            fetch_ahead(b, F::BLOCK_BYTES);
+    let mut sums = Sums { acc: [[_mm256_setzero_ps(); 2]; T], below: [_mm_setzero_ps(); T] };
+    let mut at = Blocks {
+        row: row.as_ptr(),
+        q: rows_from(acts.q[t0 * acts.depth..].as_ptr(), acts.depth),
+        d: rows_from(acts.d[t0 * units..].as_ptr(), units),
+        own: rows_from(acts.sums32[t0 * units..].as_ptr(), units),
+    };
+    // SAFETY: the row holds `units` blocks, each token as many times 32 codes, a scale and a sum.
+    unsafe {
+        for _ in 0..units / TOGETHER {
+            if t0 == 0 {
+                fetch_ahead(at.row, TOGETHER * F::BLOCK_BYTES);
+            }
+            let d = at.d.map(|d| _mm_loadu_ps(d));
+            let own = at.own.map(|own| _mm_loadl_epi64(own.cast()));
+            some_blocks::<F, T>(&at, TOGETHER, d, own, &mut sums);
+            at.advance::<F>(TOGETHER);
         }
-        // SAFETY: a whole block; of unit k of each token 32 codes, their sum and a scale.
-        unsafe {
-            let (w, [d_row, min]) = (F::codes(b), F::floats(b));
-            let turned = F::SIGNED || F::OFFSET > 0;
-            let w = if F::OFFSET > 0 { _mm256_sub_epi8(w, offset) } else { w };
-            let size = if turned { _mm256_abs_epi8(w) } else { w };
-            let d_row = _mm256_set1_ps(d_row);
+        let rest = units % TOGETHER;
+        if rest > 0 {
+            let (mut d, mut own) = ([_mm_setzero_ps(); T], [_mm_setzero_si128(); T]);
             for t in 0..T {
-                let (y, dy) = (load(q[t].add(32 * k)), &*d[t].add(k));
-                if !turned {
-                    below[t] += min * dy * f32::from(*own[t].add(k));
-                }
-                let y = if turned { _mm256_sign_epi8(y, w) } else { y };
+                let (mut scales, mut sums) = ([0f32; TOGETHER], [0i16; 2 * TOGETHER]);
+                std::ptr::copy_nonoverlapping(at.d[t], scales.as_mut_ptr(), rest);
+                std::ptr::copy_nonoverlapping(at.own[t], sums.as_mut_ptr(), rest);
+                (d[t], own[t]) = (_mm_loadu_ps(scales.as_ptr()), _mm_loadu_si128(sums.as_ptr().cast()));
+            }
+            some_blocks::<F, T>(&at, rest, d, own, &mut sums);
+        }
+    }
+    let mut out = [0.0; T];
+    for t in 0..T {
+        let below = _mm_add_ps(sums.below[t], _mm_movehl_ps(sums.below[t], sums.below[t]));
+        let below = _mm_add_ss(below, _mm_movehdup_ps(below));
+        out[t] = sum(_mm256_add_ps(sums.acc[t][0], sums.acc[t][1])) - _mm_cvtss_f32(below);
+    }
+    out
+}
+
+/// Sums of `T` tokens: of the products of even and of odd blocks, since one after the other would wait for its turn, and of
+/// what is to be taken off.
+struct Sums<const T: usize> {
+    acc: [[__m256; 2]; T],
+    below: [__m128; T],
+}
+
+/// Where the next blocks of a row begin, and for each of `T` tokens what they are multiplied with.
+struct Blocks<const T: usize> {
+    row: *const u8,
+    q: [*const i8; T],
+    d: [*const f32; T],
+    own: [*const i16; T],
+}
+
+impl<const T: usize> Blocks<T> {
+    #[inline(always)]
+    fn advance<F: Block>(&mut self, n: usize) {
+        self.row = self.row.wrapping_add(n * F::BLOCK_BYTES);
+        for t in 0..T {
+            self.q[t] = self.q[t].wrapping_add(32 * n);
+            self.d[t] = self.d[t].wrapping_add(n);
+            self.own[t] = self.own[t].wrapping_add(n);
+        }
+    }
+}
+
+/// `n` blocks, at most [`TOGETHER`], times `T` tokens that have these scales and sums there.
+///
+/// Signed codes are multiplied as their absolute values with the activations' signs turned; the code −128 counts as 128
+/// so. A pair of products is at most 2·128·127 = 32,512.
+///
+/// # Safety
+/// `n` blocks and their codes of each token must be readable.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn some_blocks<F: Block, const T: usize>(
+    at: &Blocks<T>,
+    n: usize,
+    d: [__m128; T],
+    own: [__m128i; T],
+    sums: &mut Sums<T>,
+) {
+    let ones = _mm256_set1_epi16(1);
+    // SAFETY: promised by the caller; every block begins with its scale, and where there is no offset a second number
+    // follows.
+    unsafe {
+        let scale = halves_of::<F>(at.row, n);
+        let mut scales = [[0f32; TOGETHER]; T];
+        for t in 0..T {
+            _mm_storeu_ps(scales[t].as_mut_ptr(), _mm_mul_ps(scale, d[t]));
+            if !F::SIGNED {
+                let min = if F::OFFSET > 0 {
+                    _mm_mul_ps(scale, _mm_set1_ps(f32::from(F::OFFSET)))
+                } else {
+                    _mm_sub_ps(_mm_setzero_ps(), halves_of::<F>(at.row.add(2), n))
+                };
+                let own = _mm_cvtepi32_ps(_mm_cvtepi16_epi32(own[t]));
+                sums.below[t] = _mm_fmadd_ps(_mm_mul_ps(min, d[t]), own, sums.below[t]);
+            }
+        }
+        // Loads broadcast what lies in memory; what the compiler knew to be in a register would take a shuffle.
+        let scales = std::hint::black_box(&scales);
+        for i in 0..n {
+            let w = F::codes(at.row.add(i * F::BLOCK_BYTES));
+            let size = if F::SIGNED { _mm256_abs_epi8(w) } else { w };
+            for t in 0..T {
+                let y = load(at.q[t].add(32 * i));
+                let y = if F::SIGNED { _mm256_sign_epi8(y, w) } else { y };
                 let total = _mm256_madd_epi16(_mm256_maddubs_epi16(size, y), ones);
-                // In this order both scales are broadcast by loads; their product would have to be broadcast from a register.
-                acc[t] =
-                    _mm256_fmadd_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(total), d_row), _mm256_broadcast_ss(dy), acc[t]);
+                let scale = _mm256_broadcast_ss(&scales[t][i]);
+                let acc = &mut sums.acc[t][i % 2];
+                *acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), scale, *acc);
             }
         }
     }
-    let mut out = acc.map(|acc| sum(acc));
-    for t in 0..T {
-        out[t] -= below[t];
+}
+
+/// The half-precision numbers that `n` blocks from here on begin with; 0 for the others.
+///
+/// # Safety
+/// They must be readable.
+#[inline]
+#[target_feature(enable = "f16c")]
+unsafe fn halves_of<F: Block>(first: *const u8, n: usize) -> __m128 {
+    let mut bits = 0;
+    for i in 0..n {
+        // SAFETY: promised by the caller.
+        let half = unsafe { first.add(i * F::BLOCK_BYTES).cast::<u16>().read_unaligned() };
+        bits |= i64::from(half) << (16 * i);
     }
-    out
+    _mm_cvtph_ps(_mm_cvtsi64_si128(bits))
 }
 
 /// Defines the product with one token and that with a few from a row's.

@@ -315,8 +315,8 @@ super_format!(Q2_K, offset: false, few: 6, |b|
 #[target_feature(enable = "avx2")]
 unsafe fn nibbles(at: *const u8) -> __m256i {
     // SAFETY: promised by the caller.
-    let bytes = unsafe { _mm_loadu_si128(at.cast()) };
-    _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(bytes), bytes), _mm256_set1_epi8(15))
+    let bytes = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(at.cast()) });
+    _mm256_and_si256(_mm256_srlv_epi64(bytes, _mm256_setr_epi64x(0, 0, 4, 4)), _mm256_set1_epi8(15))
 }
 
 /// 16 in byte i where bit i of four bytes is set.
@@ -359,19 +359,19 @@ macro_rules! block_format {
 }
 
 // d, nibbles.
-block_format!(Q4_0, offset: 8, few: 3, |b| codes: nibbles(b.add(2)), floats: { let d = half(b); [d, 8.0 * d] });
+block_format!(Q4_0, offset: 8, few: 4, |b| codes: nibbles(b.add(2)), floats: { let d = half(b); [d, 8.0 * d] });
 
 // d, what code 0 stands for, nibbles.
-block_format!(Q4_1, offset: 0, few: 3, |b| codes: nibbles(b.add(4)), floats: { let [d, low] = halves(b); [d, -low] });
+block_format!(Q4_1, offset: 0, few: 4, |b| codes: nibbles(b.add(4)), floats: { let [d, low] = halves(b); [d, -low] });
 
 // d, fifth bits, nibbles.
-block_format!(Q5_0, offset: 16, few: 3, |b|
+block_format!(Q5_0, offset: 16, few: 4, |b|
     codes: _mm256_or_si256(nibbles(b.add(6)), fifth_bits(b.add(2))),
     floats: { let d = half(b); [d, 16.0 * d] }
 );
 
 // d, what code 0 stands for, fifth bits, nibbles.
-block_format!(Q5_1, offset: 0, few: 3, |b|
+block_format!(Q5_1, offset: 0, few: 4, |b|
     codes: _mm256_or_si256(nibbles(b.add(8)), fifth_bits(b.add(4))),
     floats: { let [d, low] = halves(b); [d, -low] }
 );
