@@ -1,4 +1,4 @@
-//! Model files in memory: mapped, or read whole into an aligned buffer.
+//! Model files in memory: mapped, or read whole into memory of large pages.
 //!
 //! This is the only file of the crate with `unsafe`: creating a mapping is unsafe because another process could
 //! truncate or rewrite the file underneath it. Everything above sees plain `&[u8]`.
@@ -38,11 +38,8 @@ pub struct ModelFile {
 #[derive(Debug)]
 enum Bytes {
     Mapped(Mmap),
-    /// `u64` words keep the first byte aligned as a mapping's would be for every type a GGUF tensor holds.
-    Read {
-        words: Vec<u64>,
-        len: usize,
-    },
+    /// A mapping without a file: aligned for every type a GGUF tensor holds.
+    Read(Mmap),
 }
 
 impl ModelFile {
@@ -79,8 +76,7 @@ impl ModelFile {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         match &self.bytes {
-            Bytes::Mapped(map) => map,
-            Bytes::Read { words, len } => &bytemuck::cast_slice(words)[..*len],
+            Bytes::Mapped(map) | Bytes::Read(map) => map,
         }
     }
 
@@ -93,7 +89,7 @@ impl ModelFile {
     fn lock(&self) -> Result<(), RuntimeError> {
         match &self.bytes {
             Bytes::Mapped(map) => map.lock().map_err(|source| RuntimeError::Mlock { path: self.path.clone(), source }),
-            Bytes::Read { .. } => Err(RuntimeError::MlockWithoutMmap),
+            Bytes::Read(_) => Err(RuntimeError::MlockWithoutMmap),
         }
     }
 }
@@ -120,13 +116,15 @@ fn read(mut file: File, path: &Path, len: u64) -> Result<Bytes, RuntimeError> {
         bytes: len,
         remedy: "leave --no-mmap out",
     };
-    let len = usize::try_from(len).map_err(|_| too_large())?;
-    let mut words: Vec<u64> = Vec::new();
-    words.try_reserve_exact(len.div_ceil(8)).map_err(|_| too_large())?;
-    words.resize(len.div_ceil(8), 0);
-    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
-    file.read_exact(&mut bytes[..len]).map_err(|source| RuntimeError::Open { path: path.to_owned(), source })?;
-    Ok(Bytes::Read { words, len })
+    let size = usize::try_from(len).map_err(|_| too_large())?;
+    let mut map = MmapOptions::new().len(size).map_anon().map_err(|_| too_large())?;
+    // Weights are read from end to end for every token: with pages of 4 KiB that costs a translation for each. Advice only,
+    // and only memory without a file can have large pages everywhere.
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(Advice::HugePage);
+    let io = |source| RuntimeError::Open { path: path.to_owned(), source };
+    file.read_exact(&mut map).map_err(io)?;
+    Ok(Bytes::Read(map.make_read_only().map_err(io)?))
 }
 
 #[cfg(test)]

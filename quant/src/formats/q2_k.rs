@@ -52,14 +52,26 @@ impl Format for Q2_K {
     fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
         for (x, block) in out.as_chunks_mut::<256>().0.iter_mut().zip(bytes.as_chunks::<84>().0) {
             let (d, dmin) = (read_f16(block, 80), read_f16(block, 82));
-            for (k, (x, s)) in x.as_chunks_mut::<16>().0.iter_mut().zip(&block[..16]).enumerate() {
-                let (dl, ml) = (d * f32::from(s & 15), dmin * f32::from(s >> 4));
-                let (half, shift) = (k / 8, 2 * (k % 8 / 2));
-                let qs = &block[16 + 32 * half + 16 * (k % 2)..][..16];
-                for (x, q) in x.iter_mut().zip(qs) {
-                    *x = dl * f32::from(q >> shift & 3) - ml;
-                }
+            let halves = block[16..].as_chunks::<32>().0.iter().zip(block.as_chunks::<8>().0);
+            for (x, (qs, scales)) in x.as_chunks_mut::<128>().0.iter_mut().zip(halves) {
+                let scales = scales.as_chunks::<2>().0;
+                let [x0, x1, x2, x3] = x.as_chunks_mut::<32>().0 else { continue };
+                expand::<0>(d, dmin, scales[0], qs, x0);
+                expand::<2>(d, dmin, scales[1], qs, x1);
+                expand::<4>(d, dmin, scales[2], qs, x2);
+                expand::<6>(d, dmin, scales[3], qs, x3);
             }
+        }
+    }
+}
+
+/// 32 codes of two groups. The shift is a constant: vectors have none of bytes by a variable.
+#[inline(always)]
+fn expand<const SHIFT: u32>(d: f32, dmin: f32, scales: [u8; 2], qs: &[u8; 32], x: &mut [f32; 32]) {
+    for ((x, s), qs) in x.as_chunks_mut::<16>().0.iter_mut().zip(scales).zip(qs.as_chunks::<16>().0) {
+        let (dl, ml) = (d * f32::from(s & 15), dmin * f32::from(s >> 4));
+        for (x, q) in x.iter_mut().zip(qs) {
+            *x = dl * f32::from(q >> SHIFT & 3) - ml;
         }
     }
 }

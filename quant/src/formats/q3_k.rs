@@ -62,8 +62,9 @@ impl Format for Q3_K {
                 let qs = &block[32 + 32 * half + 16 * (k % 2)..][..16];
                 let hmask = &block[16 * (k % 2)..][..16];
                 for ((x, q), bits) in x.iter_mut().zip(qs).zip(hmask) {
-                    let q = (q >> shift & 3) | ((bits >> group & 1) << 2);
-                    *x = dl * (f32::from(q) - 4.0);
+                    // Widened first: vectors have no shift of bytes.
+                    let q = (i32::from(*q) >> shift & 3) | ((i32::from(*bits) >> group & 1) << 2);
+                    *x = dl * (q - 4) as f32;
                 }
             }
         }

@@ -51,17 +51,37 @@ impl Format for Q6_K {
     fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
         for (x, block) in out.as_chunks_mut::<256>().0.iter_mut().zip(bytes.as_chunks::<210>().0) {
             let d = read_f16(block, 208);
-            for (k, (x, sc)) in x.as_chunks_mut::<16>().0.iter_mut().zip(&block[192..208]).enumerate() {
-                let scale = d * f32::from(*sc as i8);
-                // Quarter 0…3 of half h: the nibbles alternate between two runs of 32 bytes, then the high nibbles.
-                let (half, quarter, odd) = (k / 8, k % 8 / 2, k % 2);
-                let ql = &block[64 * half + 32 * (quarter % 2) + 16 * odd..][..16];
-                let qh = &block[128 + 32 * half + 16 * odd..][..16];
-                for ((x, low), high) in x.iter_mut().zip(ql).zip(qh) {
-                    let q = (low >> (4 * (quarter / 2)) & 15) | ((high >> (2 * quarter) & 3) << 4);
-                    *x = scale * (f32::from(q) - 32.0);
-                }
+            let (lows, rest) = block.split_at(128);
+            let halves =
+                lows.as_chunks::<64>().0.iter().zip(rest.as_chunks::<32>().0).zip(block[192..].as_chunks::<8>().0);
+            for (x, ((lows, high), scales)) in x.as_chunks_mut::<128>().0.iter_mut().zip(halves) {
+                // The nibbles alternate between two runs of 32 bytes, then the high nibbles.
+                let (runs, scales) = (lows.as_chunks::<32>().0, scales.as_chunks::<2>().0);
+                let [x0, x1, x2, x3] = x.as_chunks_mut::<32>().0 else { continue };
+                expand::<0, 0>(d, scales[0], &runs[0], high, x0);
+                expand::<0, 2>(d, scales[1], &runs[1], high, x1);
+                expand::<4, 4>(d, scales[2], &runs[0], high, x2);
+                expand::<4, 6>(d, scales[3], &runs[1], high, x3);
             }
+        }
+    }
+}
+
+/// A quarter of half a block: 32 codes of two groups. Shifts are constants: vectors have none of bytes by a variable.
+#[inline(always)]
+fn expand<const LOW: u32, const HIGH: u32>(
+    d: f32,
+    scales: [u8; 2],
+    low: &[u8; 32],
+    high: &[u8; 32],
+    x: &mut [f32; 32],
+) {
+    let bytes = low.as_chunks::<16>().0.iter().zip(high.as_chunks::<16>().0);
+    for ((x, scale), (low, high)) in x.as_chunks_mut::<16>().0.iter_mut().zip(scales).zip(bytes) {
+        let scale = d * f32::from(scale as i8);
+        for ((x, low), high) in x.iter_mut().zip(low).zip(high) {
+            let q = (low >> LOW & 15) | ((high >> HIGH & 3) << 4);
+            *x = scale * (f32::from(q) - 32.0);
         }
     }
 }
