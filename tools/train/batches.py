@@ -27,6 +27,9 @@ KINDS = {name: 1 + len(classes) for name, classes in KINDS.items()}
 UNKNOWN = 255
 """The class of what is not asked: padding, and what can't be told from a slice."""
 CELLS, LONGEST, PARTS = 9, 8, 49
+TALLIED = len(SHAPES) + len(COLOURS)
+"""Kinds of things that are counted in a picture."""
+
 WEIGHTS = {"count": 3.0, "yes-no": 3.0, "read": 2.0, "compare": 1.5, "video": 1.5}
 """Of answers in the loss, where not 1, times the third root (nearly the square) of the answer's length: otherwise descriptions would be most of it,
 and answers that are one figure or yes next to nothing."""
@@ -49,8 +52,9 @@ class Batch:
     """Tensors of one step; `targets` are the tokens to be said, `at` where in the flattened ids they are predicted. For each
     turn `begins` tells where its answer is begun, `about` shape, colour, size and cell of the thing asked about and what is
     claimed of it, `meant` in which cells the things are that the question is about, and `pair` the cells of two things that
-    are compared. `phrase_ends` are the flattened places where noun phrases of questions end, `phrases` the cells of what
-    each means. `weights` of the targets sum to 1."""
+    are compared. `tally_at` are the flattened places behind a conversation's first overview, `tallies` how many things on it
+    have each shape and colour. `phrase_ends` are the flattened places where noun phrases of questions end, `phrases` the
+    cells of what each means. `weights` of the targets sum to 1."""
 
     ids: torch.Tensor
     patches: torch.Tensor
@@ -68,6 +72,8 @@ class Batch:
     pair: torch.Tensor
     phrase_ends: torch.Tensor
     phrases: torch.Tensor
+    tally_at: torch.Tensor
+    tallies: torch.Tensor
     weights: torch.Tensor
     tasks: list
     conversations: int
@@ -195,6 +201,12 @@ def cell_classes(picture):
     return found
 
 
+def tally_of(cells):
+    """How many things have each shape and each colour."""
+    counts = [np.bincount(cells[:, kind], minlength=KINDS[name]) for kind, name in enumerate(("shape", "colour"))]
+    return [*counts[0][1:], *counts[1][1:]]
+
+
 def signs_on(picture, left, top, width, height, scale):
     """The signs of a text that lies wholly in this part; unknown where it is cut or too small to be read."""
     found = np.zeros((LONGEST, 2), np.uint8)
@@ -226,8 +238,12 @@ def collate(items):
     length = max(len(item[0]) for item in items)
     ids = np.full((len(items), length), 2, np.int64)
     at, targets, turn, begins, labels, phrases, weights = [], [], [], [], [], [], []
-    for row, (one, said, _, _, turns) in enumerate(items):
+    tally_at, tallies = [], []
+    for row, (one, said, _, shown, turns) in enumerate(items):
         ids[row, : len(one)] = one
+        if shown:
+            tally_at.append(row * length + one.index(0) + prompts.QUERIES)
+            tallies.append(tally_of(shown[0].cells))
         where = [i for i, s in enumerate(said) if s >= 0]
         at += [row * length + i - 1 for i in where]
         targets += [one[i] for i in where]
@@ -254,6 +270,8 @@ def collate(items):
     arrays = {"ids": ids, "patches": patches, "sizes": sizes, "marks": marks, "parts": parts, "cells": cells, "signs": signs}
     numbers = {"at": at, "targets": targets, "turn": turn, "begins": begins}
     numbers["phrase_ends"] = [place for place, _ in phrases]
+    numbers["tally_at"] = tally_at
+    numbers["tallies"] = np.array(tallies, np.int64).reshape(-1, TALLIED)
     numbers["phrases"] = np.array([cells for _, cells in phrases], np.int64).reshape(-1, CELLS)
     for name, width in ("about", 5), ("meant", CELLS), ("pair", 2):
         numbers[name] = np.array([getattr(one, name) for one in labels], np.int64).reshape(-1, width)

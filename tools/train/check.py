@@ -10,6 +10,7 @@ tokens of `ocelli probe` on pictures of every task compared with PyTorch's.
 import argparse
 import json
 import pathlib
+import random
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ import prompts
 import slicing
 import vocabulary
 from model import Model
+from scene import COLOURS, SHAPES
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tests" / "parity"))
 
@@ -170,6 +172,25 @@ def check_phrases(folder):
     assert pairs > 20, pairs
 
 
+def check_tallies(folder):
+    """The tally stands behind the rows of the first overview and counts what the picture shows; no count is asked twice."""
+    reader, counted = prompts.Prompts(folder), 0
+    for index in range(100):
+        made = generator.counts(random.Random(index), (0.5, 0.5, 0))
+        if not made.turns:
+            continue
+        batch = batches.collate([batches.prepare(reader, made)])
+        assert reader.tokenizer.id_to_token(int(batch.ids.flatten()[batch.tally_at[0]])) == "</image>"
+        things, shapes = made.pictures[0].things, batch.tallies[0, : len(SHAPES)].tolist()
+        assert shapes == [sum(t.shape == shape for t in things) for shape in SHAPES]
+        assert batch.tallies[0, len(SHAPES) :].tolist() == [sum(t.colour == colour for t in things) for colour in COLOURS]
+        turns = [t for t in made.turns if t.task == "count"]
+        assert all(t.answer == str(len(t.meant)) for t in turns)
+        assert len({frozenset(t.cell for t in turn.meant) for turn in turns}) == len(turns)
+        counted += len(turns)
+    assert counted > 250, counted
+
+
 def check_padding(folder):
     """A conversation's logits don't depend on what it is batched with."""
     torch.manual_seed(0)
@@ -275,6 +296,7 @@ def main():
             "slices": check_slices,
             "export": lambda: check_model(folder / "tokenizer", folder / "model"),
             "phrases": lambda: check_phrases(folder / "tokenizer"),
+            "tallies": lambda: check_tallies(folder / "tokenizer"),
             "padding": lambda: check_padding(folder / "tokenizer"),
         }
         if args.ocelli:

@@ -60,6 +60,16 @@ MIXTURE = {"shapes": 40, "count": 12, "text": 6, "number": 14, "page": 12, "turn
 DESCRIBED = 0.7
 """Share of pictures that are described. A description says something of every cell, an answer of one."""
 
+POOL = ["colour", "shape", "size", "position", "yes-no", "yes-no", "side", "side", "count", "outside"]
+"""What is asked of pictures of shapes in training."""
+
+CROWDS = [1, 2, 3, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9]
+"""Numbers of things in the pictures in which training counts."""
+
+CUT = 0.4
+"""Share of the pictures of numbers that have in training the sizes they have in the test: what is read on a tile is
+not learnt from the overview."""
+
 LETTERS_FROM = 5
 """Training that asks for shorter texts than this shows numbers only: ten signs are learnt before sixty."""
 
@@ -357,6 +367,21 @@ def several_turns(rng, sizes):
     return Conversation([picture], False, [replace(t, task="turns") for t in turns[:4]])
 
 
+def counts(rng, sizes):
+    """Training: up to five counts of different things of one picture, mostly a full one, and a question of another kind."""
+    picture, scene = shapes_picture(rng, sizes, rng.choice(CROWDS), alike=rng.random() < 0.75)
+    turns, known = [], set()
+    for _ in range(10):
+        turn = asked(rng, "count", scene)
+        counted = frozenset(thing.cell for thing in turn.meant)
+        if len(turns) < 5 and counted not in known and (len(counted) < len(scene.things) or rng.random() < 0.4):
+            turns.append(turn)
+            known.add(counted)
+    last = asked(rng, rng.choice(POOL), scene)
+    turns += [last] if last is not None and last.task != "count" else []
+    return Conversation([picture], False, turns)
+
+
 def mixture(rng, sizes, longest):
     """Training: a picture is costly and a question cheap, so one picture gets several."""
     kind = rng.choices(list(MIXTURE), MIXTURE.values())[0]
@@ -374,8 +399,11 @@ def mixture(rng, sizes, longest):
     if kind == "page":
         picture, _ = page(rng, sizes, longest < LETTERS_FROM)
         return Conversation([picture], False, [Turn("outside", rng.choice(questions.OUTSIDE), questions.CANNOT_TELL)])
+    if kind == "count":
+        return counts(rng, sizes)
     if kind in ("text", "number"):
         digits_only = kind == "number" or longest < LETTERS_FROM
+        sizes = SLICED if kind == "number" and rng.random() < CUT else sizes
         picture, scene = text_picture(rng, sizes, digits_only, min(4, longest) if digits_only else longest)
         tasks = ["read"]
         if scene.things:
@@ -384,11 +412,10 @@ def mixture(rng, sizes, longest):
         else:
             tasks += ["outside"] * (rng.random() < 0.1)
     else:
-        number = rng.randint(1, 9) if kind == "count" else rng.choice([1, 1, 2, 2, 3, 3, 4, 5, 6, 7])
-        picture, scene = shapes_picture(rng, sizes, number, alike=kind == "count" and rng.random() < 0.7)
-        pool = ["colour", "shape", "size", "position", "yes-no", "yes-no", "side", "side", "count", "outside"]
-        tasks = ["count", "count", "count", rng.choice(pool)] if kind == "count" else rng.sample(pool, 4)
-        if number <= questions.MOST_DESCRIBED and kind == "shapes" and rng.random() < DESCRIBED:
+        number = rng.choice([1, 1, 2, 2, 3, 3, 4, 5, 6, 7])
+        picture, scene = shapes_picture(rng, sizes, number)
+        tasks = rng.sample(POOL, 4)
+        if number <= questions.MOST_DESCRIBED and rng.random() < DESCRIBED:
             tasks[0] = "sentence"
         if rng.random() < 0.5:
             rng.shuffle(tasks)

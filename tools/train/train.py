@@ -42,10 +42,12 @@ class Trainer(nn.Module):
 
     On the tower's second layer: which parts of each patch stand out from the background. On the tower: shape, colour and
     sign at each patch, and which sign of its line that is. On the resampler's rows: the first nine tell the shape, colour and
-    size of the thing in each cell of a picture, the next eight the signs of a text in order; each tells its number too. On the text model's
-    third layer, where an answer begins: all about the thing that is asked about, what is claimed of it, and in which cells
-    the things are that are meant; on its second and third, where a noun phrase ends, in which cells the things are that the
-    phrase means; on its fourth, where an answer begins, the cells of two things that are compared.
+    size of the thing in each cell of a picture, the next eight the signs of a text in order; each tells its number too.
+
+    On the text model's second and third layer: behind the first picture, how many things have each shape and each colour;
+    where a noun phrase ends, in which cells the things are that the phrase means, and on the third how many they are. On
+    its third, where an answer begins: all about the thing that is asked about, what is claimed of it, and in which cells the
+    things are that are meant; on its fourth how many those are, and the cells of two things that are compared.
     """
 
     def __init__(self):
@@ -60,8 +62,10 @@ class Trainer(nn.Module):
         self.meant_head = nn.Linear(c.hidden_size, batches.CELLS)
         self.phrase_heads = nn.ModuleDict({str(n): nn.Linear(c.hidden_size, batches.CELLS) for n in (2, 3)})
         self.pair_heads = nn.ModuleDict({name: nn.Linear(c.hidden_size, kinds["place"]) for name in ("first", "second")})
-        heads_of_text = [*self.about_heads.values(), self.meant_head, *self.phrase_heads.values(), *self.pair_heads.values()]
-        for head in heads_of_text:
+        self.tally_heads = nn.ModuleDict({str(n): nn.Linear(c.hidden_size, batches.TALLIED) for n in (2, 3)})
+        self.amount_heads = nn.ModuleDict({name: nn.Linear(c.hidden_size, NUMBERS) for name in ("phrase", "meant")})
+        several = [self.about_heads, self.phrase_heads, self.pair_heads, self.tally_heads, self.amount_heads]
+        for head in [self.meant_head, *(head for heads_of_one in several for head in heads_of_one.values())]:
             nn.init.zeros_(head.weight)
         self.sign_heads = heads(c.hidden_size, ["sign", "place"])
 
@@ -85,6 +89,14 @@ class Trainer(nn.Module):
             for layer, head in self.phrase_heads.items():
                 out = head(self.model.llm.given_at(int(layer), batch.phrase_ends))
                 named = named + 0.5 * pointing(f"phrase-{layer}", out, batch.phrases, names)
+            of_phrases = self.amount_heads["phrase"](self.model.llm.given_at(3, batch.phrase_ends))
+            of_meant = self.amount_heads["meant"](self.model.llm.given_at(4, batch.begins))
+            named = named + 0.5 * amounting("amount-phrase", of_phrases, batch.phrases, names)
+            named = named + 0.5 * amounting("amount-meant", of_meant, batch.meant, names)
+        if stage != "see" and batch.tallies.numel():
+            for layer, head in self.tally_heads.items():
+                out = head(self.model.llm.given_at(int(layer), batch.tally_at))
+                named = named + tallying(layer, out, batch.tallies, names)
         if stage != "tell" and rows is not None:
             cells, behind = batches.CELLS, batches.CELLS + batches.LONGEST
             named = named + outlining(self.part_head(self.model.vpm.early), batch.parts, names)
@@ -93,6 +105,9 @@ class Trainer(nn.Module):
             named = named + naming("text", self.sign_heads, rows[:, cells:behind], batch.signs, names)
         return told, named, right, names
 
+
+NUMBERS = 1 + batches.CELLS
+"""Of things in a picture: none to one in each cell."""
 
 BACKGROUND = 0.25
 """Weight of the class "nothing", which most patches and cells are."""
@@ -116,6 +131,24 @@ def pointing(name, out, wanted, names):
     out, wanted = out[known].float(), wanted[known].float()
     names[name] = ((out.detach() > 0) == (wanted > 0)).all(1)
     return 2 * F.binary_cross_entropy_with_logits(out, wanted)
+
+
+def amounting(name, out, cells, names):
+    """The loss of what tells how many things are meant."""
+    known = cells[:, 0] != batches.UNKNOWN
+    if not known.any():
+        return torch.zeros((), device=out.device)
+    out, wanted = out[known].float(), cells[known].sum(1)
+    names[name] = (out.detach().argmax(-1) == wanted)[wanted > 1]
+    return F.cross_entropy(out, wanted)
+
+
+def tallying(layer, out, wanted, names):
+    """The loss of what tells how many things have each shape and colour: squares, so that numbers are a direction."""
+    out = out.float()
+    names[f"tally-{layer}"] = (out.detach().round() == wanted)[wanted > 1]
+    weight = torch.where(wanted > 0, 1.0, BACKGROUND)
+    return (weight * (out - wanted) ** 2).mean()
 
 
 def naming(where, heads, seen, classes, names):
@@ -186,7 +219,7 @@ def begin_text(trainer, tokenizer):
             attention.k_proj.weight[head * width :][:width] = query
 
 
-OF_TEXT = ("model.llm.", "about_heads.", "meant_head.", "phrase_heads.", "pair_heads.")
+OF_TEXT = ("model.llm.", "about_heads.", "meant_head.", "phrase_heads.", "pair_heads.", "tally_heads.", "amount_heads.")
 """Beginnings of the names of what stage `tell` trains."""
 
 
