@@ -243,7 +243,7 @@ macro_rules! super_format {
 }
 
 // d, dmin, 12 bytes of scales and mins, 128 of nibbles.
-super_format!(Q4_K, offset: false, few: 8, |b|
+super_format!(Q4_K, offset: false, few: 7, |b|
     run N: nibble_run::<N>(b.add(16)),
     steps: six_bit_steps::<144>(b),
     floats: halves(b)
