@@ -2,9 +2,9 @@
 //!
 //! One token goes straight over the stored blocks (GEMV), and so do a few, where making a panel would cost more than it
 //! saves: up to four at once where the table has a kernel for that, otherwise one after the other over the same strip of
-//! rows, which is in the cache then. Several tokens go through a real quantised GEMM: a thread
-//! takes a strip of rows, unpacks it once into a panel in its scratch memory, and multiplies the panel with all
-//! tokens. Weights are never copied anywhere else.
+//! rows, which is in the cache then. Several tokens go through a real quantised GEMM: a thread takes a strip of rows,
+//! unpacks it once into a panel in its scratch memory, and multiplies the panel with all tokens. Weights are never copied
+//! anywhere else.
 //!
 //! Every result is computed by one thread in an order that depends on the shapes only, so results do not depend on
 //! the number of threads.

@@ -187,7 +187,7 @@ impl FewKernel {
 /// What a table has of its own for several tokens, over one that serves all else.
 #[cfg(target_arch = "x86_64")]
 pub(crate) struct Prompt {
-    /// Tokens that are few: fewer than where panels are multiplied more slowly.
+    /// Bound on the tokens that are few: faster panels pay sooner.
     pub(crate) few: usize,
     pub(crate) panel_unit_bytes: usize,
     pub(crate) pack: unsafe fn(&mut Pack),

@@ -230,15 +230,17 @@ unsafe fn some_blocks<F: Block, const T: usize>(
     // follows.
     unsafe {
         let scale = halves_of::<F>(at.row, n);
+        let min = if F::SIGNED {
+            _mm_setzero_ps()
+        } else if F::OFFSET > 0 {
+            _mm_mul_ps(scale, _mm_set1_ps(f32::from(F::OFFSET)))
+        } else {
+            _mm_sub_ps(_mm_setzero_ps(), halves_of::<F>(at.row.add(2), n))
+        };
         let mut scales = [[0f32; TOGETHER]; T];
         for t in 0..T {
             _mm_storeu_ps(scales[t].as_mut_ptr(), _mm_mul_ps(scale, d[t]));
             if !F::SIGNED {
-                let min = if F::OFFSET > 0 {
-                    _mm_mul_ps(scale, _mm_set1_ps(f32::from(F::OFFSET)))
-                } else {
-                    _mm_sub_ps(_mm_setzero_ps(), halves_of::<F>(at.row.add(2), n))
-                };
                 let own = _mm_cvtepi32_ps(_mm_cvtepi16_epi32(own[t]));
                 sums.below[t] = _mm_fmadd_ps(_mm_mul_ps(min, d[t]), own, sums.below[t]);
             }
