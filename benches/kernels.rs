@@ -143,17 +143,42 @@ fn vision_attention(c: &mut Criterion) {
     let mut scratch = SpanScratch::new();
     let few = [AttnSpan { q: 0, n_q: 4, kv: 0, n_kv: n }];
     let mut want = vec![0f32; 4 * width];
-    attention_spans(&pool, Kernels::scalar(), &mut scratch, heads, &few, &q[..4 * width], &k, &v, &mut want)
-        .expect("shapes fit");
+    attention_spans(
+        &pool,
+        Kernels::scalar(),
+        Precision::Fast,
+        &mut scratch,
+        heads,
+        &few,
+        &q[..4 * width],
+        &k,
+        &v,
+        &mut want,
+    )
+    .expect("shapes fit");
     let spans = [AttnSpan { q: 0, n_q: n, kv: 0, n_kv: n }];
     let mut group = c.benchmark_group("attention_spans/1024x16x72");
     group.sample_size(10);
     for kernels in tables() {
         let mut out = vec![f32::NAN; n * width];
-        attention_spans(&pool, kernels, &mut scratch, heads, &spans, &q, &k, &v, &mut out).expect("shapes fit");
+        attention_spans(&pool, kernels, Precision::Fast, &mut scratch, heads, &spans, &q, &k, &v, &mut out)
+            .expect("shapes fit");
         assert_close(&out, &want, 1e-4, "attention over spans");
         group.bench_function(kernels.name(), |b| {
-            b.iter(|| attention_spans(&pool, kernels, &mut scratch, heads, &spans, black_box(&q), &k, &v, &mut out));
+            b.iter(|| {
+                attention_spans(
+                    &pool,
+                    kernels,
+                    Precision::Fast,
+                    &mut scratch,
+                    heads,
+                    &spans,
+                    black_box(&q),
+                    &k,
+                    &v,
+                    &mut out,
+                )
+            });
         });
     }
 }

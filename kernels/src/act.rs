@@ -1,7 +1,8 @@
 //! Activations, quantised once per layer input and shared by all weights that read it.
 //!
-//! * `F32`: as they are; for [`Precision::Exact`], and for F32, F16 and BF16 weights in either mode (their kernels
-//!   expand the weight and multiply in f32; activations are not rounded to 16 bits).
+//! * `F32`: as they are; for [`Precision::Exact`], and for F32 weights in either mode.
+//! * Fixed: 16 bits, one factor per 256, for F16 and BF16 weights and more than three tokens, where the table multiplies
+//!   such numbers faster (see `fixed`); otherwise those weights take `F32`, too.
 //! * `Q8K`: one scale per 256, for super-block formats. With `A` the largest magnitude, `s = 127/A`,
 //!   `q = round_half_even(x·s)`, `d = 1/s`. This is the arithmetic of GGUF runtimes' Q8_K up to a common sign of `q`
 //!   and `d`, which cancels in every product. Sums of 16 and of 32 codes serve the formats' mins.
@@ -12,9 +13,11 @@
 use ocelli_quant::GgmlType;
 
 use crate::error::{KernelError, check_len};
+use crate::fixed;
+use crate::matmul::OutPtr;
 use crate::pool::{Pool, SCRATCH_BYTES};
 use crate::select::Kernels;
-use crate::table::{ActKind, Acts, index};
+use crate::table::{ActKind, Acts, FewKernel, index};
 
 /// A unit whose largest magnitude is below this is all zeros.
 pub(crate) const TINY: f32 = 1e-30;
@@ -24,7 +27,9 @@ pub(crate) const TINY: f32 = 1e-30;
 pub enum Precision {
     /// Weights are expanded to f32 and multiplied with f32 activations: for parity with float implementations.
     Exact,
-    /// Activations are quantised to 8 bits for quantised weights; float weights compute in f32.
+    /// Activations are quantised to 8 bits for quantised weights. F16 and BF16 weights and their activations become 16-bit
+    /// fixed-point numbers where the instruction set multiplies those faster, which costs about as much precision as F16
+    /// itself; F32 weights compute in f32.
     #[default]
     Fast,
 }
@@ -34,6 +39,7 @@ pub enum Precision {
 pub struct ActNeeds {
     precision: Precision,
     f32: bool,
+    half: bool,
     q8k: bool,
     q8b: bool,
 }
@@ -42,10 +48,11 @@ impl ActNeeds {
     /// The forms needed by weights of the formats `types`.
     #[must_use]
     pub fn new(precision: Precision, types: impl IntoIterator<Item = GgmlType>) -> Self {
-        let mut needs = Self { precision, f32: precision == Precision::Exact, q8k: false, q8b: false };
+        let mut needs = Self { precision, f32: precision == Precision::Exact, half: false, q8k: false, q8b: false };
         if precision == Precision::Fast {
             for ty in types {
                 match act_kind(ty) {
+                    None if is_half(ty) => needs.half = true,
                     None => needs.f32 = true,
                     Some(ActKind::Q8K) => needs.q8k = true,
                     Some(ActKind::Q8B) => needs.q8b = true,
@@ -54,6 +61,20 @@ impl ActNeeds {
         }
         needs
     }
+
+    /// The same, where F32 weights count as F16 ones.
+    #[must_use]
+    pub fn rounded(self) -> Self {
+        match self.precision {
+            Precision::Exact => self,
+            Precision::Fast => Self { f32: false, half: self.half || self.f32, ..self },
+        }
+    }
+}
+
+/// Whether weights of this format have no more precision than fixed-point numbers.
+pub(crate) fn is_half(ty: GgmlType) -> bool {
+    matches!(ty, GgmlType::F16 | GgmlType::BF16)
 }
 
 /// The quantised form that a format's integer kernels take; the same in every table.
@@ -82,6 +103,26 @@ impl Codes {
     }
 }
 
+/// Fixed-point rows.
+#[derive(Debug, Default)]
+struct Rows16 {
+    /// Codes, an even number per row.
+    q: Vec<i16>,
+    /// A factor for every unit.
+    factors: Vec<f32>,
+}
+
+/// Fixed-point rows, as products take them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FixedRows<'a> {
+    pub(crate) q: &'a [i16],
+    /// Distance between rows of codes.
+    pub(crate) stride: usize,
+    pub(crate) factors: &'a [f32],
+    /// Distance between rows of factors.
+    pub(crate) units: usize,
+}
+
 /// Activations of some tokens, in the forms that the weights about to read them need. Reuse one per layer input: it
 /// grows to the largest size it has held and does not allocate after that.
 #[derive(Debug, Default)]
@@ -89,7 +130,10 @@ pub struct ActBuf {
     tokens: usize,
     depth: usize,
     needs: Option<ActNeeds>,
+    /// Whether `f32` and `fixed` are filled.
+    filled: (bool, bool),
     f32: Vec<f32>,
+    fixed: Rows16,
     q8k: Codes,
     q8b: Codes,
 }
@@ -105,8 +149,8 @@ impl ActBuf {
     #[must_use]
     pub fn with_capacity(tokens: usize, depth: usize, needs: ActNeeds) -> Self {
         let mut buf = Self::default();
-        let n = tokens.saturating_mul(depth);
-        buf.resize(n, needs);
+        // Which form floats take depends on the table and on the number of tokens.
+        buf.resize(tokens, depth, needs, (needs.f32 || needs.half, needs.half));
         buf
     }
 
@@ -172,27 +216,34 @@ impl ActBuf {
                 return Err(KernelError::Multiple { what: "activation depth", got: depth, of: unit });
             }
         }
-        self.resize(n, needs);
+        let fixed = needs.half && tokens > FewKernel::ALONE.most && kernels.table.fixed.is_some();
+        self.filled = (needs.f32 || needs.half && !fixed, fixed);
+        self.resize(tokens, depth, needs, self.filled);
         (self.tokens, self.depth) = (tokens, depth);
-        if needs.f32 && x.len() == n {
+        if self.filled.0 && x.len() == n {
             self.f32.copy_from_slice(x);
-        } else if needs.f32 {
+        } else if self.filled.0 {
             let width = x.len() / tokens.max(1);
             for (t, row) in self.f32.chunks_exact_mut(depth.max(1)).enumerate() {
                 row[..width].copy_from_slice(&x[t * width..(t + 1) * width]);
                 row[width..].fill(0.0);
             }
         }
-        if n != 0 && (needs.q8k || needs.q8b) {
+        if n != 0 && (needs.q8k || needs.q8b || fixed) {
             self.quantize(pool, kernels, x, needs);
         }
         self.needs = Some(needs);
         Ok(())
     }
 
-    fn resize(&mut self, n: usize, needs: ActNeeds) {
-        if needs.f32 {
+    fn resize(&mut self, tokens: usize, depth: usize, needs: ActNeeds, (f32, fixed): (bool, bool)) {
+        let n = tokens.saturating_mul(depth);
+        if f32 {
             self.f32.resize(n, 0.0);
+        }
+        if fixed {
+            self.fixed.q.resize(tokens.saturating_mul(fixed::even(depth)), 0);
+            self.fixed.factors.resize(tokens.saturating_mul(fixed::units(depth)), 0.0);
         }
         if needs.q8k {
             self.q8k.resize(n, 256, true);
@@ -209,6 +260,9 @@ impl ActBuf {
         let per = tokens.div_ceil(pool.threads() * 4).max(1);
         let k = CodesPtr::new(&mut self.q8k);
         let b = CodesPtr::new(&mut self.q8b);
+        let fixed = kernels.table.fixed.filter(|_| self.filled.1);
+        let (stride, units) = (fixed::even(depth), fixed::units(depth));
+        let (codes, factors) = (OutPtr(self.fixed.q.as_mut_ptr()), OutPtr(self.fixed.factors.as_mut_ptr()));
         pool.for_each(tokens.div_ceil(per), |item, scratch| {
             // SAFETY: a worker's scratch is aligned to 64 and SCRATCH_BYTES long; f32 has no invalid bits.
             let padded =
@@ -220,6 +274,15 @@ impl ActBuf {
                     padded[..width].copy_from_slice(row);
                     padded[width..depth].fill(0.0);
                     row = &padded[..depth];
+                }
+                if let Some(fixed) = fixed {
+                    // SAFETY: as below; a row has `stride` codes, of which the last may lie behind its values.
+                    unsafe {
+                        let q = std::slice::from_raw_parts_mut(codes.get().add(t * stride), stride);
+                        let factors = std::slice::from_raw_parts_mut(factors.get().add(t * units), units);
+                        (fixed.row)(row, fixed::ROW_NORM, &mut q[..depth], factors);
+                        q[depth..].fill(0);
+                    }
                 }
                 if needs.q8k {
                     // SAFETY: `resize` made room for all tokens; every row is written by one turn; the table's
@@ -245,7 +308,14 @@ impl ActBuf {
 
     /// The f32 rows.
     pub(crate) fn as_f32(&self) -> Option<&[f32]> {
-        self.needs.filter(|n| n.f32).map(|_| &self.f32[..self.tokens * self.depth])
+        self.needs.filter(|_| self.filled.0).map(|_| &self.f32[..self.tokens * self.depth])
+    }
+
+    /// The fixed-point rows.
+    pub(crate) fn as_fixed(&self) -> Option<FixedRows<'_>> {
+        let (stride, units) = (fixed::even(self.depth), fixed::units(self.depth));
+        let (q, factors) = (&self.fixed.q[..], &self.fixed.factors[..]);
+        self.needs.filter(|_| self.filled.1).map(|_| FixedRows { q, stride, factors, units })
     }
 
     /// The quantised rows of a kind; `None` when they were not filled, or when all products are to be exact.

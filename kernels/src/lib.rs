@@ -19,6 +19,7 @@ mod attention;
 mod attention_spans;
 mod columns;
 mod error;
+mod fixed;
 mod kv;
 mod matmul;
 pub mod measure;

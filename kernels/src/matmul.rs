@@ -11,8 +11,9 @@
 
 use ocelli_quant::GgmlType;
 
-use crate::act::ActBuf;
+use crate::act::{ActBuf, FixedRows, is_half};
 use crate::error::{KernelError, check_len};
+use crate::fixed::{FixedKernels, Panel16, Staged, UNIT, even};
 use crate::pool::{Pool, SCRATCH_BYTES};
 use crate::select::Kernels;
 use crate::table::{
@@ -204,16 +205,16 @@ pub fn matmul_swiglu(
 }
 
 /// A result that several threads write in disjoint pieces.
-#[derive(Clone, Copy)]
-pub(crate) struct OutPtr(pub(crate) *mut f32);
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OutPtr<T = f32>(pub(crate) *mut T);
 
-// SAFETY: users write disjoint elements only.
-unsafe impl Sync for OutPtr {}
+// SAFETY: users write disjoint elements only, plain numbers.
+unsafe impl<T: Copy + Send> Sync for OutPtr<T> {}
 // SAFETY: as above.
-unsafe impl Send for OutPtr {}
+unsafe impl<T: Copy + Send> Send for OutPtr<T> {}
 
-impl OutPtr {
-    pub(crate) fn get(self) -> *mut f32 {
+impl<T> OutPtr<T> {
+    pub(crate) fn get(self) -> *mut T {
         self.0
     }
 }
@@ -231,6 +232,7 @@ struct Strips<'a> {
 
 enum Path<'a> {
     Int(IntKernels, Acts<'a>),
+    Fixed(FormatKernels, FixedKernels, FixedRows<'a>),
     Float(FormatKernels, &'a [f32]),
 }
 
@@ -248,10 +250,15 @@ impl<'a> Strips<'a> {
         let missing = KernelError::MissingActivations { format: weight.ty.name() };
         let path = match format.int {
             Some(int) if !act.exact() => Path::Int(int, act.codes(int.act).ok_or(missing)?),
-            _ => Path::Float(format, act.as_f32().ok_or(missing)?),
+            // F32 weights are rounded only where nothing else was prepared.
+            _ => match (act.as_fixed(), table.fixed, act.as_f32()) {
+                (Some(rows), Some(fixed), x) if is_half(weight.ty) || x.is_none() => Path::Fixed(format, fixed, rows),
+                (.., x) => Path::Float(format, x.ok_or(missing)?),
+            },
         };
         let few = match &path {
             Path::Int(int, _) => int.few.most,
+            Path::Fixed(..) => 0,
             Path::Float(..) => FewKernel::ALONE.most,
         };
         debug_assert!(few <= FEW_TOKENS);
@@ -261,7 +268,7 @@ impl<'a> Strips<'a> {
         } else {
             match &path {
                 Path::Int(..) => table.mr,
-                Path::Float(..) => F32_LANES,
+                Path::Fixed(..) | Path::Float(..) => F32_LANES,
             }
         };
         Ok(Self { table, weight: *weight, path, step, few })
@@ -323,6 +330,10 @@ impl<'a> Strips<'a> {
                 self.compute_int(int, acts.tokens(t0, t1 - t0), rows, r1 - r0, out, stride, scratch);
             },
             // SAFETY: promised by the caller.
+            Path::Fixed(format, fixed, acts) => unsafe {
+                self.compute_fixed(format, fixed, acts, t0, t1, rows, r1 - r0, out, stride, scratch);
+            },
+            // SAFETY: promised by the caller.
             Path::Float(format, x) => unsafe {
                 let x = &x[t0 * w.cols..t1 * w.cols];
                 self.compute_float(format, x, rows, r1 - r0, out, stride, scratch);
@@ -365,6 +376,70 @@ impl<'a> Strips<'a> {
                     out,
                     out_stride: stride,
                     accumulate: unit0 != 0,
+                });
+            }
+        }
+    }
+
+    /// The fixed-point GEMM of one strip: expands its rows unit by unit, and multiplies panels of as many units as fit.
+    ///
+    /// # Safety
+    /// As [`Strips::compute`].
+    #[expect(clippy::too_many_arguments, reason = "a rectangle, its place and its scratch")]
+    unsafe fn compute_fixed(
+        &self,
+        format: &FormatKernels,
+        fixed: &FixedKernels,
+        acts: &FixedRows<'_>,
+        t0: usize,
+        t1: usize,
+        rows: &[u8],
+        n_rows: usize,
+        out: *mut f32,
+        stride: usize,
+        scratch: &mut [u8],
+    ) {
+        let w = &self.weight;
+        let (block_len, block_bytes) = (w.ty.block_len(), w.ty.block_bytes());
+        const LANES: usize = (UNIT / 2 + 1) * F32_LANES;
+        const DEPTH: usize = PANEL_BYTES / size_of::<f32>() / LANES * UNIT;
+        // SAFETY: the scratch is aligned to 64 and as long; f32 has no invalid bits.
+        let lanes = unsafe { std::slice::from_raw_parts_mut(scratch.as_mut_ptr().cast::<f32>(), DEPTH / UNIT * LANES) };
+        let (factors, panel) = lanes.split_at_mut(DEPTH / UNIT * F32_LANES);
+        let (mut staged, mut values) = (Staged::new(), [0f32; UNIT]);
+        staged.end(n_rows);
+        for k0 in (0..w.cols).step_by(DEPTH) {
+            let k1 = w.cols.min(k0 + DEPTH);
+            let places = panel.chunks_exact_mut(UNIT / 2 * F32_LANES).zip(factors.chunks_exact_mut(F32_LANES));
+            for (k, (panel, factors)) in (k0..k1).step_by(UNIT).zip(places) {
+                let depth = UNIT.min(k1 - k);
+                let (b0, b1) = (k / block_len * block_bytes, (k + depth) / block_len * block_bytes);
+                for r in 0..n_rows {
+                    let bytes = &rows[r * w.row_bytes..(r + 1) * w.row_bytes];
+                    // SAFETY: the bytes are the whole blocks of `depth` weights; the table's features were detected.
+                    unsafe {
+                        (format.dequantize)(&bytes[b0..b1], &mut values[..depth]);
+                        staged.take(fixed, r, &values[..depth]);
+                    }
+                }
+                staged.lay_out(self.table, depth, panel, factors);
+            }
+            // SAFETY: the panel and its factors are there for `k0..k1`; tokens `t0..t1` have codes for all columns, rounded
+            // up to pairs; `out` is the caller's promise; the table's features were detected.
+            unsafe {
+                (fixed.gemm)(&Panel16 {
+                    panel: panel.as_ptr(),
+                    factors: factors.as_ptr(),
+                    n_rows,
+                    depth: even(k1 - k0),
+                    x: acts.q.as_ptr().add(t0 * acts.stride + k0),
+                    x_stride: acts.stride,
+                    x_factors: acts.factors.as_ptr().add(t0 * acts.units + k0 / UNIT),
+                    x_factor_stride: acts.units,
+                    cols: t1 - t0,
+                    out,
+                    out_stride: stride,
+                    accumulate: k0 != 0,
                 });
             }
         }

@@ -5,7 +5,9 @@
 
 use ocelli_quant::GgmlType;
 
+use crate::act::is_half;
 use crate::error::IsaError;
+use crate::measure::Unit;
 use crate::scalar;
 use crate::table::{FewKernel, KernelTable, index};
 
@@ -125,6 +127,29 @@ impl Kernels {
     #[must_use]
     pub fn may_saturate(&self) -> bool {
         self.table.may_saturate
+    }
+
+    /// Whether fast products of F16 and BF16 weights, and attention within spans, are those of 16-bit fixed-point numbers.
+    #[must_use]
+    pub fn fixed_point(&self) -> bool {
+        self.table.fixed.is_some()
+    }
+
+    /// Whether products of signed bytes are faster than those of fixed-point numbers or, without those, of f32: else there
+    /// is nothing to gain from making weights into bytes.
+    #[must_use]
+    pub fn fast_bytes(&self) -> bool {
+        self.table.fast_bytes
+    }
+
+    /// What the fast products of weights of this format with so many tokens are made of.
+    #[must_use]
+    pub fn unit(&self, ty: GgmlType, tokens: usize) -> Unit {
+        match self.table.formats[index(ty)].int {
+            Some(_) => Unit::Int8,
+            None if is_half(ty) && tokens > FewKernel::ALONE.most && self.fixed_point() => Unit::Int16,
+            None => Unit::F32,
+        }
     }
 
     /// Rows and tokens of the integer micro-tile.

@@ -6,6 +6,7 @@
 
 use ocelli_quant::GgmlType;
 
+use crate::fixed::FixedKernels;
 use crate::measure::Unit;
 use crate::transpose::Transpose;
 
@@ -75,6 +76,10 @@ pub(crate) struct KernelTable {
     pub(crate) formats: Vec<FormatKernels>,
     /// `out[c][r] (+)= Σ_k panel[k][r]·x[c][k]` in f32.
     pub(crate) gemm_f32: unsafe fn(&GemmF32),
+    /// Products of 16-bit fixed-point numbers, where they are faster than those of f32.
+    pub(crate) fixed: Option<FixedKernels>,
+    /// Whether products of signed bytes are faster still.
+    pub(crate) fast_bytes: bool,
     /// `Σ a·b` in f32; equal lengths.
     pub(crate) dot_f32: unsafe fn(&[f32], &[f32]) -> f32,
     /// Quantises one row with one scale per 256: codes, scales, sums per 16, sums per 32.
@@ -364,7 +369,34 @@ pub(crate) fn rows_from<T, const N: usize>(first: *const T, stride: usize) -> [*
     rows
 }
 
+/// Tokens of the next tile: where a tile and a part of one are left, two of like size, for a tile of one token takes
+/// nearly as long as one of two.
+pub(crate) fn tile_tokens(most: usize, left: usize) -> usize {
+    if left > most && left < 2 * most { left.div_ceil(2) } else { left.min(most) }
+}
+
 /// Index of a format in [`KernelTable::formats`].
 pub(crate) fn index(ty: GgmlType) -> usize {
     ty as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tile_tokens;
+
+    #[test]
+    fn tiles_cover_all_tokens_without_a_lone_one_where_it_can_be_helped() {
+        for most in [3, 4, 6, 8, 12] {
+            for tokens in 1..100 {
+                let (mut left, mut least) = (tokens, usize::MAX);
+                while left > 0 {
+                    let n = tile_tokens(most, left);
+                    assert!((1..=most).contains(&n) && n <= left, "{n} of {left}");
+                    left -= n;
+                    least = least.min(n);
+                }
+                assert!(tokens == 1 || least > 1, "{tokens} tokens, tiles of {most}");
+            }
+        }
+    }
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Failures, Rng, pool, tables};
-use ocelli_kernels::{AttnSpan, Kernels, Pool, SpanHeads, SpanScratch, attention_spans};
+use ocelli_kernels::{AttnSpan, Kernels, Pool, Precision, SpanHeads, SpanScratch, attention_spans};
 
 struct Case {
     heads: SpanHeads,
@@ -24,12 +24,12 @@ impl Case {
         self.heads.n_heads * self.heads.head_dim
     }
 
-    fn run(&self, kernels: Kernels, pool: &Pool, spans: &[AttnSpan]) -> Vec<f32> {
+    fn run(&self, kernels: Kernels, precision: Precision, pool: &Pool, spans: &[AttnSpan]) -> Vec<f32> {
         let rows: usize = spans.iter().map(|s| s.n_q).sum();
         let mut out = vec![f32::NAN; rows * self.width()];
         let mut scratch = SpanScratch::new();
-        attention_spans(pool, kernels, &mut scratch, self.heads, spans, &self.q, &self.k, &self.v, &mut out)
-            .expect("fits");
+        let (heads, q, k, v) = (self.heads, &self.q, &self.k, &self.v);
+        attention_spans(pool, kernels, precision, &mut scratch, heads, spans, q, k, v, &mut out).expect("fits");
         out
     }
 
@@ -62,6 +62,11 @@ impl Case {
     }
 }
 
+/// Rounding of f32; or that of fixed-point numbers with eleven bits below their root mean square, of scores below 30.
+fn tolerance(kernels: Kernels, precision: Precision) -> f64 {
+    if precision == Precision::Fast && kernels.fixed_point() { 1e-3 } else { 2e-6 }
+}
+
 #[test]
 fn spans_attend_to_their_own_keys_only() {
     let pool = pool();
@@ -77,10 +82,15 @@ fn spans_attend_to_their_own_keys_only() {
                 // Queries and keys may serve several spans, and overlap.
                 AttnSpan { q: 50, n_q: 64, kv: 30, n_kv: 15 },
             ];
-            let got = case.run(kernels, &pool, &spans);
-            for (i, (got, want)) in got.iter().zip(case.want(&spans)).enumerate() {
-                if (f64::from(*got) - want).abs() > 2e-6 {
-                    failures.push(format!("{} {n_heads}x{head_dim} element {i}: {got} {want}", kernels.name()));
+            let want = case.want(&spans);
+            for precision in [Precision::Exact, Precision::Fast] {
+                let got = case.run(kernels, precision, &pool, &spans);
+                for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                    let error = (f64::from(*got) - want).abs();
+                    if error.is_nan() || error > tolerance(kernels, precision) {
+                        let name = kernels.name();
+                        failures.push(format!("{name} {precision:?} {n_heads}x{head_dim} element {i}: {got} {want}"));
+                    }
                 }
             }
         }
@@ -97,12 +107,14 @@ fn a_span_depends_on_nothing_but_itself() {
         AttnSpan { q: 198, n_q: 2, kv: 198, n_kv: 2 },
     ];
     for kernels in tables() {
-        let together = case.run(kernels, &Pool::new(3), &spans);
-        let mut apart = Vec::new();
-        for span in spans {
-            apart.extend(case.run(kernels, &Pool::new(1), &[span]));
+        for precision in [Precision::Exact, Precision::Fast] {
+            let together = case.run(kernels, precision, &Pool::new(3), &spans);
+            let mut apart = Vec::new();
+            for span in spans {
+                apart.extend(case.run(kernels, precision, &Pool::new(1), &[span]));
+            }
+            assert_eq!(together, apart, "{}", kernels.name());
         }
-        assert_eq!(together, apart, "{}", kernels.name());
     }
 }
 
@@ -113,7 +125,8 @@ fn what_does_not_fit_is_an_error() {
     let run = |spans: &[AttnSpan], heads: SpanHeads, out: usize| {
         let mut out = vec![0.0; out];
         let mut scratch = SpanScratch::new();
-        attention_spans(&pool, Kernels::scalar(), &mut scratch, heads, spans, &case.q, &case.k, &case.v, &mut out)
+        let (kernels, precision) = (Kernels::scalar(), Precision::Fast);
+        attention_spans(&pool, kernels, precision, &mut scratch, heads, spans, &case.q, &case.k, &case.v, &mut out)
     };
     let span = AttnSpan { q: 0, n_q: 4, kv: 0, n_kv: 4 };
     assert!(run(&[span], case.heads, 64).is_ok());
@@ -131,18 +144,24 @@ fn long_spans_take_smaller_tiles_and_endless_ones_are_refused() {
     let pool = pool();
     let case = Case::new(1, 1, 100, 200_000);
     let span = AttnSpan { q: 0, n_q: 100, kv: 0, n_kv: 40_000 };
-    for kernels in tables() {
-        let got = case.run(kernels, &pool, &[span]);
+    for (kernels, precision) in tables().into_iter().flat_map(|k| [(k, Precision::Exact), (k, Precision::Fast)]) {
+        let got = case.run(kernels, precision, &pool, &[span]);
         for (got, want) in got.iter().zip(case.want(&[span])) {
-            assert!((f64::from(*got) - want).abs() < 1e-4, "{}: {got} {want}", kernels.name());
+            assert!((f64::from(*got) - want).abs() < 1e-4, "{} {precision:?}: {got} {want}", kernels.name());
         }
+        let mut out = vec![0.0; 100];
+        let spans = [AttnSpan { n_kv: 200_000, ..span }];
+        let (heads, mut scratch) = (case.heads, SpanScratch::new());
+        let (q, k, v) = (&case.q, &case.k, &case.v);
+        let error = attention_spans(&pool, kernels, precision, &mut scratch, heads, &spans, q, k, v, &mut out)
+            .expect_err("no room for the scores")
+            .to_string();
+        // As many as the message names do fit.
+        let limit: usize =
+            error.rsplit(|c: char| !c.is_ascii_digit()).find(|n| !n.is_empty()).unwrap().parse().unwrap();
+        assert!(error.contains("200000"), "{error}");
+        let spans = [AttnSpan { n_kv: limit, n_q: 1, ..span }];
+        attention_spans(&pool, kernels, precision, &mut scratch, heads, &spans, q, k, v, &mut out[..1])
+            .unwrap_or_else(|e| panic!("{}: {e}", kernels.name()));
     }
-    let mut out = vec![0.0; 100];
-    let spans = [AttnSpan { n_kv: 200_000, ..span }];
-    let mut scratch = SpanScratch::new();
-    let heads = case.heads;
-    let error =
-        attention_spans(&pool, Kernels::scalar(), &mut scratch, heads, &spans, &case.q, &case.k, &case.v, &mut out)
-            .expect_err("no room for the scores");
-    assert!(error.to_string().contains("200000"), "{error}");
 }

@@ -169,6 +169,12 @@ impl Context {
         self.pool.join_times().and(batch)
     }
 
+    /// The table of kernels in use.
+    #[must_use]
+    pub fn kernels(&self) -> Kernels {
+        self.kernels
+    }
+
     /// Name of the instruction set in use.
     #[must_use]
     pub fn isa(&self) -> &'static str {

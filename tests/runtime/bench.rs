@@ -45,7 +45,7 @@ fn models_give_rows_that_say_everything() {
         assert_eq!(row["samples_ns"].as_array().unwrap().len(), 1);
         assert_eq!(row["stddev_ns"], 0.0);
         assert_eq!((&row["n_threads"], &row["model_filename"]), (&Value::from(1), &Value::from(model.as_str())));
-        assert!(["int8", "f32", "memory"].contains(&row["bound"].as_str().unwrap()));
+        assert!(["int8", "int16", "f32", "memory"].contains(&row["bound"].as_str().unwrap()));
         assert!(row["join_pct"].as_f64().is_some_and(|v| (0.0..=100.0).contains(&v)), "{row}");
         assert!(row["model_type"].as_str().unwrap().ends_with("Q4_K_M"));
     }
@@ -61,7 +61,9 @@ fn pictures_are_timed_with_a_vision_file() {
     let names: Vec<_> = rows.iter().map(|r| r["test"].as_str().unwrap()).collect();
     assert_eq!(names, ["encode 56×56", "first token 56×56+24"]);
     for row in &rows {
-        positive(row, &["avg_ns", "roofline_pct", "slices", "int8_gops", "joins"]);
+        positive(row, &["avg_ns", "roofline_pct", "slices", "joins"]);
+        // Tables differ in what they make the weights into.
+        assert!(row["int8_gops"].as_f64().unwrap() + row["int16_gops"].as_f64().unwrap() > 0.0, "{row}");
     }
     assert!(rows[1]["positions"].as_u64() > Some(24));
 }

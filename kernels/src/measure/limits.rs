@@ -24,6 +24,8 @@ const PASSES: usize = 5;
 pub enum Unit {
     /// Bytes, summed in 32 bits.
     Int8,
+    /// 16-bit integers, summed in 32 bits.
+    Int16,
     /// bfloat16, summed in f32.
     Bf16,
     /// f32.
@@ -32,13 +34,14 @@ pub enum Unit {
 
 impl Unit {
     /// All units.
-    pub const ALL: [Self; 3] = [Self::Int8, Self::Bf16, Self::F32];
+    pub const ALL: [Self; 4] = [Self::Int8, Self::Int16, Self::Bf16, Self::F32];
 
-    /// `int8`, `bf16`, `f32`.
+    /// `int8`, `int16`, `bf16`, `f32`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Int8 => "int8",
+            Self::Int16 => "int16",
             Self::Bf16 => "bf16",
             Self::F32 => "f32",
         }
@@ -62,6 +65,8 @@ pub struct Peak {
 pub struct Work {
     /// Operations on bytes; a multiply-add counts two.
     pub int8: f64,
+    /// Operations on 16-bit integers.
+    pub int16: f64,
     /// Operations on f32.
     pub f32: f64,
     /// Bytes.
@@ -69,16 +74,31 @@ pub struct Work {
 }
 
 impl Work {
+    /// `ops` operations of one unit, and `bytes`. No kernel uses bfloat16: its operations are those of f32.
+    #[must_use]
+    pub fn of(unit: Unit, ops: f64, bytes: f64) -> Self {
+        let none = Self { bytes, ..Self::default() };
+        match unit {
+            Unit::Int8 => Self { int8: ops, ..none },
+            Unit::Int16 => Self { int16: ops, ..none },
+            Unit::Bf16 | Unit::F32 => Self { f32: ops, ..none },
+        }
+    }
+
     /// All operations.
     #[must_use]
     pub fn ops(&self) -> f64 {
-        self.int8 + self.f32
+        self.int8 + self.int16 + self.f32
     }
 
     /// The unit that most operations are done by.
     #[must_use]
     pub fn unit(&self) -> Unit {
-        if self.int8 > self.f32 { Unit::Int8 } else { Unit::F32 }
+        let units = [(Unit::F32, self.f32), (Unit::Int16, self.int16), (Unit::Int8, self.int8)];
+        units
+            .into_iter()
+            .reduce(|most, each| if each.1 > most.1 { each } else { most })
+            .map_or(Unit::F32, |(unit, _)| unit)
     }
 
     /// Operations per byte.
@@ -92,7 +112,12 @@ impl Add for Work {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        Self { int8: self.int8 + other.int8, f32: self.f32 + other.f32, bytes: self.bytes + other.bytes }
+        Self {
+            int8: self.int8 + other.int8,
+            int16: self.int16 + other.int16,
+            f32: self.f32 + other.f32,
+            bytes: self.bytes + other.bytes,
+        }
     }
 }
 
@@ -106,7 +131,7 @@ impl Mul<f64> for Work {
     type Output = Self;
 
     fn mul(self, times: f64) -> Self {
-        Self { int8: self.int8 * times, f32: self.f32 * times, bytes: self.bytes * times }
+        Self { int8: self.int8 * times, int16: self.int16 * times, f32: self.f32 * times, bytes: self.bytes * times }
     }
 }
 
@@ -171,7 +196,8 @@ impl Limits {
     /// The least time in seconds that `work` could take, and what bounds it.
     #[must_use]
     pub fn least(&self, work: &Work) -> (f64, Bound) {
-        let compute = self.seconds(Unit::Int8, work.int8) + self.seconds(Unit::F32, work.f32);
+        let parts = [(Unit::Int8, work.int8), (Unit::Int16, work.int16), (Unit::F32, work.f32)];
+        let compute: f64 = parts.into_iter().map(|(unit, ops)| self.seconds(unit, ops)).sum();
         let memory = work.bytes / self.read.max(1.0);
         if compute >= memory { (compute, Bound::Compute(work.unit())) } else { (memory, Bound::Memory) }
     }

@@ -90,7 +90,7 @@ fn sample<E>(repetitions: usize, mut run: impl FnMut(usize) -> Result<(), E>) ->
 }
 
 /// Numbers that look random, between −1 and 1, the same every time.
-fn noise(n: usize, seed: u64) -> Vec<f32> {
+pub(crate) fn noise(n: usize, seed: u64) -> Vec<f32> {
     let mut state = seed;
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use ocelli_quant::GgmlType;
 
-use super::{EachTimed, Plan, Timed, Work, noise, sample};
+use super::{EachTimed, Plan, Timed, Unit, Work, noise, sample};
 use crate::act::{ActBuf, ActNeeds, Precision};
 use crate::attention::{AttnScratch, AttnShape, attention};
 use crate::attention_spans::{AttnSpan, SpanHeads, SpanScratch, attention_spans};
@@ -106,7 +106,7 @@ impl Set<'_> {
         // `floats` are read or written per value.
         let work = |width: usize, ops: f64, floats: f64| {
             let n = n as f64 * width as f64;
-            Work { f32: n * ops, bytes: n * floats * 4.0, int8: 0.0 }
+            Work::of(Unit::F32, n * ops, n * floats * 4.0)
         };
         let (x, w) = (noise(n * N_FF, 3), noise(N_FF, 4));
         let (mut y, mut out) = (noise(n * N_FF, 5), vec![0f32; n * N_FF]);
@@ -207,7 +207,7 @@ impl Set<'_> {
             rows: tokens,
             cols: HEAD_DIM,
             tokens: all,
-            work: Work { f32: ops, bytes, int8: 0.0 },
+            work: Work::of(Unit::F32, ops, bytes),
             cached: false,
             times,
         })
@@ -223,7 +223,18 @@ impl Set<'_> {
         let mut scratch = SpanScratch::new();
         let mut run = |kernels: Kernels, queries: usize, out: &mut [f32]| {
             let span = [AttnSpan { q: 0, n_q: queries, kv: 0, n_kv: PATCHES }];
-            attention_spans(self.pool, kernels, &mut scratch, heads, &span, &q[..queries * V_EMBD], &k, &v, out)
+            attention_spans(
+                self.pool,
+                kernels,
+                Precision::Fast,
+                &mut scratch,
+                heads,
+                &span,
+                &q[..queries * V_EMBD],
+                &k,
+                &v,
+                out,
+            )
         };
         let few = 4;
         let mut want = vec![0f32; few * V_EMBD];
@@ -236,7 +247,8 @@ impl Set<'_> {
         let queries = self.fit(started, tile, PATCHES);
         let out = &mut out[..queries * V_EMBD];
         let ops = 4.0 * (queries * PATCHES) as f64 * V_EMBD as f64;
-        let work = Work { f32: ops, bytes: 8.0 * (n + queries * V_EMBD) as f64, int8: 0.0 };
+        let unit = if self.kernels.fixed_point() { Unit::Int16 } else { Unit::F32 };
+        let work = Work::of(unit, ops, 8.0 * (n + queries * V_EMBD) as f64);
         let shape = (queries, head_dim);
         let timed = self.timed("attention_spans", "vision", shape, work, |_| run(self.kernels, queries, out))?;
         Ok(Timed { tokens: PATCHES, cached: false, ..timed })
@@ -295,7 +307,7 @@ impl Set<'_> {
                     cols: N_EMBD,
                     tokens: 1,
                     // One operation per value, so that they have a place in a roofline.
-                    work: Work { f32: (rows * N_EMBD) as f64, bytes, int8: 0.0 },
+                    work: Work::of(Unit::F32, (rows * N_EMBD) as f64, bytes),
                     cached: bytes < CACHED,
                     times,
                 };

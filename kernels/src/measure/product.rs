@@ -4,13 +4,12 @@ use std::time::Instant;
 
 use ocelli_quant::GgmlType;
 
-use super::{EachTimed, Plan, Timed, Work, noise, sample};
+use super::{EachTimed, Plan, Timed, Unit, Work, noise, sample};
 use crate::act::{ActBuf, ActNeeds, Precision};
 use crate::error::KernelError;
 use crate::matmul::{WeightRef, matmul};
 use crate::pool::Pool;
 use crate::select::Kernels;
-use crate::table::index;
 
 /// Bytes of weights that runs walk through in turn: more than a last-level cache holds.
 const BUFFER: usize = 96 << 20;
@@ -67,11 +66,14 @@ pub fn products(pool: &Pool, kernels: Kernels, plan: &Plan, each: &mut EachTimed
             }
             let x = noise(most * cols, 2);
             let set = Set { pool, kernels, plan, ty, cols, row_bytes, x: &x };
-            let want = set.expected(&pattern)?;
+            let want = set.expected(&pattern, Precision::Fast)?;
+            let exact = set.expected(&pattern, Precision::Exact)?;
             fill(&mut buffer, &pattern);
             for shape in plan.shapes.iter().filter(|s| s.cols == cols) {
                 for &tokens in plan.tokens.iter().filter(|t| **t > 0) {
-                    if !each(set.time(shape, tokens, &buffer, &want)?) {
+                    // Few tokens of weights that have no integers are multiplied in f32.
+                    let want = if kernels.unit(ty, tokens) == Unit::F32 { &exact } else { &want };
+                    if !each(set.time(shape, tokens, &buffer, want)?) {
                         return Ok(());
                     }
                 }
@@ -103,19 +105,20 @@ struct Set<'a> {
 }
 
 impl Set<'_> {
-    fn acts(&self, kernels: Kernels, tokens: usize) -> Result<ActBuf, KernelError> {
+    fn acts(&self, kernels: Kernels, precision: Precision, tokens: usize) -> Result<ActBuf, KernelError> {
         let mut act = ActBuf::new();
-        let needs = ActNeeds::new(Precision::Fast, [self.ty]);
+        let needs = ActNeeds::new(precision, [self.ty]);
         act.fill(self.pool, kernels, &self.x[..tokens * self.cols], tokens, self.cols, needs)?;
         Ok(act)
     }
 
     /// The scalar table's products of all different rows with the first tokens, token after token.
-    fn expected(&self, pattern: &[u8]) -> Result<Vec<f32>, KernelError> {
+    fn expected(&self, pattern: &[u8], precision: Precision) -> Result<Vec<f32>, KernelError> {
         let tokens = self.checked(usize::MAX);
         let mut want = vec![0f32; tokens * ROWS];
         let weight = WeightRef::new(self.ty, pattern, ROWS, self.cols)?;
-        matmul(self.pool, Kernels::scalar(), &weight, &self.acts(Kernels::scalar(), tokens)?, &mut want)?;
+        let scalar = Kernels::scalar();
+        matmul(self.pool, scalar, &weight, &self.acts(scalar, precision, tokens)?, &mut want)?;
         Ok(want)
     }
 
@@ -142,7 +145,7 @@ impl Set<'_> {
     }
 
     fn time(&self, shape: &Shape, tokens: usize, buffer: &[u8], want: &[f32]) -> Result<Timed, KernelError> {
-        let act = self.acts(self.kernels, tokens)?;
+        let act = self.acts(self.kernels, Precision::Fast, tokens)?;
         let all = shape.rows.min(buffer.len() / self.row_bytes);
         let mut out = vec![f32::NAN; tokens * all];
         let run = |rows: usize, number: usize, out: &mut [f32]| -> Result<(), KernelError> {
@@ -179,10 +182,14 @@ impl Set<'_> {
     /// Weights are read once, activations and results once.
     fn work(&self, rows: usize, tokens: usize) -> Work {
         let ops = 2.0 * rows as f64 * self.cols as f64 * tokens as f64;
-        let int = self.kernels.table.formats[index(self.ty)].int.is_some();
-        let act = if int { 1.0 } else { 4.0 };
+        let unit = self.kernels.unit(self.ty, tokens);
+        let act = match unit {
+            Unit::Int8 => 1.0,
+            Unit::Int16 => 2.0,
+            Unit::Bf16 | Unit::F32 => 4.0,
+        };
         let vectors = tokens as f64 * (self.cols as f64 * act + rows as f64 * 4.0);
         let bytes = (rows * self.row_bytes) as f64 + vectors;
-        if int { Work { int8: ops, bytes, f32: 0.0 } } else { Work { f32: ops, bytes, int8: 0.0 } }
+        Work::of(unit, ops, bytes)
     }
 }

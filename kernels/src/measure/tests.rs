@@ -32,11 +32,11 @@ fn limits() -> Limits {
 #[test]
 fn the_roofline_is_the_limit_met_first() {
     let limits = limits();
-    let (seconds, bound) = limits.least(&Work { int8: 1e11, f32: 0.0, bytes: 1e9 });
+    let (seconds, bound) = limits.least(&Work::of(Unit::Int8, 1e11, 1e9));
     assert!(close(seconds, 1.0) && bound == Bound::Compute(Unit::Int8));
-    let (seconds, bound) = limits.least(&Work { int8: 1e9, f32: 0.0, bytes: 4e10 });
+    let (seconds, bound) = limits.least(&Work::of(Unit::Int8, 1e9, 4e10));
     assert!(close(seconds, 2.0) && bound == Bound::Memory);
-    let both = Work { int8: 1e10, f32: 2e10, bytes: 1e9 };
+    let both = Work { f32: 2e10, ..Work::of(Unit::Int8, 1e10, 1e9) };
     let (seconds, bound) = limits.least(&both);
     assert!(close(seconds, 0.1 + 2.0) && bound == Bound::Compute(Unit::F32), "units take turns");
     assert!(close(limits.share(&both, 4.2), 0.5));
@@ -54,7 +54,8 @@ fn limits_of_every_table_are_measured() {
     for kernels in Kernels::available() {
         let limits = Limits::measure(&pool, kernels, &memory);
         assert_eq!((limits.isa, limits.threads), (kernels.name(), 1));
-        for unit in [Unit::Int8, Unit::F32] {
+        let fixed = kernels.fixed_point().then_some(Unit::Int16);
+        for unit in [Unit::Int8, Unit::F32].into_iter().chain(fixed) {
             let peak = limits.peak(unit).expect("every table multiplies these");
             assert!(peak.ops.is_finite() && peak.ops > 0.0 && !peak.instructions.is_empty(), "{peak:?}");
         }
@@ -82,7 +83,8 @@ fn kernels_are_timed_and_wrong_answers_refused() {
             assert!(timed.times.seconds().iter().all(|s| s.is_finite() && *s > 0.0));
             assert!(close(timed.work.ops(), 2.0 * (timed.rows * timed.cols * timed.tokens) as f64));
             assert_eq!(timed.kernel, if timed.tokens == 1 { "gemv" } else { "gemm" });
-            assert_eq!(timed.work.unit(), if timed.format == "F16" { Unit::F32 } else { Unit::Int8 });
+            let half = if timed.tokens > 3 && kernels.fixed_point() { Unit::Int16 } else { Unit::F32 };
+            assert_eq!(timed.work.unit(), if timed.format == "F16" { half } else { Unit::Int8 });
             seen.push((timed.format, timed.shape, timed.tokens));
             true
         })

@@ -6,7 +6,8 @@ use ocelli_quant::Unpack;
 use ocelli_quant::panel::{Block32, SuperBlock, Unit};
 
 use super::MR;
-use crate::table::{Acts, Gemm, GemmF32, Gemv, GemvF32, Pack};
+use crate::fixed::{Panel16, UNIT};
+use crate::table::{Acts, F32_LANES, Gemm, GemmF32, Gemv, GemvF32, Pack};
 
 /// One super-block times 256 activation codes.
 ///
@@ -197,6 +198,35 @@ pub(super) unsafe fn gemm_f32(a: &GemmF32) {
                 }
                 *out = sum;
             }
+        }
+    }
+}
+
+/// See [`crate::fixed::FixedKernels::gemm`].
+///
+/// # Safety
+/// The pointers must be valid for the sizes stated.
+pub(super) unsafe fn gemm_fixed(a: &Panel16) {
+    for (c, r) in (0..a.cols).flat_map(|c| (0..a.n_rows).map(move |r| (c, r))) {
+        let mut sum = 0f32;
+        for (u, k0) in (0..a.depth).step_by(UNIT).enumerate() {
+            let mut products = 0i32;
+            for k in k0..a.depth.min(k0 + UNIT) {
+                // SAFETY: the contract of this function; code k of row r is number k % 2 of pair k / 2.
+                let (w, x) = unsafe {
+                    let pair = a.panel.cast::<i16>().add((k / 2 * F32_LANES + r) * 2);
+                    (*pair.add(k % 2), *a.x.add(c * a.x_stride + k))
+                };
+                products += i32::from(w) * i32::from(x);
+            }
+            // SAFETY: the contract of this function.
+            let factor = unsafe { *a.factors.add(u * F32_LANES + r) * *a.x_factors.add(c * a.x_factor_stride + u) };
+            sum += products as f32 * factor;
+        }
+        // SAFETY: the contract of this function.
+        unsafe {
+            let out = a.out.add(c * a.out_stride + r);
+            *out = if a.accumulate { *out + sum } else { sum };
         }
     }
 }

@@ -13,12 +13,21 @@ pub(super) fn loops() -> Vec<PeakLoop> {
     let instructions = "plain code";
     vec![
         PeakLoop { unit: Unit::Int8, instructions, ops: 2 * N as u64, run: int8 },
+        PeakLoop { unit: Unit::Int16, instructions, ops: 2 * N as u64, run: int16 },
         PeakLoop { unit: Unit::F32, instructions, ops: 2 * N as u64, run: f32 },
     ]
 }
 
 fn int8(turns: u64) {
     let (a, b) = (black_box([3i8; N]), black_box([5i8; N]));
+    for _ in 0..turns {
+        let dot: i32 = black_box(&a).iter().zip(black_box(&b)).map(|(a, b)| i32::from(*a) * i32::from(*b)).sum();
+        black_box(dot);
+    }
+}
+
+fn int16(turns: u64) {
+    let (a, b) = (black_box([3i16; N]), black_box([5i16; N]));
     for _ in 0..turns {
         let dot: i32 = black_box(&a).iter().zip(black_box(&b)).map(|(a, b)| i32::from(*a) * i32::from(*b)).sum();
         black_box(dot);

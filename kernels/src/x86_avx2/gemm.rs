@@ -5,9 +5,9 @@ use std::arch::x86_64::*;
 use ocelli_quant::Unpack;
 use ocelli_quant::panel::{Block32, SuperBlock};
 
+use super::MR;
 use super::pack::{BLOCK_BYTES, BLOCK_CODES, SIGNED_BYTES, SIGNED_CODES, SUPER_CODES, super_bytes};
-use super::{MR, NR};
-use crate::table::{Gemm, GemmF32, rows_from};
+use crate::table::{Gemm, GemmF32, rows_from, tile_tokens};
 
 /// `vpmaddubsw` results that add up in 16 bits without overflow: each is at most 2·127·`max_code`. A power of two that
 /// divides the steps of a group.
@@ -19,35 +19,48 @@ const fn chain(max_code: u8, group: usize) -> usize {
     n
 }
 
-/// Runs `tile::<N>(first)` over all tokens, 4 at a time, the remainder divided evenly.
+/// Runs a tile over all tokens: of `$most` at once, or fewer, of which all sizes are listed.
 macro_rules! over_tokens {
-    ($tokens:expr, $tile:ident :: <$F:ident>, $a:expr) => {{
-        let tokens = $tokens;
+    ($most:literal or [$($fewer:literal)+], $tokens:expr, $tile:ident $(:: <$F:ident>)?, $a:expr) => {{
+        let (tokens, a) = ($tokens, $a);
         let mut t = 0;
-        while tokens - t >= NR {
-            if tokens - t == NR + 1 {
-                // SAFETY: tokens `t..t + 5` exist.
-                unsafe { $tile::<$F, 3>($a, t) };
-                // SAFETY: as above.
-                unsafe { $tile::<$F, 2>($a, t + 3) };
-                t += 5;
-            } else {
-                // SAFETY: tokens `t..t + 4` exist.
-                unsafe { $tile::<$F, 4>($a, t) };
-                t += 4;
-            }
-        }
-        // SAFETY: the remaining tokens exist.
-        unsafe {
-            match tokens - t {
-                3 => $tile::<$F, 3>($a, t),
-                2 => $tile::<$F, 2>($a, t),
-                1 => $tile::<$F, 1>($a, t),
-                _ => {}
-            }
+        while t < tokens {
+            let n = tile_tokens($most, tokens - t);
+            // SAFETY: tokens `t..t + n` exist.
+            unsafe { over_tokens!(@one n, $most [$($fewer)+], $tile [$($F)?], a, t) };
+            t += n;
         }
     }};
+    (@one $n:ident, $most:literal [$($fewer:literal)+], $tile:ident [], $a:ident, $t:ident) => {
+        match $n {
+            $($fewer => $tile::<$fewer>($a, $t),)+
+            _ => $tile::<$most>($a, $t),
+        }
+    };
+    (@one $n:ident, $most:literal [$($fewer:literal)+], $tile:ident [$F:ident], $a:ident, $t:ident) => {
+        match $n {
+            $($fewer => $tile::<$F, $fewer>($a, $t),)+
+            _ => $tile::<$F, $most>($a, $t),
+        }
+    };
 }
+
+/// The same pointers, as if they had nothing to do with each other. From rows that are one stride apart the compiler makes
+/// one pointer and calculates the others in every step, which takes as long as the products.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn apart<T, const N: usize>(mut rows: [*const T; N]) -> [*const T; N] {
+    for row in &mut rows {
+        // SAFETY: no instruction at all.
+        #[expect(clippy::pointers_in_nomem_asm_block, reason = "addresses pass through, nobody looks there")]
+        unsafe {
+            std::arch::asm!("/* {0} */", inout(reg) * row, options(pure, nomem, nostack, preserves_flags))
+        };
+    }
+    rows
+}
+
+pub(super) use over_tokens;
 
 /// Reads 4 codes of an activation into every lane.
 ///
@@ -96,7 +109,7 @@ pub(crate) unsafe fn store(out: *mut f32, n: usize, v: [__m256; 2], accumulate: 
 /// The panel must come from `pack_super::<F>`; lengths as [`Gemm`] states them.
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn gemm_super<F: Unpack<Unit = SuperBlock>>(a: &Gemm) {
-    over_tokens!(a.acts.q.len() / a.acts.depth, tile_super::<F>, a);
+    over_tokens!(4 or [1 2 3], a.acts.q.len() / a.acts.depth, tile_super::<F>, a);
 }
 
 /// `N` tokens from `t`.
@@ -184,7 +197,7 @@ unsafe fn tile_super<F: Unpack<Unit = SuperBlock>, const N: usize>(a: &Gemm, t: 
 /// The panel must come from `pack_block::<F>`; lengths as [`Gemm`] states them.
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn gemm_block<F: Unpack<Unit = Block32>>(a: &Gemm) {
-    over_tokens!(a.acts.q.len() / a.acts.depth, tile_block::<F>, a);
+    over_tokens!(4 or [1 2 3], a.acts.q.len() / a.acts.depth, tile_block::<F>, a);
 }
 
 /// `N` tokens from `t`, unsigned codes; bounds as in [`tile_super`].
@@ -251,7 +264,7 @@ unsafe fn tile_block<F: Unpack<Unit = Block32>, const N: usize>(a: &Gemm, t: usi
 /// The panel must come from `pack_signed::<F>`; lengths as [`Gemm`] states them.
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn gemm_signed<F: Unpack<Unit = Block32>>(a: &Gemm) {
-    over_tokens!(a.acts.q.len() / a.acts.depth, tile_signed::<F>, a);
+    over_tokens!(4 or [1 2 3], a.acts.q.len() / a.acts.depth, tile_signed::<F>, a);
 }
 
 /// `N` tokens from `t`. Codes of both sides are 16 bits wide here: bytes would need the sign of the weight moved to the
@@ -311,21 +324,7 @@ unsafe fn tile_signed<F: Unpack<Unit = Block32>, const N: usize>(a: &Gemm, t: us
 /// Pointers valid for the sizes that [`GemmF32`] states.
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn gemm_f32(a: &GemmF32) {
-    let mut c = 0;
-    while c < a.cols {
-        // SAFETY: columns `c..c + N` exist.
-        unsafe {
-            match a.cols - c {
-                1 => tile_f32::<1>(a, c),
-                2 => tile_f32::<2>(a, c),
-                3 => tile_f32::<3>(a, c),
-                4 => tile_f32::<4>(a, c),
-                5 => tile_f32::<5>(a, c),
-                _ => tile_f32::<6>(a, c),
-            }
-        }
-        c += 6;
-    }
+    over_tokens!(6 or [1 2 3 4 5], a.cols, tile_f32, a);
 }
 
 /// `N` columns from `first`: 2·N accumulators, two registers of weights, one broadcast.
@@ -338,7 +337,7 @@ unsafe fn tile_f32<const N: usize>(a: &GemmF32, first: usize) {
     let mut acc = [[_mm256_setzero_ps(); 2]; N];
     // SAFETY: the panel has `depth` steps of 16 lanes, `x` rows of `depth` values, the result `n_rows` lanes.
     unsafe {
-        let x: [*const f32; N] = rows_from(a.x.add(first * a.x_stride), a.x_stride);
+        let x: [*const f32; N] = apart(rows_from(a.x.add(first * a.x_stride), a.x_stride));
         for k in 0..a.depth {
             let w = a.panel.add(k * a.panel_stride);
             let w = [_mm256_loadu_ps(w), _mm256_loadu_ps(w.add(8))];

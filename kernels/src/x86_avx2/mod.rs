@@ -14,6 +14,7 @@
 
 #![allow(clippy::needless_range_loop, reason = "kernels walk several arrays and pointers in step")]
 
+mod fixed;
 pub(crate) mod gemm;
 mod gemv;
 pub(crate) mod pack;
@@ -26,6 +27,7 @@ use std::sync::OnceLock;
 use ocelli_quant::panel::Unquantized;
 use ocelli_quant::{GgmlType, Unpack};
 
+use crate::fixed::FixedKernels;
 use crate::table::{ActKind, FewKernel, FormatKernels, IntKernels, KernelTable, index};
 use unpack::{Block, Known, Super, Visit};
 
@@ -114,6 +116,9 @@ pub(crate) fn table() -> Option<&'static KernelTable> {
                     may_saturate: false,
                     formats,
                     gemm_f32: gemm::gemm_f32,
+                    fixed: Some(FixedKernels { row: fixed::row, gemm: fixed::gemm }),
+                    // Both are 16 bits wide, and bytes have a scale for every 32.
+                    fast_bytes: false,
                     dot_f32: elem::dot_f32,
                     quantize_q8k: elem::quantize_q8k,
                     quantize_q8b: elem::quantize_q8b,

@@ -4,22 +4,17 @@ use ocelli_quant::Unpack;
 use ocelli_quant::panel::{Block32, SuperBlock};
 
 use super::lanes::Lanes;
-use crate::table::{Gemm, GemmF32, rows_from};
+use crate::fixed::{Panel16, UNIT};
+use crate::table::{F32_LANES, Gemm, GemmF32, rows_from, tile_tokens};
 use crate::x86_avx2::pack::{BLOCK_BYTES, BLOCK_CODES, SUPER_CODES, super_bytes};
 
-/// Tokens of the next tile: where a tile and a part of one are left, two of like size, for a tile of one token takes
-/// nearly as long as one of two.
-fn tile_tokens(most: usize, left: usize) -> usize {
-    if left > most && left < 2 * most { left.div_ceil(2) } else { left.min(most) }
-}
-
-/// Runs a tile over all tokens.
+/// Runs a tile over all tokens; those of more than `$most` are empty.
 macro_rules! over_tokens {
-    ($tokens:expr, $tile:ident::<$V:ident $(, $F:ident)?>, $a:expr) => {{
+    ($most:expr, $tokens:expr, $tile:ident::<$V:ident $(, $F:ident)?>, $a:expr) => {{
         let tokens = $tokens;
         let mut t = 0;
         while t < tokens {
-            let n = tile_tokens($V::TOKENS, tokens - t);
+            let n = tile_tokens($most, tokens - t);
             // SAFETY: tokens `t..t + n` exist; the rest is promised by the caller.
             unsafe {
                 match n {
@@ -30,7 +25,11 @@ macro_rules! over_tokens {
                     5 => $tile::<$V, $($F,)? 5>($a, t),
                     6 => $tile::<$V, $($F,)? 6>($a, t),
                     7 => $tile::<$V, $($F,)? 7>($a, t),
-                    _ => $tile::<$V, $($F,)? 8>($a, t),
+                    8 => $tile::<$V, $($F,)? 8>($a, t),
+                    9 => $tile::<$V, $($F,)? 9>($a, t),
+                    10 => $tile::<$V, $($F,)? 10>($a, t),
+                    11 => $tile::<$V, $($F,)? 11>($a, t),
+                    _ => $tile::<$V, $($F,)? 12>($a, t),
                 }
             }
             t += n;
@@ -54,7 +53,7 @@ unsafe fn spread<V: Lanes>(p: *const i8) -> V::Int {
 /// As for [`Lanes`]; the panel must come from the AVX2 table's `pack_super::<F>`; lengths as [`Gemm`] states them.
 #[inline(always)]
 pub(super) unsafe fn gemm_super<V: Lanes, F: Unpack<Unit = SuperBlock>>(a: &Gemm) {
-    over_tokens!(a.acts.q.len() / a.acts.depth, tile_super::<V, F>, a);
+    over_tokens!(V::TOKENS, a.acts.q.len() / a.acts.depth, tile_super::<V, F>, a);
 }
 
 /// `N` tokens from `t`. 32-bit sums of a super-block stay below 63·127·256·128 < 2²⁸, and those of the mins below
@@ -124,7 +123,7 @@ unsafe fn tile_super<V: Lanes, F: Unpack<Unit = SuperBlock>, const N: usize>(a: 
 /// As for [`Lanes`]; the panel must come from the AVX2 table's `pack_block::<F>`; lengths as [`Gemm`] states them.
 #[inline(always)]
 pub(super) unsafe fn gemm_block<V: Lanes, F: Unpack<Unit = Block32>>(a: &Gemm) {
-    over_tokens!(a.acts.q.len() / a.acts.depth, tile_block::<V, F>, a);
+    over_tokens!(V::TOKENS, a.acts.q.len() / a.acts.depth, tile_block::<V, F>, a);
 }
 
 /// `N` tokens from `t`. Signed codes come with 128 added, so sums begin at −128 times the activations' own; these formats
@@ -184,7 +183,7 @@ unsafe fn tile_block<V: Lanes, F: Unpack<Unit = Block32>, const N: usize>(a: &Ge
 /// As for [`Lanes`]; pointers valid for the sizes that [`GemmF32`] states.
 #[inline(always)]
 pub(super) unsafe fn gemm_f32<V: Lanes>(a: &GemmF32) {
-    over_tokens!(a.cols, tile_f32::<V>, a);
+    over_tokens!(V::TOKENS, a.cols, tile_f32::<V>, a);
 }
 
 /// `N` columns from `first`.
@@ -213,23 +212,46 @@ unsafe fn tile_f32<V: Lanes, const N: usize>(a: &GemmF32, first: usize) {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::tile_tokens;
+/// See [`crate::fixed::FixedKernels::gemm`].
+///
+/// # Safety
+/// As for [`Lanes`]; pointers valid for the sizes that [`Panel16`] states.
+#[inline(always)]
+pub(super) unsafe fn gemm_fixed<V: Lanes>(a: &Panel16) {
+    over_tokens!(V::PAIRS, a.cols, tile_fixed::<V>, a);
+}
 
-    #[test]
-    fn tiles_cover_all_tokens_without_a_lone_one_where_it_can_be_helped() {
-        for most in [3, 8] {
-            for tokens in 1..100 {
-                let (mut left, mut least) = (tokens, usize::MAX);
-                while left > 0 {
-                    let n = tile_tokens(most, left);
-                    assert!((1..=most).contains(&n) && n <= left, "{n} of {left}");
-                    left -= n;
-                    least = least.min(n);
+/// `N` rows from `first`.
+///
+/// # Safety
+/// As [`gemm_fixed`]; rows `first..first + N` must exist.
+#[inline(always)]
+unsafe fn tile_fixed<V: Lanes, const N: usize>(a: &Panel16, first: usize) {
+    if N > V::PAIRS {
+        return;
+    }
+    // SAFETY: the panel has `depth` / 2 steps of 16 pairs, `x` rows of `depth` codes, both a factor for every unit, the
+    // result `n_rows` lanes. The rest is promised by the caller.
+    unsafe {
+        let mut acc = [V::float(0.0); N];
+        for (u, k0) in (0..a.depth).step_by(UNIT).enumerate() {
+            let panel = a.panel.add(k0 / 2 * F32_LANES);
+            let x: [*const i16; N] = rows_from(a.x.add(first * a.x_stride + k0), a.x_stride);
+            let mut total = [V::int(0); N];
+            for k in 0..UNIT.min(a.depth - k0) / 2 {
+                let w = V::ints(panel.add(k * F32_LANES).cast());
+                for c in 0..N {
+                    total[c] = V::dot_words(total[c], w, spread::<V>(x[c].add(2 * k).cast()));
                 }
-                assert!(tokens == 1 || least > 1, "{tokens} tokens, tiles of {most}");
             }
+            let factors = V::floats(a.factors.add(u * F32_LANES));
+            for c in 0..N {
+                let factor = V::float(*a.x_factors.add((first + c) * a.x_factor_stride + u));
+                acc[c] = V::mul_add(acc[c], V::to_float(total[c]), V::mul(factors, factor));
+            }
+        }
+        for c in 0..N {
+            V::store(a.out.add((first + c) * a.out_stride), a.n_rows, acc[c], a.accumulate);
         }
     }
 }

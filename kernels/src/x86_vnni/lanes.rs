@@ -18,6 +18,9 @@ pub(super) trait Lanes {
     /// Tokens of the largest tile: each needs a sum of a group and one of a super-block in registers.
     const TOKENS: usize;
 
+    /// Rows of the largest tile of pairs, which need one sum each until a unit ends.
+    const PAIRS: usize;
+
     /// # Safety
     /// `p` must be readable for 64 bytes.
     unsafe fn ints(p: *const u8) -> Self::Int;
@@ -61,6 +64,7 @@ impl Lanes for Avx512 {
     type Float = __m512;
 
     const TOKENS: usize = 8;
+    const PAIRS: usize = 12;
 
     #[inline(always)]
     unsafe fn ints(p: *const u8) -> __m512i {
@@ -215,6 +219,7 @@ impl<D: Dots, const TOKENS: usize> Lanes for Halves<D, TOKENS> {
     type Float = [__m256; 2];
 
     const TOKENS: usize = TOKENS;
+    const PAIRS: usize = if TOKENS > 6 { Avx512::PAIRS } else { 6 };
 
     #[inline(always)]
     unsafe fn ints(p: *const u8) -> Self::Int {

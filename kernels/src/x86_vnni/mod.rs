@@ -15,6 +15,7 @@ use std::sync::OnceLock;
 use ocelli_quant::Unpack;
 use ocelli_quant::panel::{Block32, SuperBlock, Unquantized};
 
+use crate::fixed::{FixedKernels, Panel16};
 use crate::table::{Gemm, GemmF32, KernelTable, Prompt};
 use crate::x86_avx2::unpack::{Block, Known, Super, Visit};
 use crate::x86_avx2::{self, pack};
@@ -69,6 +70,14 @@ macro_rules! slots {
             pub(super) unsafe fn gemm_block<F: Unpack<Unit = Block32>>(a: &Gemm) {
                 // SAFETY: promised by the caller.
                 unsafe { gemm::gemm_block::<$lanes, F>(a) }
+            }
+
+            /// # Safety
+            /// As for `gemm_super`.
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn gemm_fixed(a: &Panel16) {
+                // SAFETY: promised by the caller.
+                unsafe { gemm::gemm_fixed::<$lanes>(a) }
             }
 
             $(
@@ -135,7 +144,16 @@ fn made(base: &KernelTable, by: By, name: &'static str, nr: usize) -> KernelTabl
     for (format, prompt) in formats.iter_mut().zip(ocelli_quant::for_each_format!(prompts)) {
         format.use_prompt(prompt);
     }
-    KernelTable { name, nr, formats, peaks: base.peaks.clone(), ..*base }
+    let gemm = match by {
+        By::Avx512 => avx512::gemm_fixed,
+        By::Avx => avx::gemm_fixed,
+        #[cfg(feature = "emulated")]
+        By::Emulated512 => emulated_512::gemm_fixed,
+        #[cfg(feature = "emulated")]
+        By::EmulatedAvx => emulated_avx::gemm_fixed,
+    };
+    let fixed = base.fixed.map(|fixed| FixedKernels { gemm, ..fixed });
+    KernelTable { name, nr, formats, fixed, fast_bytes: true, peaks: base.peaks.clone(), ..*base }
 }
 
 /// The table of AVX-512, where the CPU has every feature that its functions are compiled with.

@@ -4,10 +4,12 @@ use crate::measure::Unit;
 use crate::table::{PeakLoop, sum_words};
 use crate::x86_avx2::peak::sums;
 
-/// Loops of the table of AVX-VNNI: those of AVX2, but for bytes.
+/// Loops of the table of AVX-VNNI: those of AVX2, but for integers.
 pub(super) fn avx_loops(avx2: &[PeakLoop]) -> Vec<PeakLoop> {
     let int8 = PeakLoop { unit: Unit::Int8, instructions: "vpdpbusd (256 bits)", ops: 8 * 12 * 64, run: int8_256 };
-    std::iter::once(int8).chain(avx2.iter().filter(|peak| peak.unit != Unit::Int8).copied()).collect()
+    let int16 = PeakLoop { unit: Unit::Int16, instructions: "vpdpwssd (256 bits)", ops: 8 * 12 * 32, run: int16_256 };
+    let replaced = |peak: &&PeakLoop| peak.unit != Unit::Int8 && peak.unit != Unit::Int16;
+    [int8, int16].into_iter().chain(avx2.iter().filter(replaced).copied()).collect()
 }
 
 /// Loops of the table of AVX-512. No kernel uses the instruction for bfloat16 where there is one; its peak says what it
@@ -15,6 +17,7 @@ pub(super) fn avx_loops(avx2: &[PeakLoop]) -> Vec<PeakLoop> {
 pub(super) fn avx512_loops() -> Vec<PeakLoop> {
     let mut loops = vec![
         PeakLoop { unit: Unit::Int8, instructions: "vpdpbusd (512 bits)", ops: 4 * 16 * 128, run: int8 },
+        PeakLoop { unit: Unit::Int16, instructions: "vpdpwssd (512 bits)", ops: 4 * 16 * 64, run: int16 },
         PeakLoop { unit: Unit::F32, instructions: "vfmadd231ps (512 bits)", ops: 4 * 16 * 32, run: f32 },
     ];
     if is_x86_feature_detected!("avx512bf16") {
@@ -24,6 +27,7 @@ pub(super) fn avx512_loops() -> Vec<PeakLoop> {
 }
 
 sums!(int8_256, "avx2,avxvnni", "{{vex}} vpdpbusd", "ymm" [0 1 2 3 4 5 6 7 8 9 10 11], 14 15, zero: "vxorps", often: 8);
+sums!(int16_256, "avx2,avxvnni", "{{vex}} vpdpwssd", "ymm" [0 1 2 3 4 5 6 7 8 9 10 11], 14 15, zero: "vxorps", often: 8);
 
 /// Sixteen sums by an instruction of AVX-512.
 macro_rules! wide_sums {
@@ -33,6 +37,7 @@ macro_rules! wide_sums {
 }
 
 wide_sums!(int8, "avx512f,avx512vnni", "vpdpbusd");
+wide_sums!(int16, "avx512f,avx512vnni", "vpdpwssd");
 wide_sums!(f32, "avx512f", "vfmadd231ps");
 wide_sums!(bf16, "avx512f,avx512bf16", "vdpbf16ps");
 

@@ -86,6 +86,11 @@ macro_rules! scale_offsets {
 }
 ocelli_quant::for_each_format!(scale_offsets);
 
+/// Whether weights of this format become fixed-point numbers in fast mode, where a table has those.
+pub(crate) fn is_half(ty: GgmlType) -> bool {
+    matches!(ty, GgmlType::F16 | GgmlType::BF16)
+}
+
 /// How the stored bytes of a test weight are made.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Fill {

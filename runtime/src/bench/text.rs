@@ -1,6 +1,6 @@
 //! Prompts and generation.
 
-use ocelli_kernels::measure::Work;
+use ocelli_kernels::measure::{Unit, Work};
 use ocelli_kernels::{JoinTimes, Precision};
 
 use super::{Measured, Repeat, repeated};
@@ -143,12 +143,11 @@ pub(super) fn batch_work(context: &Context, at: usize, n: usize, wanted: usize) 
             continue;
         }
         let ops = 2.0 * rows as f64 * matrix.rows() as f64 * matrix.cols() as f64;
-        let int = context.precision() == Precision::Fast && matrix.ty().is_quantized();
-        work += Work {
-            int8: if int { ops } else { 0.0 },
-            f32: if int { 0.0 } else { ops },
-            bytes: weights.bytes(matrix).len() as f64,
+        let unit = match context.precision() {
+            Precision::Fast => context.kernels().unit(matrix.ty(), rows),
+            Precision::Exact => Unit::F32,
         };
+        work += Work::of(unit, ops, weights.bytes(matrix).len() as f64);
     }
     let pairs = |from: usize| -> f64 { (from..n).map(|t| (at + t + 1) as f64).sum() };
     let layers = config.n_layer.saturating_sub(1) as f64;

@@ -168,7 +168,7 @@ pub fn vision_work(
     let mut work = Work::default();
     for pixels in &picture.slices {
         let patches = pixels.width() / size * (pixels.height() / size);
-        work += model.work(patches, encoder.precision() == Precision::Fast);
+        work += model.work(patches, (encoder.precision() == Precision::Fast).then(|| encoder.kernels()));
     }
     if let Some(context) = context {
         work += batch_work(context, 0, picture.positions(model), 1)?;

@@ -28,7 +28,8 @@ const MAX_PATCHES: usize = 8192;
 pub struct VisionOptions {
     /// Threads; 0: as many as there are cores.
     pub n_threads: usize,
-    /// `Exact`: f32 throughout. `Fast`: the products of tower and resampler with 8-bit weights and activations.
+    /// `Exact`: f32 throughout. `Fast`: the products of tower and resampler with 8-bit weights and activations, or in
+    /// 16-bit fixed point where the instruction set multiplies that no slower.
     pub precision: Precision,
     /// The instruction set to use; `None`: `OCELLI_ISA` or the best.
     pub isa: Option<String>,
@@ -60,7 +61,7 @@ pub struct VisionEncoder {
 
 impl VisionEncoder {
     /// Starts threads and computes what is the same for every picture. In the fast mode, the first encoder of a model
-    /// also turns its float matrices into 8 bits.
+    /// also turns its float matrices into 8 bits, where those are what the instruction set multiplies fastest.
     ///
     /// # Errors
     /// When the instruction set is not available, a weight is not finite or memory is missing.
@@ -69,8 +70,8 @@ impl VisionEncoder {
         let n_threads = if options.n_threads == 0 { threads::physical_cores() } else { options.n_threads };
         let pool = Pool::new(n_threads);
         let int8 = match options.precision {
-            Precision::Exact => None,
-            Precision::Fast => Some(model.int8(pool.threads())?),
+            Precision::Fast if kernels.fast_bytes() => Some(model.int8(pool.threads())?),
+            Precision::Exact | Precision::Fast => None,
         };
         let mut encoder = Self {
             model,
@@ -109,6 +110,12 @@ impl VisionEncoder {
         self.pool.join_times()
     }
 
+    /// The table of kernels in use.
+    #[must_use]
+    pub fn kernels(&self) -> Kernels {
+        self.kernels
+    }
+
     /// The instruction set in use.
     #[must_use]
     pub fn isa(&self) -> &'static str {
@@ -131,7 +138,8 @@ impl VisionEncoder {
     /// set, the call ends within one step of a batch.
     ///
     /// # Errors
-    /// When a slice has sides that cannot be cut into patches, memory is missing, or `interrupt` is set.
+    /// When a slice has sides that cannot be cut into patches, memory is missing, a result is not finite, or `interrupt` is
+    /// set.
     pub fn encode(
         &mut self,
         slices: &[&Rgb8],
@@ -178,6 +186,9 @@ impl VisionEncoder {
             number += batch.len();
         }
         self.ws = ws;
+        if !out.iter().all(|v| v.is_finite()) {
+            return Err(VisionError::NotFinite { name: self.model.not_finite() }.into());
+        }
         Ok(out)
     }
 }

@@ -148,7 +148,7 @@ impl<'e> Engine<'e> {
         }
     }
 
-    /// Takes `n` rows into `inputs` in the forms that `readers`, at most 3, want. Where they are products of 8-bit codes,
+    /// Takes `n` rows into `inputs` in the forms that `readers`, at most 3, want. Where there are products of 8-bit codes,
     /// values more than `limit` times as large as the mean magnitude of their row are kept out of the codes, with
     /// their columns, of each of `slices`, which are ranges of rows one behind the other. Rows behind them do not matter.
     pub(crate) fn prepare(
@@ -160,14 +160,16 @@ impl<'e> Engine<'e> {
         readers: &[&Linear],
     ) -> Result<(), RuntimeError> {
         let mut types = [int8::FORMAT; 3];
-        let (mut depth, mut width, mut coded) = (0, 0, false);
+        let (mut depth, mut width, mut coded, mut float) = (0, 0, false, true);
         for (ty, reader) in types.iter_mut().zip(readers) {
             let (view, stored) = (self.view(reader)?, &self.matrices[reader.slot]);
             (*ty, depth, width) = (view.ty(), view.cols(), stored.matrix.cols());
-            coded = self.precision == Precision::Fast && stored.int8;
+            coded |= self.precision == Precision::Fast && stored.int8 && view.ty().is_quantized();
+            float &= !stored.int8 && !view.ty().is_quantized();
         }
         let n = rows.len() / width.max(1);
-        let needs = ActNeeds::new(self.precision, types.into_iter().take(readers.len()));
+        let precision = if float { Precision::Exact } else { self.precision };
+        let needs = ActNeeds::new(precision, types.into_iter().take(readers.len())).rounded();
         inputs.kept.clear();
         if coded {
             let mut known: Vec<u32> = Vec::new();
@@ -264,6 +266,6 @@ impl<'e> Engine<'e> {
         v: &[f32],
         out: &mut [f32],
     ) -> Result<(), RuntimeError> {
-        Ok(attention_spans(self.pool, self.kernels, scratch, heads, spans, q, k, v, out)?)
+        Ok(attention_spans(self.pool, self.kernels, self.precision, scratch, heads, spans, q, k, v, out)?)
     }
 }

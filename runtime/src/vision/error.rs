@@ -36,6 +36,16 @@ pub enum VisionError {
         problem: String,
     },
     /// Weights that cannot be turned into 8 bits.
+    /// A picture has become rows that are no numbers.
+    #[error(
+        "a picture's rows are not finite numbers{}; convert or download the vision file again",
+        name.as_ref().map_or(String::new(), |name| format!(": tensor `{}` holds some that are not", name.escape_debug()))
+    )]
+    NotFinite {
+        /// A matrix with such a value, if there is one.
+        name: Option<String>,
+    },
+    /// A matrix that has no 8-bit form.
     #[error("tensor `{name}` cannot be computed with in 8 bits: {problem}; use --precision exact")]
     Weights {
         /// The tensor.

@@ -4,13 +4,15 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ocelli_gguf::{Gguf, GgufSet};
-use ocelli_kernels::measure::Work;
+use ocelli_kernels::Kernels;
+use ocelli_kernels::measure::{Unit, Work};
+use ocelli_kernels::quantize::RowCodec;
 
 use super::engine::{Parts, Stored};
 use super::int8::Int8;
 use super::{Reader, VisionConfig, VisionGraph, find};
 use crate::model::open_parts;
-use crate::weights::{Loader, Weights};
+use crate::weights::{Loader, Matrix, Weights};
 use crate::{FileOptions, ModelFile, RuntimeError};
 
 /// A vision model ready to run. Encoders share it.
@@ -77,8 +79,8 @@ impl VisionModel {
     }
 
     /// What one slice of `patches` patches needs of the machine at least: every product and every score once, every weight
-    /// once. `fast`: products of 8-bit codes.
-    pub(crate) fn work(&self, patches: usize, fast: bool) -> Work {
+    /// once. `fast`: the table that fast products are computed with.
+    pub(crate) fn work(&self, patches: usize, fast: Option<Kernels>) -> Work {
         let mut work = Work::default();
         for Stored { name, matrix, int8 } in &self.matrices {
             let rows = match self.graph.reader(name) {
@@ -88,16 +90,32 @@ impl VisionModel {
             };
             let weights = matrix.rows() as f64 * matrix.cols() as f64;
             let ops = 2.0 * rows as f64 * weights;
-            let made = fast && *int8 && !matrix.ty().is_quantized();
-            let bytes = if made { weights * 34.0 / 32.0 } else { self.weights.bytes(matrix).len() as f64 };
-            if fast && (*int8 || matrix.ty().is_quantized()) {
-                work += Work { int8: ops, f32: 0.0, bytes };
-            } else {
-                work += Work { int8: 0.0, f32: ops, bytes };
-            }
+            let bytes = self.weights.bytes(matrix).len() as f64;
+            work += match fast {
+                Some(_) if matrix.ty().is_quantized() => Work::of(Unit::Int8, ops, bytes),
+                // As rows of Q8_0.
+                Some(kernels) if *int8 && kernels.fast_bytes() => Work::of(Unit::Int8, ops, weights * 34.0 / 32.0),
+                Some(kernels) if *int8 && kernels.fixed_point() => Work::of(Unit::Int16, ops, bytes),
+                _ => Work::of(Unit::F32, ops, bytes),
+            };
         }
-        work.f32 += 2.0 * self.graph.attention(&self.config, patches);
+        let unit = if fast.is_some_and(|k| k.fixed_point()) { Unit::Int16 } else { Unit::F32 };
+        work += Work::of(unit, 2.0 * self.graph.attention(&self.config, patches), 0.0);
         work
+    }
+
+    /// The name of the first matrix that holds a value which is not finite.
+    pub(super) fn not_finite(&self) -> Option<String> {
+        let codec = RowCodec::best();
+        let damaged = |matrix: &Matrix| {
+            let mut values = vec![0f32; matrix.cols()];
+            (0..matrix.rows()).any(|r| {
+                // Rows of a loaded matrix have the length of its type.
+                codec.dequantize_row(matrix.ty(), self.weights.row(matrix, r), &mut values).is_err()
+                    || !values.iter().all(|v| v.is_finite())
+            })
+        };
+        self.matrices.iter().find(|stored| damaged(&stored.matrix)).map(|stored| stored.name.clone())
     }
 
     pub(super) fn graph(&self) -> &dyn VisionGraph {

@@ -308,7 +308,7 @@ mod tests {
             rows: 10,
             cols: 20,
             tokens: 512,
-            work: Work { int8: 5e11, f32: 0.0, bytes: 1e9 },
+            work: Work::of(Unit::Int8, 5e11, 1e9),
             cached: false,
             times: Samples::new(vec![1.0, 1.0, 4.0]),
         };
@@ -318,7 +318,7 @@ mod tests {
         assert_eq!((name(&row).as_str(), string(&row, "bound")), ("gemm Q4_K output × 512", "int8"));
         let table = markdown(std::slice::from_ref(&row));
         assert!(table.contains("|     10 × 20 |    512 | 1000.00 ms | 500.0 |  1.0 |   50.0 (int8) |"), "{table}");
-        timed.work = Work { bytes: 1e9, f32: 1.0, int8: 0.0 };
+        timed.work = Work::of(Unit::F32, 1.0, 1e9);
         timed.cached = true;
         let row = fields(&timed, &limits);
         assert_eq!((row["roofline_pct"].is_null(), string(&row, "bound")), (true, "cache"));

@@ -65,12 +65,14 @@ impl Machine {
 
 /// The machine and its limits as the rows of a bench tell them, for Markdown.
 pub(super) fn text_of<'r>(rows: impl IntoIterator<Item = &'r Fields>) -> String {
-    let columns = [("isa", false), ("threads", true), ("int8", true), ("bf16", true), ("f32", true), ("read", true)];
+    let mut columns = vec![("isa", false), ("threads", true)];
+    columns.extend(Unit::ALL.map(|unit| (unit.name(), true)));
+    columns.push(("read", true));
     let (mut table, mut known, mut names) = (Table::new(&columns), Vec::new(), Vec::new());
     for row in rows.into_iter().filter(|row| row.contains_key("peak_read_gbs")) {
         let mut cells = vec![string(row, "isa").to_owned(), (number(row, "n_threads") as u64).to_string()];
-        cells.extend(["int8", "bf16", "f32"].map(|unit| {
-            let peak = row.get(&format!("peak_{unit}_gops")).and_then(Value::as_f64);
+        cells.extend(Unit::ALL.map(|unit| {
+            let peak = row.get(&format!("peak_{}_gops", unit.name())).and_then(Value::as_f64);
             peak.map_or("none".to_owned(), |gops| format!("{gops:.0} Gop/s"))
         }));
         cells.push(format!("{:.1} GB/s", number(row, "peak_read_gbs")));

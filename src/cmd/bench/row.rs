@@ -111,6 +111,7 @@ impl Row<'_> {
         put("roofline_pct", (100.0 * self.limits.share(work, seconds)).into());
         put("bound", bound.name().into());
         put("int8_gops", (work.int8 / seconds / 1e9).into());
+        put("int16_gops", (work.int16 / seconds / 1e9).into());
         put("f32_gops", (work.f32 / seconds / 1e9).into());
         put("read_gbs", (work.bytes / seconds / 1e9).into());
         // Products of bytes alone against their peak, whatever else there is to do.
@@ -213,7 +214,7 @@ mod tests {
         let peak = |unit, ops| Peak { unit, instructions: "some", ops };
         let peaks = vec![peak(Unit::Int8, 8e11), peak(Unit::F32, 1e11)];
         let limits = Limits { isa: "avx2", threads: 2, peaks, read: 2e10 };
-        let work = Work { int8: 4e12, f32: 0.0, bytes: 2e9 };
+        let work = Work::of(Unit::Int8, 4e12, 2e9);
         Row { model: &model, plan: &plan, setting: &setting, test, measured: &measured, work, limits: &limits }.fields()
     }
 

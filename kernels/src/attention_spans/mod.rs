@@ -9,10 +9,15 @@
 //! 2  tiles of at most ROWS queries of one head: scores [rows][n_kv] = scale·q·Kᵀ, softmax of whole rows, times V
 //! ```
 //!
-//! Scores of a tile are whole rows, so the softmax needs no running maximum. Arithmetic is f32. A span's result depends
-//! on its own rows only, never on the other spans of the call or the number of threads.
+//! Scores of a tile are whole rows, so the softmax needs no running maximum. A span's result depends on its own rows only,
+//! never on the other spans of the call or the number of threads. Arithmetic is f32, or 16-bit fixed point where the table
+//! multiplies that faster and precision is not asked for (see `fixed`).
 
+mod fixed;
+
+use crate::act::Precision;
 use crate::error::{KernelError, check_len};
+use crate::fixed::FixedKernels;
 use crate::matmul::OutPtr;
 use crate::pool::{Pool, SCRATCH_BYTES};
 use crate::select::Kernels;
@@ -82,7 +87,8 @@ impl SpanScratch {
 }
 
 /// `out = softmax(scale · q·Kᵀ) · V` per span and head. All rows are `n_heads` × `head_dim`; `out` has one row for every
-/// query of every span, in order.
+/// query of every span, in order. `Fast`: scores and results are products of 16-bit fixed-point numbers where the table
+/// has kernels for those.
 ///
 /// # Errors
 /// When lengths do not fit, a span lies outside its rows or has queries and no keys, or there are more keys in a span
@@ -91,6 +97,7 @@ impl SpanScratch {
 pub fn attention_spans(
     pool: &Pool,
     kernels: Kernels,
+    precision: Precision,
     scratch: &mut SpanScratch,
     heads: SpanHeads,
     spans: &[AttnSpan],
@@ -99,7 +106,8 @@ pub fn attention_spans(
     v: &[f32],
     out: &mut [f32],
 ) -> Result<(), KernelError> {
-    let job = Job { table: kernels.table, heads, q, k, v, out: OutPtr(out.as_mut_ptr()) };
+    let fixed = kernels.table.fixed.filter(|_| precision == Precision::Fast);
+    let job = Job { table: kernels.table, fixed, heads, q, k, v, out: OutPtr(out.as_mut_ptr()) };
     check(&job, spans, out.len())?;
     let (mut first, mut row) = (0, 0);
     while first < spans.len() {
@@ -146,7 +154,10 @@ fn check(job: &Job<'_>, spans: &[AttnSpan], out: usize) -> Result<(), KernelErro
             return Err(KernelError::Empty { what: "list of keys" });
         }
         if job.rows_per_tile(span.n_kv) == 0 {
-            let limit = SCRATCH_BYTES / 4 - head_dim - padded(head_dim);
+            let limit = match job.fixed {
+                Some(_) => fixed::most_keys(head_dim),
+                None => SCRATCH_BYTES / 4 - head_dim - padded(head_dim) - F32_LANES,
+            };
             return Err(KernelError::TooLarge { what: "number of keys in a span", got: span.n_kv, limit });
         }
         rows = rows.saturating_add(span.n_q);
@@ -162,6 +173,8 @@ fn padded(n: usize) -> usize {
 /// One call, readable from all threads.
 struct Job<'a> {
     table: &'static KernelTable,
+    /// Where products are to be those of fixed-point numbers.
+    fixed: Option<FixedKernels>,
     heads: SpanHeads,
     q: &'a [f32],
     k: &'a [f32],
@@ -188,6 +201,9 @@ impl Job<'_> {
 
     /// Floats of the laid-out keys and values of one head.
     fn head_floats(&self, n_kv: usize) -> usize {
+        if self.fixed.is_some() {
+            return fixed::head_floats(n_kv, self.heads.head_dim);
+        }
         self.key_floats(n_kv) + n_kv * padded(self.heads.head_dim)
     }
 
@@ -197,7 +213,14 @@ impl Job<'_> {
 
     /// Queries of a tile that a worker's scratch has room for.
     fn rows_per_tile(&self, n_kv: usize) -> usize {
-        let per_row = n_kv.saturating_add(self.heads.head_dim + padded(self.heads.head_dim) + F32_LANES);
+        let hd = self.heads.head_dim;
+        if n_kv > SCRATCH_BYTES {
+            return 0;
+        }
+        let per_row = match self.fixed {
+            Some(_) => fixed::floats_per_row(n_kv, hd),
+            None => padded(n_kv) + hd + padded(hd),
+        };
         (SCRATCH_BYTES / 4 / per_row).min(ROWS)
     }
 
@@ -220,10 +243,16 @@ impl Job<'_> {
         let base = OutPtr(packed.as_mut_ptr());
         pool.for_each(spans.len() * n_heads, |item, _| {
             let place = self.place(spans, first_row, item);
+            if place.span.n_kv == 0 {
+                return;
+            }
             let n = self.head_floats(place.span.n_kv);
             // SAFETY: the pieces of (span, head) pairs follow each other in the buffer, which has room for all.
             let piece = unsafe { std::slice::from_raw_parts_mut(base.get().add(place.packed), n) };
-            self.pack(&place, piece);
+            match &self.fixed {
+                Some(fixed) => self.pack_fixed(fixed, &place, piece),
+                None => self.pack(&place, piece),
+            }
         });
         let packed = &*packed;
         let tiles = |s: &AttnSpan| s.n_q.div_ceil(self.rows_per_tile(s.n_kv));
@@ -234,7 +263,14 @@ impl Job<'_> {
                 if item < here {
                     // All tiles of a head in a row, so that threads share its keys in the cache.
                     let place = self.place(spans, first_row, number * n_heads + item / tiles(span));
-                    self.tile(&place, packed, item % tiles(span), scratch);
+                    // SAFETY: a worker's scratch is aligned to 64 and SCRATCH_BYTES long; f32 has no invalid bits.
+                    let floats = unsafe {
+                        std::slice::from_raw_parts_mut(scratch.as_mut_ptr().cast::<f32>(), scratch.len() / 4)
+                    };
+                    match &self.fixed {
+                        Some(fixed) => self.tile_fixed(fixed, &place, packed, item % tiles(span), floats),
+                        None => self.tile(&place, packed, item % tiles(span), floats),
+                    }
                     return;
                 }
                 item -= here;
@@ -269,14 +305,12 @@ impl Job<'_> {
     }
 
     /// The queries of tile `tile` of one head.
-    fn tile(&self, place: &Place, packed: &[f32], tile: usize, scratch: &mut [u8]) {
-        let SpanHeads { n_heads, head_dim: hd, scale } = self.heads;
+    fn tile(&self, place: &Place, packed: &[f32], tile: usize, floats: &mut [f32]) {
+        let SpanHeads { head_dim: hd, scale, .. } = self.heads;
         let AttnSpan { q, n_q, n_kv, .. } = place.span;
         let per = self.rows_per_tile(n_kv);
         let (from, to) = (tile * per, n_q.min((tile + 1) * per));
         let (rows, pad, stride) = (to - from, padded(hd), padded(n_kv));
-        // SAFETY: a worker's scratch is aligned to 64 and SCRATCH_BYTES long; f32 has no invalid bits.
-        let floats = unsafe { std::slice::from_raw_parts_mut(scratch.as_mut_ptr().cast::<f32>(), scratch.len() / 4) };
         // `rows_per_tile` leaves room for these three.
         let (queries, rest) = floats.split_at_mut(per * hd);
         let (results, rest) = rest.split_at_mut(per * pad);
@@ -329,13 +363,19 @@ impl Job<'_> {
                 });
             }
         }
-        for (i, (row, inverse)) in results.chunks_exact(pad).zip(inverse).take(rows).enumerate() {
-            let at = ((place.out + from + i) * n_heads + place.head) * hd;
+        self.finish(place, from, results.chunks_exact(pad).zip(inverse).take(rows));
+    }
+
+    /// Stores results of queries from number `from` of a span on, times a factor each.
+    fn finish<'r>(&self, place: &Place, from: usize, results: impl Iterator<Item = (&'r [f32], f32)>) {
+        let SpanHeads { n_heads, head_dim, .. } = self.heads;
+        for (i, (row, factor)) in results.enumerate() {
+            let at = ((place.out + from + i) * n_heads + place.head) * head_dim;
             // SAFETY: the result has a row for every query of every span (checked in `check`); every (query, head)
             // belongs to one tile, which one thread handles.
-            let out = unsafe { std::slice::from_raw_parts_mut(self.out.get().add(at), hd) };
+            let out = unsafe { std::slice::from_raw_parts_mut(self.out.get().add(at), head_dim) };
             for (out, value) in out.iter_mut().zip(row) {
-                *out = value * inverse;
+                *out = value * factor;
             }
         }
     }
