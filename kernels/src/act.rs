@@ -1,7 +1,7 @@
 //! Activations, quantised once per layer input and shared by all weights that read it.
 //!
 //! * `F32`: as they are; for [`Precision::Exact`], and for F32 weights in either mode.
-//! * Fixed: 16 bits, one factor per 256, for F16 and BF16 weights and more than three tokens, where the table multiplies
+//! * Fixed: 16 bits, one factor per 256, for F16 and BF16 weights and more than a few tokens, where the table multiplies
 //!   such numbers faster (see `fixed`); otherwise those weights take `F32`, too.
 //! * `Q8K`: one scale per 256, for super-block formats. With `A` the largest magnitude, `s = 127/A`,
 //!   `q = round_half_even(x·s)`, `d = 1/s`. This is the arithmetic of GGUF runtimes' Q8_K up to a common sign of `q`
@@ -14,10 +14,10 @@ use ocelli_quant::GgmlType;
 
 use crate::error::{KernelError, check_len};
 use crate::fixed;
-use crate::matmul::OutPtr;
+use crate::matmul::{FEW_TOKENS, OutPtr};
 use crate::pool::{Pool, SCRATCH_BYTES};
 use crate::select::Kernels;
-use crate::table::{ActKind, Acts, FewKernel, index};
+use crate::table::{ActKind, Acts, index};
 
 /// A unit whose largest magnitude is below this is all zeros.
 pub(crate) const TINY: f32 = 1e-30;
@@ -216,7 +216,7 @@ impl ActBuf {
                 return Err(KernelError::Multiple { what: "activation depth", got: depth, of: unit });
             }
         }
-        let fixed = needs.half && tokens > FewKernel::ALONE.most && kernels.table.fixed.is_some();
+        let fixed = needs.half && tokens > FEW_TOKENS && kernels.table.fixed.is_some();
         self.filled = (needs.f32 || needs.half && !fixed, fixed);
         self.resize(tokens, depth, needs, self.filled);
         (self.tokens, self.depth) = (tokens, depth);

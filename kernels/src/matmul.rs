@@ -17,7 +17,7 @@ use crate::fixed::{FixedKernels, Panel16, Staged, UNIT, even};
 use crate::pool::{Pool, SCRATCH_BYTES};
 use crate::select::Kernels;
 use crate::table::{
-    Acts, F32_LANES, Few, FewKernel, FormatKernels, Gemm, GemmF32, Gemv, GemvF32, IntKernels, KernelTable, Pack, index,
+    Acts, F32_LANES, Few, FewF32, FormatKernels, Gemm, GemmF32, Gemv, GemvF32, IntKernels, KernelTable, Pack, index,
 };
 use crate::transpose::to_panel;
 
@@ -33,7 +33,7 @@ const PANEL_BYTES: usize = SCRATCH_BYTES - PARTNER_BYTES;
 /// Most tokens that any format on any table multiplies straight from the stored blocks, without a panel. The two ways
 /// differ in the order of their sums: who needs results that do not depend on how many rows go together must have more
 /// than these.
-pub const FEW_TOKENS: usize = 8;
+pub const FEW_TOKENS: usize = 16;
 
 /// Depth of a panel of f32 weights: 512 steps of 16 lanes are 32 KiB. A multiple of every block length.
 const F32_DEPTH: usize = 512;
@@ -259,7 +259,7 @@ impl<'a> Strips<'a> {
         let few = match &path {
             Path::Int(int, _) => int.few.most,
             Path::Fixed(..) => 0,
-            Path::Float(..) => FewKernel::ALONE.most,
+            Path::Float(format, _) => format.few_floats(),
         };
         debug_assert!(few <= FEW_TOKENS);
         let step = if act.tokens() <= few {
@@ -319,6 +319,12 @@ impl<'a> Strips<'a> {
             },
             // SAFETY: as above.
             Path::Float(format, x) if t1 - t0 <= self.few => unsafe {
+                if let Some(few) = format.few_f32.filter(|_| t1 - t0 > 1) {
+                    let (row_bytes, cols, tokens) = (w.row_bytes, w.cols, t1 - t0);
+                    let x = &x[t0 * cols..t1 * cols];
+                    few(&FewF32 { rows, row_bytes, x, cols, tokens, out, out_stride: stride });
+                    return;
+                }
                 for t in t0..t1 {
                     let out = std::slice::from_raw_parts_mut(out.add((t - t0) * stride), r1 - r0);
                     let x = &x[t * w.cols..(t + 1) * w.cols];

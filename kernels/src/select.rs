@@ -7,9 +7,10 @@ use ocelli_quant::GgmlType;
 
 use crate::act::is_half;
 use crate::error::IsaError;
+use crate::matmul::FEW_TOKENS;
 use crate::measure::Unit;
 use crate::scalar;
-use crate::table::{FewKernel, KernelTable, index};
+use crate::table::{KernelTable, index};
 
 /// One table of this build.
 struct Candidate {
@@ -147,7 +148,7 @@ impl Kernels {
     pub fn unit(&self, ty: GgmlType, tokens: usize) -> Unit {
         match self.table.formats[index(ty)].int {
             Some(_) => Unit::Int8,
-            None if is_half(ty) && tokens > FewKernel::ALONE.most && self.fixed_point() => Unit::Int16,
+            None if is_half(ty) && tokens > FEW_TOKENS && self.fixed_point() => Unit::Int16,
             None => Unit::F32,
         }
     }
@@ -162,7 +163,8 @@ impl Kernels {
     /// "gemm". At most [`crate::FEW_TOKENS`].
     #[must_use]
     pub fn few_tokens(&self, ty: GgmlType) -> usize {
-        self.table.formats[index(ty)].int.map_or(FewKernel::ALONE, |int| int.few).most
+        let format = &self.table.formats[index(ty)];
+        format.int.map_or(format.few_floats(), |int| int.few.most)
     }
 
     fn by_name(name: &str) -> Result<Self, IsaError> {

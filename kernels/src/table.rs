@@ -153,6 +153,15 @@ pub(crate) struct FormatKernels {
     pub(crate) dequantize: unsafe fn(&[u8], &mut [f32]),
     /// `out[r] = Σ_k w[r][k]·x[k]` in f32 straight from the stored rows.
     pub(crate) gemv_f32: unsafe fn(&mut GemvF32),
+    /// The same for up to [`crate::FEW_TOKENS`] tokens, where that is better than one after the other.
+    pub(crate) few_f32: Option<unsafe fn(&FewF32)>,
+}
+
+impl FormatKernels {
+    /// Tokens up to which products in f32 need no panel.
+    pub(crate) fn few_floats(&self) -> usize {
+        if self.few_f32.is_some() { crate::FEW_TOKENS } else { FewKernel::ALONE.most }
+    }
 }
 
 /// Integer kernels of one storage format.
@@ -295,6 +304,25 @@ pub(crate) struct GemvF32<'a> {
     pub(crate) x: &'a [f32],
     /// One result per row.
     pub(crate) out: &'a mut [f32],
+}
+
+/// A few f32 tokens times consecutive stored rows.
+#[derive(Debug)]
+pub(crate) struct FewF32<'a> {
+    /// Whole rows of `row_bytes`.
+    pub(crate) rows: &'a [u8],
+    /// Bytes of one row, which holds `cols` weights.
+    pub(crate) row_bytes: usize,
+    /// Activations, `tokens` rows of `cols`.
+    pub(crate) x: &'a [f32],
+    /// Values of a token.
+    pub(crate) cols: usize,
+    /// Tokens.
+    pub(crate) tokens: usize,
+    /// Result of row 0 and the first token; row r of token t is at `t·out_stride + r`.
+    pub(crate) out: *mut f32,
+    /// Distance between tokens in the result.
+    pub(crate) out_stride: usize,
 }
 
 /// A piece of weights to unpack.

@@ -47,7 +47,7 @@ pub(crate) fn expand_shorts(args: impl Iterator<Item = OsString>) -> Vec<OsStrin
 pub(crate) enum PrecisionArg {
     /// Dequantise to f32, f32 arithmetic: for comparison with float implementations
     Exact,
-    /// 8-bit activations
+    /// 8-bit activations; weights of 16 bits in fixed point
     Fast,
 }
 

@@ -181,6 +181,7 @@ macro_rules! table {
             {
                 FormatKernels {
                     int: F::Unit::int::<F>(),
+                    few_f32: None,
                     dequantize: elem::dequantize::<F>,
                     gemv_f32: elem::gemv_f32::<F>,
                 }

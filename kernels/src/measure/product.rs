@@ -7,7 +7,7 @@ use ocelli_quant::GgmlType;
 use super::{EachTimed, Plan, Timed, Unit, Work, noise, sample};
 use crate::act::{ActBuf, ActNeeds, Precision};
 use crate::error::KernelError;
-use crate::matmul::{WeightRef, matmul};
+use crate::matmul::{FEW_TOKENS, WeightRef, matmul};
 use crate::pool::Pool;
 use crate::select::Kernels;
 
@@ -114,7 +114,8 @@ impl Set<'_> {
 
     /// The scalar table's products of all different rows with the first tokens, token after token.
     fn expected(&self, pattern: &[u8], precision: Precision) -> Result<Vec<f32>, KernelError> {
-        let tokens = self.checked(usize::MAX);
+        // More than a few, so that weights that become fixed-point numbers then do so here.
+        let tokens = (self.x.len() / self.cols).min(FEW_TOKENS + 1);
         let mut want = vec![0f32; tokens * ROWS];
         let weight = WeightRef::new(self.ty, pattern, ROWS, self.cols)?;
         let scalar = Kernels::scalar();

@@ -72,7 +72,7 @@ fn kernels_are_timed_and_wrong_answers_refused() {
     let plan = Plan {
         formats: vec![GgmlType::Q4_K, GgmlType::Q8_0, GgmlType::F16],
         shapes: vec![Shape { name: "a", rows: 40, cols: 256 }, Shape { name: "b", rows: 8, cols: 96 }],
-        tokens: vec![1, 9],
+        tokens: vec![1, 17],
         repetitions: 2,
         budget: Duration::from_millis(1),
     };
@@ -83,7 +83,7 @@ fn kernels_are_timed_and_wrong_answers_refused() {
             assert!(timed.times.seconds().iter().all(|s| s.is_finite() && *s > 0.0));
             assert!(close(timed.work.ops(), 2.0 * (timed.rows * timed.cols * timed.tokens) as f64));
             assert_eq!(timed.kernel, if timed.tokens == 1 { "gemv" } else { "gemm" });
-            let half = if timed.tokens > 3 && kernels.fixed_point() { Unit::Int16 } else { Unit::F32 };
+            let half = if timed.tokens > 16 && kernels.fixed_point() { Unit::Int16 } else { Unit::F32 };
             assert_eq!(timed.work.unit(), if timed.format == "F16" { half } else { Unit::Int8 });
             seen.push((timed.format, timed.shape, timed.tokens));
             true
@@ -92,15 +92,15 @@ fn kernels_are_timed_and_wrong_answers_refused() {
         // Rows of 96 are no whole block of Q4_K.
         let want = [
             ("Q4_K", "a", 1),
-            ("Q4_K", "a", 9),
+            ("Q4_K", "a", 17),
             ("Q8_0", "b", 1),
-            ("Q8_0", "b", 9),
+            ("Q8_0", "b", 17),
             ("Q8_0", "a", 1),
-            ("Q8_0", "a", 9),
+            ("Q8_0", "a", 17),
             ("F16", "b", 1),
-            ("F16", "b", 9),
+            ("F16", "b", 17),
             ("F16", "a", 1),
-            ("F16", "a", 9),
+            ("F16", "a", 17),
         ];
         assert_eq!(seen, want);
         let mut n = 0;

@@ -62,7 +62,8 @@ fn format<F: Unpack>() -> FormatKernels
 where
     F::Unit: Layout,
 {
-    FormatKernels { int: F::Unit::int::<F>(), dequantize: matmul::dequantize::<F>, gemv_f32: matmul::gemv_f32::<F> }
+    let (dequantize, gemv_f32) = (matmul::dequantize::<F>, matmul::gemv_f32::<F>);
+    FormatKernels { int: F::Unit::int::<F>(), dequantize, gemv_f32, few_f32: None }
 }
 
 macro_rules! formats {

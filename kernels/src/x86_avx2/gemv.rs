@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use super::unpack::{Block, Super, each_run, load};
-use crate::table::{Acts, Few, Gemv, GemvF32, rows_from};
+use crate::table::{Acts, Few, Gemv, rows_from};
 
 /// How far ahead of the products weights are asked for, in bytes. Rows follow each other, so this may be the next row. The
 /// processor's own prefetching ends with every page of 4 KiB, where a read would wait for memory: with 1,024 bytes
@@ -332,71 +332,4 @@ unsafe fn put<const T: usize>(results: [f32; T], out: *mut f32, stride: usize) -
         unsafe { out.add(t * stride).write(result) };
     }
     T
-}
-
-/// Expands half precision.
-///
-/// # Safety
-/// None beyond the features; `zip` stops at the shorter side.
-#[target_feature(enable = "avx2,f16c")]
-pub(super) unsafe fn dequantize_f16(bytes: &[u8], out: &mut [f32]) {
-    let (chunks, rest) = out.as_chunks_mut::<8>();
-    let (b, b_rest) = bytes.as_chunks::<16>();
-    for (out, b) in chunks.iter_mut().zip(b) {
-        // SAFETY: 16 bytes in, 8 floats out.
-        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(b.as_ptr().cast()))) };
-    }
-    for (out, b) in rest.iter_mut().zip(b_rest.as_chunks::<2>().0) {
-        *out = ocelli_quant::half_bits::f16_to_f32(u16::from_le_bytes(*b));
-    }
-}
-
-/// Rounds to half precision.
-///
-/// # Safety
-/// As [`dequantize_f16`].
-#[target_feature(enable = "avx2,f16c")]
-pub(super) unsafe fn f32_to_f16(x: &[f32], out: &mut [u8]) {
-    let (chunks, rest) = x.as_chunks::<8>();
-    let (b, b_rest) = out.as_chunks_mut::<16>();
-    for (x, b) in chunks.iter().zip(b) {
-        // SAFETY: 8 floats in, 16 bytes out.
-        unsafe {
-            let h = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm256_loadu_ps(x.as_ptr()));
-            _mm_storeu_si128(b.as_mut_ptr().cast(), h);
-        }
-    }
-    for (x, b) in rest.iter().zip(b_rest.as_chunks_mut::<2>().0) {
-        *b = ocelli_quant::half_bits::f32_to_f16(*x).to_le_bytes();
-    }
-}
-
-/// Half-precision rows times one f32 token.
-///
-/// # Safety
-/// Lengths as [`GemvF32`] states them.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn gemv_f16(a: &mut GemvF32) {
-    let (x, x_rest) = a.x.as_chunks::<16>();
-    for (out, row) in a.out.iter_mut().zip(a.rows.chunks_exact(a.row_bytes)) {
-        let (w, w_rest) = row.as_chunks::<32>();
-        let mut acc = [_mm256_setzero_ps(); 2];
-        for (x, w) in x.iter().zip(w) {
-            for (h, acc) in acc.iter_mut().enumerate() {
-                // SAFETY: 16 floats and 32 bytes, of which half h is read.
-                let (x, w) = unsafe {
-                    (
-                        _mm256_loadu_ps(x.as_ptr().add(8 * h)),
-                        _mm256_cvtph_ps(_mm_loadu_si128(w.as_ptr().add(16 * h).cast())),
-                    )
-                };
-                *acc = _mm256_fmadd_ps(x, w, *acc);
-            }
-        }
-        let mut total = sum(_mm256_add_ps(acc[0], acc[1]));
-        for (x, w) in x_rest.iter().zip(w_rest.as_chunks::<2>().0) {
-            total += x * ocelli_quant::half_bits::f16_to_f32(u16::from_le_bytes(*w));
-        }
-        *out = total;
-    }
 }

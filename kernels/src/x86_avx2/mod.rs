@@ -15,6 +15,7 @@
 #![allow(clippy::needless_range_loop, reason = "kernels walk several arrays and pointers in step")]
 
 mod fixed;
+mod float;
 pub(crate) mod gemm;
 mod gemv;
 pub(crate) mod pack;
@@ -89,7 +90,13 @@ impl Visit for Int {
 }
 
 fn format<F: Known>() -> FormatKernels {
-    FormatKernels { int: F::visit(Int), dequantize: elem::dequantize::<F>, gemv_f32: elem::gemv_f32::<F> }
+    let (dequantize, gemv_f32) = (elem::dequantize::<F>, elem::gemv_f32::<F>);
+    FormatKernels { int: F::visit(Int), dequantize, gemv_f32, few_f32: None }
+}
+
+/// Gives a format of plain floats its products with one and with few tokens.
+fn use_floats<W: float::Stored>(format: &mut FormatKernels) {
+    *format = FormatKernels { gemv_f32: float::gemv::<W>, few_f32: Some(float::few::<W>), ..*format };
 }
 
 macro_rules! formats {
@@ -107,8 +114,10 @@ pub(crate) fn table() -> Option<&'static KernelTable> {
         .get_or_init(|| {
             detected().then(|| {
                 let mut formats = ocelli_quant::for_each_format!(formats);
-                formats[index(GgmlType::F16)].dequantize = gemv::dequantize_f16;
-                formats[index(GgmlType::F16)].gemv_f32 = gemv::gemv_f16;
+                use_floats::<float::Half>(&mut formats[index(GgmlType::F16)]);
+                use_floats::<float::Brain>(&mut formats[index(GgmlType::BF16)]);
+                use_floats::<float::Single>(&mut formats[index(GgmlType::F32)]);
+                formats[index(GgmlType::F16)].dequantize = float::dequantize_f16;
                 KernelTable {
                     name: NAME,
                     mr: MR,
@@ -133,7 +142,7 @@ pub(crate) fn table() -> Option<&'static KernelTable> {
                     scale: elem::scale,
                     rope_interleaved: elem::rope_interleaved,
                     rope_halves: elem::rope_halves,
-                    f32_to_f16: gemv::f32_to_f16,
+                    f32_to_f16: float::f32_to_f16,
                     transpose: transpose::transpose,
                     peaks: peak::loops(),
                     read: peak::read,

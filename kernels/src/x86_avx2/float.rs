@@ -1,0 +1,231 @@
+//! Rows of floats: one token, or a few, times them, and conversions.
+
+use std::arch::x86_64::*;
+
+use super::gemv::sum;
+use crate::table::{FewF32, GemvF32, rows_from, tile_tokens};
+
+/// Bytes of rows that stay in the second cache while one group of tokens after the other is multiplied with them.
+const TOGETHER: usize = 128 * 1024;
+
+/// Floats as they are stored.
+pub(super) trait Stored {
+    /// Bytes of each.
+    const BYTES: usize;
+
+    /// Eight of them.
+    ///
+    /// # Safety
+    /// They must be readable, and the CPU have F16C.
+    unsafe fn eight(p: *const u8) -> __m256;
+
+    /// One of them.
+    ///
+    /// # Safety
+    /// It must be readable.
+    unsafe fn one(p: *const u8) -> f32;
+}
+
+pub(super) enum Half {}
+pub(super) enum Brain {}
+pub(super) enum Single {}
+
+impl Stored for Half {
+    const BYTES: usize = 2;
+
+    #[inline(always)]
+    unsafe fn eight(p: *const u8) -> __m256 {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn one(p: *const u8) -> f32 {
+        // SAFETY: promised by the caller.
+        ocelli_quant::half_bits::f16_to_f32(u16::from_le(unsafe { p.cast::<u16>().read_unaligned() }))
+    }
+}
+
+impl Stored for Brain {
+    const BYTES: usize = 2;
+
+    #[inline(always)]
+    unsafe fn eight(p: *const u8) -> __m256 {
+        // SAFETY: promised by the caller. The upper half of an f32.
+        unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())))) }
+    }
+
+    #[inline(always)]
+    unsafe fn one(p: *const u8) -> f32 {
+        // SAFETY: promised by the caller.
+        f32::from_bits(u32::from(u16::from_le(unsafe { p.cast::<u16>().read_unaligned() })) << 16)
+    }
+}
+
+impl Stored for Single {
+    const BYTES: usize = 4;
+
+    #[inline(always)]
+    unsafe fn eight(p: *const u8) -> __m256 {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_loadu_ps(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn one(p: *const u8) -> f32 {
+        // SAFETY: promised by the caller.
+        unsafe { p.cast::<f32>().read_unaligned() }
+    }
+}
+
+/// `R` rows times `T` tokens, two sums for each pair. The bits of a result depend neither on `R` nor on `T`.
+///
+/// # Safety
+/// Every row holds `n` floats, as does every token.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn rows<W: Stored, const R: usize, const T: usize>(
+    rows: [*const u8; R],
+    x: [*const f32; T],
+    n: usize,
+) -> [[f32; T]; R] {
+    let mut acc = [[[_mm256_setzero_ps(); 2]; T]; R];
+    let eights = n / 8;
+    let mut out = [[0f32; T]; R];
+    // SAFETY: whole eights end at 8 · ⌊n / 8⌋, the rest at n.
+    unsafe {
+        for pair in 0..eights / 2 {
+            for h in 0..2 {
+                let at = 8 * (2 * pair + h);
+                for r in 0..R {
+                    let w = W::eight(rows[r].add(at * W::BYTES));
+                    for t in 0..T {
+                        acc[r][t][h] = _mm256_fmadd_ps(w, _mm256_loadu_ps(x[t].add(at)), acc[r][t][h]);
+                    }
+                }
+            }
+        }
+        if eights % 2 == 1 {
+            let at = 8 * (eights - 1);
+            for r in 0..R {
+                let w = W::eight(rows[r].add(at * W::BYTES));
+                for t in 0..T {
+                    acc[r][t][0] = _mm256_fmadd_ps(w, _mm256_loadu_ps(x[t].add(at)), acc[r][t][0]);
+                }
+            }
+        }
+        for r in 0..R {
+            for t in 0..T {
+                out[r][t] = sum(_mm256_add_ps(acc[r][t][0], acc[r][t][1]));
+                for i in 8 * eights..n {
+                    out[r][t] += *x[t].add(i) * W::one(rows[r].add(i * W::BYTES));
+                }
+            }
+        }
+    }
+    out
+}
+
+/// See [`crate::table::FormatKernels::gemv_f32`].
+///
+/// # Safety
+/// Lengths as [`GemvF32`] states them.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn gemv<W: Stored>(a: &mut GemvF32) {
+    for (out, bytes) in a.out.iter_mut().zip(a.rows.chunks_exact(a.row_bytes)) {
+        // SAFETY: the contract of this function.
+        [[*out]] = unsafe { rows::<W, 1, 1>([bytes.as_ptr()], [a.x.as_ptr()], a.x.len()) };
+    }
+}
+
+/// See [`crate::table::FormatKernels::few_f32`].
+///
+/// # Safety
+/// Lengths as [`FewF32`] states them.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn few<W: Stored>(a: &FewF32) {
+    let per = (TOGETHER / a.row_bytes).max(1);
+    for (part, rows) in a.rows.chunks(per * a.row_bytes).enumerate() {
+        let mut t = 0;
+        while t < a.tokens {
+            let n = tile_tokens(3, a.tokens - t);
+            // SAFETY: tokens `t..t + n` exist, and places for the results of these rows.
+            unsafe {
+                let (x, out) = (a.x.as_ptr().add(t * a.cols), a.out.add(t * a.out_stride + part * per));
+                match n {
+                    1 => group::<W, 1>(a, rows, x, out),
+                    2 => group::<W, 2>(a, rows, x, out),
+                    _ => group::<W, 3>(a, rows, x, out),
+                }
+            }
+            t += n;
+        }
+    }
+}
+
+/// These rows times `T` tokens, two rows in step: they share what is read of the tokens.
+///
+/// # Safety
+/// As [`few`]; `x` is the first of `T` tokens, `out` the place of its first result.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn group<W: Stored, const T: usize>(a: &FewF32, bytes: &[u8], x: *const f32, out: *mut f32) {
+    let x: [*const f32; T] = rows_from(x, a.cols);
+    let n = bytes.len() / a.row_bytes;
+    for r in (0..n).step_by(2) {
+        let row = bytes[r * a.row_bytes..].as_ptr();
+        // SAFETY: promised by the caller; row `r + 1` is there where it is read.
+        unsafe {
+            let out = out.add(r);
+            if r + 1 < n {
+                let results = rows::<W, 2, T>([row, row.add(a.row_bytes)], x, a.cols);
+                for t in 0..T {
+                    out.add(t * a.out_stride).write(results[0][t]);
+                    out.add(t * a.out_stride + 1).write(results[1][t]);
+                }
+            } else {
+                let [results] = rows::<W, 1, T>([row], x, a.cols);
+                for t in 0..T {
+                    out.add(t * a.out_stride).write(results[t]);
+                }
+            }
+        }
+    }
+}
+
+/// Expands half precision.
+///
+/// # Safety
+/// None beyond the features; `zip` stops at the shorter side.
+#[target_feature(enable = "avx2,f16c")]
+pub(super) unsafe fn dequantize_f16(bytes: &[u8], out: &mut [f32]) {
+    let (chunks, rest) = out.as_chunks_mut::<8>();
+    let (b, b_rest) = bytes.as_chunks::<16>();
+    for (out, b) in chunks.iter_mut().zip(b) {
+        // SAFETY: 16 bytes in, 8 floats out.
+        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(b.as_ptr().cast()))) };
+    }
+    for (out, b) in rest.iter_mut().zip(b_rest.as_chunks::<2>().0) {
+        *out = ocelli_quant::half_bits::f16_to_f32(u16::from_le_bytes(*b));
+    }
+}
+
+/// Rounds to half precision.
+///
+/// # Safety
+/// As [`dequantize_f16`].
+#[target_feature(enable = "avx2,f16c")]
+pub(super) unsafe fn f32_to_f16(x: &[f32], out: &mut [u8]) {
+    let (chunks, rest) = x.as_chunks::<8>();
+    let (b, b_rest) = out.as_chunks_mut::<16>();
+    for (x, b) in chunks.iter().zip(b) {
+        // SAFETY: 8 floats in, 16 bytes out.
+        unsafe {
+            let h = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm256_loadu_ps(x.as_ptr()));
+            _mm_storeu_si128(b.as_mut_ptr().cast(), h);
+        }
+    }
+    for (x, b) in rest.iter().zip(b_rest.as_chunks_mut::<2>().0) {
+        *b = ocelli_quant::half_bits::f32_to_f16(*x).to_le_bytes();
+    }
+}
