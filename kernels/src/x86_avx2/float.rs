@@ -78,45 +78,38 @@ impl Stored for Single {
     }
 }
 
-/// `R` rows times `T` tokens, two sums for each pair. The bits of a result depend neither on `R` nor on `T`.
+/// `R` rows times `T` tokens, a sum for each pair: with four of them or more (nine fit the registers), none has to wait for itself. The bits of a
+/// result depend neither on `R` nor on `T`.
 ///
 /// # Safety
 /// Every row holds `n` floats, as does every token.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn rows<W: Stored, const R: usize, const T: usize>(
+unsafe fn tile<W: Stored, const R: usize, const T: usize>(
     rows: [*const u8; R],
     x: [*const f32; T],
     n: usize,
 ) -> [[f32; T]; R] {
-    let mut acc = [[[_mm256_setzero_ps(); 2]; T]; R];
-    let eights = n / 8;
+    let mut acc = [[_mm256_setzero_ps(); T]; R];
     let mut out = [[0f32; T]; R];
+    let eights = n / 8;
     // SAFETY: whole eights end at 8 · ⌊n / 8⌋, the rest at n.
     unsafe {
-        for pair in 0..eights / 2 {
-            for h in 0..2 {
-                let at = 8 * (2 * pair + h);
-                for r in 0..R {
-                    let w = W::eight(rows[r].add(at * W::BYTES));
-                    for t in 0..T {
-                        acc[r][t][h] = _mm256_fmadd_ps(w, _mm256_loadu_ps(x[t].add(at)), acc[r][t][h]);
-                    }
-                }
+        for eight in 0..eights {
+            let mut at_x = [_mm256_setzero_ps(); T];
+            for t in 0..T {
+                at_x[t] = _mm256_loadu_ps(x[t].add(8 * eight));
             }
-        }
-        if eights % 2 == 1 {
-            let at = 8 * (eights - 1);
             for r in 0..R {
-                let w = W::eight(rows[r].add(at * W::BYTES));
+                let w = W::eight(rows[r].add(8 * eight * W::BYTES));
                 for t in 0..T {
-                    acc[r][t][0] = _mm256_fmadd_ps(w, _mm256_loadu_ps(x[t].add(at)), acc[r][t][0]);
+                    acc[r][t] = _mm256_fmadd_ps(w, at_x[t], acc[r][t]);
                 }
             }
         }
         for r in 0..R {
             for t in 0..T {
-                out[r][t] = sum(_mm256_add_ps(acc[r][t][0], acc[r][t][1]));
+                out[r][t] = sum(acc[r][t]);
                 for i in 8 * eights..n {
                     out[r][t] += *x[t].add(i) * W::one(rows[r].add(i * W::BYTES));
                 }
@@ -132,10 +125,10 @@ unsafe fn rows<W: Stored, const R: usize, const T: usize>(
 /// Lengths as [`GemvF32`] states them.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn gemv<W: Stored>(a: &mut GemvF32) {
-    for (out, bytes) in a.out.iter_mut().zip(a.rows.chunks_exact(a.row_bytes)) {
-        // SAFETY: the contract of this function.
-        [[*out]] = unsafe { rows::<W, 1, 1>([bytes.as_ptr()], [a.x.as_ptr()], a.x.len()) };
-    }
+    let (rows, row_bytes, cols) = (a.rows, a.row_bytes, a.x.len());
+    let a = FewF32 { rows, row_bytes, x: a.x, cols, tokens: 1, out: a.out.as_mut_ptr(), out_stride: a.out.len() };
+    // SAFETY: the contract of this function.
+    unsafe { group::<W, 4, 1>(&a, rows, a.x.as_ptr(), a.out) };
 }
 
 /// See [`crate::table::FormatKernels::few_f32`].
@@ -153,9 +146,9 @@ pub(super) unsafe fn few<W: Stored>(a: &FewF32) {
             unsafe {
                 let (x, out) = (a.x.as_ptr().add(t * a.cols), a.out.add(t * a.out_stride + part * per));
                 match n {
-                    1 => group::<W, 1>(a, rows, x, out),
-                    2 => group::<W, 2>(a, rows, x, out),
-                    _ => group::<W, 3>(a, rows, x, out),
+                    1 => group::<W, 4, 1>(a, rows, x, out),
+                    2 => group::<W, 4, 2>(a, rows, x, out),
+                    _ => group::<W, 3, 3>(a, rows, x, out),
                 }
             }
             t += n;
@@ -163,32 +156,42 @@ pub(super) unsafe fn few<W: Stored>(a: &FewF32) {
     }
 }
 
-/// These rows times `T` tokens, two rows in step: they share what is read of the tokens.
+/// These rows times `T` tokens, `R` rows in step: they share what is read of the tokens.
 ///
 /// # Safety
 /// As [`few`]; `x` is the first of `T` tokens, `out` the place of its first result.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn group<W: Stored, const T: usize>(a: &FewF32, bytes: &[u8], x: *const f32, out: *mut f32) {
+unsafe fn group<W: Stored, const R: usize, const T: usize>(a: &FewF32, bytes: &[u8], x: *const f32, out: *mut f32) {
     let x: [*const f32; T] = rows_from(x, a.cols);
     let n = bytes.len() / a.row_bytes;
-    for r in (0..n).step_by(2) {
+    let mut r = 0;
+    while r < n {
         let row = bytes[r * a.row_bytes..].as_ptr();
-        // SAFETY: promised by the caller; row `r + 1` is there where it is read.
+        // SAFETY: promised by the caller; rows `r..r + R` are there where they are read.
         unsafe {
             let out = out.add(r);
-            if r + 1 < n {
-                let results = rows::<W, 2, T>([row, row.add(a.row_bytes)], x, a.cols);
-                for t in 0..T {
-                    out.add(t * a.out_stride).write(results[0][t]);
-                    out.add(t * a.out_stride + 1).write(results[1][t]);
-                }
+            if r + R <= n {
+                put(tile::<W, R, T>(rows_from(row, a.row_bytes), x, a.cols), out, a.out_stride);
+                r += R;
             } else {
-                let [results] = rows::<W, 1, T>([row], x, a.cols);
-                for t in 0..T {
-                    out.add(t * a.out_stride).write(results[t]);
-                }
+                put(tile::<W, 1, T>([row], x, a.cols), out, a.out_stride);
+                r += 1;
             }
+        }
+    }
+}
+
+/// Stores results of `R` rows and `T` tokens, which are `stride` apart.
+///
+/// # Safety
+/// They must be writable.
+#[inline]
+unsafe fn put<const R: usize, const T: usize>(results: [[f32; T]; R], out: *mut f32, stride: usize) {
+    for (r, results) in results.into_iter().enumerate() {
+        for (t, result) in results.into_iter().enumerate() {
+            // SAFETY: promised by the caller.
+            unsafe { out.add(t * stride + r).write(result) };
         }
     }
 }
