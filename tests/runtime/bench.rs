@@ -127,7 +127,8 @@ fn two_files_are_compared() {
 fn kernels_are_listed_and_drawn() {
     let dir = tempfile::tempdir().unwrap();
     let plot = dir.path().join("roofline.svg");
-    let args = ["bench", "kernels", "--formats", "Q4_K,F16", "--shapes", "attn_k,v.attn", "--tokens", "1,9", "-r", "1"];
+    let args =
+        ["bench", "kernels", "--formats", "Q4_K,F16", "--shapes", "attn_k,v.attn", "--tokens", "1,17", "-r", "1"];
     let more = ["--isa", "all", "-t", "1", "--max-run-ms", "1", "--json", "--plot", plot.to_str().unwrap()];
     let rows = rows(&[&args[..], &more[..]].concat());
     let of = |kernel: &str| rows.iter().filter(|r| r["kernel"] == kernel).count();
@@ -143,7 +144,7 @@ fn kernels_are_listed_and_drawn() {
     }
     let drawn = std::fs::read_to_string(&plot).unwrap();
     assert_eq!(drawn.matches("<circle").count(), rows.len());
-    assert!(drawn.contains("gemm Q4_K attn_k ×9"));
+    assert!(drawn.contains("gemm Q4_K attn_k ×17"));
 }
 
 /// A stand-in that prints what llama-bench would print, and keeps what it was asked.
