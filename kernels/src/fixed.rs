@@ -11,7 +11,7 @@
 //! whatever part of it is summed (rounding moves each of 256 codes by at most ½, their norm by at most 8). So a code has
 //! eleven or twelve bits below the unit's root mean square, about as many as half precision gives every number, and a
 //! large value costs its neighbours precision only in proportion to the norm. The error of a sum is at most
-//! `5·10⁻⁴·‖x‖·‖y‖` per unit, and a thirtieth of that where errors are random.
+//! `5·10⁻⁴·‖x‖·‖y‖` per unit, and a fiftieth of that where errors are random.
 
 use crate::act::TINY;
 use crate::table::{F32_LANES, KernelTable};

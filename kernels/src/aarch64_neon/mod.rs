@@ -199,6 +199,9 @@ macro_rules! table {
                             may_saturate: false,
                             formats: tune(ocelli_quant::for_each_format!(formats_by), TUNED),
                             gemm_f32,
+                            // `smlal` multiplies as many numbers at once as `fmla` does.
+                            fixed: None,
+                            fast_bytes: true,
                             dot_f32: elem::dot_f32,
                             quantize_q8k: elem::quantize_q8k,
                             quantize_q8b: elem::quantize_q8b,
