@@ -278,6 +278,7 @@ pub(crate) struct Gemv<'a> {
 
 /// A few tokens times consecutive stored rows.
 #[derive(Debug)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 multiplies a few tokens at once"))]
 pub(crate) struct Few<'a> {
     /// Whole rows of `row_bytes`.
     pub(crate) rows: &'a [u8],
@@ -308,6 +309,7 @@ pub(crate) struct GemvF32<'a> {
 
 /// A few f32 tokens times consecutive stored rows.
 #[derive(Debug)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 multiplies a few tokens at once"))]
 pub(crate) struct FewF32<'a> {
     /// Whole rows of `row_bytes`.
     pub(crate) rows: &'a [u8],
@@ -399,6 +401,7 @@ pub(crate) fn rows_from<T, const N: usize>(first: *const T, stride: usize) -> [*
 
 /// Tokens of the next tile: where a tile and a part of one are left, two of like size, for a tile of one token takes
 /// nearly as long as one of two.
+#[cfg(any(target_arch = "x86_64", test))]
 pub(crate) fn tile_tokens(most: usize, left: usize) -> usize {
     if left > most && left < 2 * most { left.div_ceil(2) } else { left.min(most) }
 }
