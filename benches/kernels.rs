@@ -6,10 +6,10 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use ocelli_kernels::measure::SHAPES;
+use ocelli_kernels::measure::{SHAPES, Unit};
 use ocelli_kernels::{
-    ActBuf, ActNeeds, AttnScratch, AttnShape, AttnSpan, Kernels, KvLayout, KvView, Pool, Precision, SpanHeads,
-    SpanScratch, WeightRef, attention, attention_spans, matmul, ops,
+    ActBuf, ActNeeds, AttnScratch, AttnShape, AttnSpan, FEW_TOKENS, Kernels, KvLayout, KvView, Pool, Precision,
+    SpanHeads, SpanScratch, WeightRef, attention, attention_spans, matmul, ops,
 };
 use ocelli_quant::GgmlType;
 
@@ -64,21 +64,25 @@ fn products(c: &mut Criterion) {
             let weight = WeightRef::new(ty, &bytes, rows, cols).expect("whole rows");
             for tokens in TOKENS {
                 let x = noise(tokens * cols, 2);
-                let run = |kernels: Kernels, weight: &WeightRef<'_>, tokens: usize, out: &mut [f32]| {
-                    let (mut act, needs) = (ActBuf::new(), ActNeeds::new(Precision::Fast, [ty]));
+                let run = |kernels: Kernels, precision, weight: &WeightRef<'_>, tokens: usize, out: &mut [f32]| {
+                    let (mut act, needs) = (ActBuf::new(), ActNeeds::new(precision, [ty]));
                     act.fill(&pool, kernels, &x[..tokens * cols], tokens, cols, needs).expect("lengths fit");
                     matmul(&pool, kernels, weight, &act, out).expect("shapes fit");
                 };
                 let few = tokens.min(4);
-                let mut want = vec![0f32; few * ROWS];
+                // As many as make weights that become fixed-point numbers do so.
+                let known = tokens.min(FEW_TOKENS + 1);
+                let mut want = vec![0f32; known * ROWS];
                 let first = WeightRef::new(ty, &pattern, ROWS, cols).expect("whole rows");
-                run(Kernels::scalar(), &first, few, &mut want);
                 let kind = if tokens <= Kernels::best().few_tokens(ty) { "gemv" } else { "gemm" };
                 let mut group = c.benchmark_group(format!("{kind}/{ty}/{}/{tokens}", shape.name));
                 group.sample_size(10).throughput(Throughput::Elements((rows * cols * tokens) as u64));
                 for kernels in tables() {
                     let mut out = vec![f32::NAN; tokens * rows];
-                    run(kernels, &weight, tokens, &mut out);
+                    run(kernels, Precision::Fast, &weight, tokens, &mut out);
+                    let exact = kernels.unit(ty, tokens) == Unit::F32;
+                    let precision = if exact { Precision::Exact } else { Precision::Fast };
+                    run(Kernels::scalar(), precision, &first, known, &mut want);
                     for (t, out) in out.chunks_exact(rows).take(few).enumerate() {
                         for (i, got) in out.iter().enumerate() {
                             let want = want[t * ROWS + i % ROWS];
