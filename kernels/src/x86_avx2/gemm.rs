@@ -46,7 +46,7 @@ macro_rules! over_tokens {
 }
 
 /// The same pointers, as if they had nothing to do with each other. From rows that are one stride apart the compiler makes
-/// one pointer and calculates the others in every step, which takes as long as the products.
+/// one pointer and calculates the others anew in every step.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn apart<T, const N: usize>(mut rows: [*const T; N]) -> [*const T; N] {
