@@ -8,7 +8,7 @@ listing=$(mktemp)
 trap 'rm -f "$listing"' EXIT
 "$objdump" -d --no-show-raw-insn "$binary" >"$listing"
 case $("$objdump" -f "$binary") in
-*x86-64*) wanted='vpmaddubsw.*%ymm vfmadd.*%ymm vcvtph2ps.*%ymm vpdpbusd.*%zmm vpdpbusd.*%ymm' ;;
+*x86-64*) wanted='vpmaddubsw.*%ymm vpmaddwd.*%ymm vfmadd.*%ymm vcvtph2ps.*%ymm vpdpbusd.*%zmm vpdpbusd.*%ymm vpdpwssd.*%zmm vpdpwssd.*%ymm' ;;
 *aarch64*) wanted='sdot fmla smmla' ;;
 *) echo "instructions.sh: $binary: unknown architecture" >&2; exit 1 ;;
 esac
