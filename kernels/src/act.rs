@@ -17,7 +17,7 @@ use crate::fixed;
 use crate::matmul::{FEW_TOKENS, OutPtr};
 use crate::pool::{Pool, SCRATCH_BYTES};
 use crate::select::Kernels;
-use crate::table::{ActKind, Acts, index};
+use crate::table::{ActKind, Acts, RAISED16, RAISED32, index};
 
 /// A unit whose largest magnitude is below this is all zeros.
 pub(crate) const TINY: f32 = 1e-30;
@@ -82,24 +82,38 @@ fn act_kind(ty: GgmlType) -> Option<ActKind> {
     Kernels::scalar().table.formats[index(ty)].int.map(|int| int.act)
 }
 
+/// Bytes of a line of the cache.
+const LINE: usize = 64;
+
 /// Quantised rows.
 #[derive(Debug, Default)]
 struct Codes {
+    /// The codes begin at `first`, where a line of the cache does: kernels load whole lines.
     q: Vec<i8>,
+    first: usize,
     /// The same, 16 bits wide, for kernels that want that; only beside one scale per 32.
     q16: Vec<i16>,
     d: Vec<f32>,
     sums16: Vec<i16>,
     sums32: Vec<i16>,
+    /// What sums with raised weights begin with, see [`Acts::begin`].
+    begin: Vec<i32>,
 }
 
 impl Codes {
     fn resize(&mut self, n: usize, unit: usize, sums16: bool) {
-        self.q.resize(n, 0);
+        self.q.resize(n + LINE, 0);
+        self.first = self.q.as_ptr().align_offset(LINE).min(LINE);
         self.d.resize(n / unit, 0.0);
         self.q16.resize(if sums16 { 0 } else { n }, 0);
         self.sums16.resize(if sums16 { n / 16 } else { 0 }, 0);
         self.sums32.resize(n / 32, 0);
+        self.begin.resize(if sums16 { n / 16 } else { n / 32 }, 0);
+    }
+
+    /// The first `n` codes.
+    fn rows(&self, n: usize) -> &[i8] {
+        &self.q[self.first..][..n]
     }
 }
 
@@ -290,6 +304,9 @@ impl ActBuf {
                     unsafe {
                         let (q, d, s16, s32) = k.row(t, depth, 256);
                         (kernels.table.quantize_q8k)(row, q, d, s16, s32);
+                        for (begin, sum) in k.begin(t, depth / 16).iter_mut().zip(s16) {
+                            *begin = -RAISED16 * i32::from(*sum);
+                        }
                     }
                 }
                 if needs.q8b {
@@ -299,6 +316,9 @@ impl ActBuf {
                         (kernels.table.quantize_q8b)(row, q, d, s32);
                         for (wide, q) in b.wide(t, depth).iter_mut().zip(q) {
                             *wide = i16::from(*q);
+                        }
+                        for (begin, sum) in b.begin(t, depth / 32).iter_mut().zip(s32) {
+                            *begin = -RAISED32 * i32::from(*sum);
                         }
                     }
                 }
@@ -325,12 +345,13 @@ impl ActBuf {
             ActKind::Q8K => (needs.q8k, &self.q8k, 256),
             ActKind::Q8B => (needs.q8b, &self.q8b, 32),
         };
-        have.then_some(Acts {
-            q: &codes.q,
+        have.then(|| Acts {
+            q: codes.rows(self.tokens * self.depth),
             q16: &codes.q16,
             d: &codes.d,
             sums16: &codes.sums16,
             sums32: &codes.sums32,
+            begin: &codes.begin,
             depth: self.depth,
             unit,
         })
@@ -350,6 +371,7 @@ struct CodesPtr {
     sums16: *mut i16,
     has16: bool,
     sums32: *mut i16,
+    begin: *mut i32,
 }
 
 // SAFETY: threads write disjoint rows, see `row`.
@@ -358,12 +380,13 @@ unsafe impl Sync for CodesPtr {}
 impl CodesPtr {
     fn new(codes: &mut Codes) -> Self {
         Self {
-            q: codes.q.as_mut_ptr(),
+            q: codes.q[codes.first..].as_mut_ptr(),
             q16: codes.q16.as_mut_ptr(),
             d: codes.d.as_mut_ptr(),
             sums16: codes.sums16.as_mut_ptr(),
             has16: !codes.sums16.is_empty(),
             sums32: codes.sums32.as_mut_ptr(),
+            begin: codes.begin.as_mut_ptr(),
         }
     }
 
@@ -375,6 +398,16 @@ impl CodesPtr {
     unsafe fn wide(&self, t: usize, depth: usize) -> &mut [i16] {
         // SAFETY: promised by the caller.
         unsafe { std::slice::from_raw_parts_mut(self.q16.add(t * depth), depth) }
+    }
+
+    /// The place of the `n` beginnings of row `t`.
+    ///
+    /// # Safety
+    /// As [`CodesPtr::row`]; a row must have `n` of them.
+    #[expect(clippy::mut_from_ref, reason = "rows are disjoint, which the caller promises")]
+    unsafe fn begin(&self, t: usize, n: usize) -> &mut [i32] {
+        // SAFETY: promised by the caller.
+        unsafe { std::slice::from_raw_parts_mut(self.begin.add(t * n), n) }
     }
 
     /// The places of row `t`.

@@ -228,6 +228,8 @@ struct Strips<'a> {
     step: usize,
     /// Tokens up to which a strip is multiplied without a panel.
     few: usize,
+    /// Threads that take strips in turn.
+    threads: usize,
 }
 
 enum Path<'a> {
@@ -267,11 +269,11 @@ impl<'a> Strips<'a> {
             (weight.rows / (threads * 8)).clamp(16, 256) & !7
         } else {
             match &path {
-                Path::Int(..) => table.mr,
+                Path::Int(..) => table.mr * table.panels,
                 Path::Fixed(..) | Path::Float(..) => F32_LANES,
             }
         };
-        Ok(Self { table, weight: *weight, path, step, few })
+        Ok(Self { table, weight: *weight, path, step, few, threads })
     }
 
     fn count(&self) -> usize {
@@ -333,7 +335,8 @@ impl<'a> Strips<'a> {
             },
             // SAFETY: promised by the caller.
             Path::Int(int, acts) => unsafe {
-                self.compute_int(int, acts.tokens(t0, t1 - t0), rows, r1 - r0, out, stride, scratch);
+                let later = self.later(r0);
+                self.compute_int(int, acts.tokens(t0, t1 - t0), rows, later, r1 - r0, out, stride, scratch);
             },
             // SAFETY: promised by the caller.
             Path::Fixed(format, fixed, acts) => unsafe {
@@ -357,24 +360,32 @@ impl<'a> Strips<'a> {
         int: &IntKernels,
         acts: Acts<'_>,
         rows: &[u8],
+        later: &[u8],
         n_rows: usize,
         out: *mut f32,
         stride: usize,
         scratch: &mut [u8],
     ) {
-        let units = self.weight.cols / int.unit;
-        let per = (PANEL_BYTES / int.panel_unit_bytes).max(1);
+        let (units, mr) = (self.weight.cols / int.unit, self.table.mr);
+        let panels = n_rows.div_ceil(mr);
+        let per = (PANEL_BYTES / int.panel_unit_bytes / panels).max(1);
         let block_bytes = self.weight.row_bytes / units;
         for unit0 in (0..units).step_by(per) {
             let n = per.min(units - unit0);
-            let panel = &mut scratch[..n * int.panel_unit_bytes];
-            let rows = &rows[unit0 * block_bytes..];
-            // SAFETY: every row of the strip holds units `unit0..unit0 + n`; the panel has the promised size and
-            // alignment; `out` is the caller's promise; the table's features were detected.
+            let next = n * int.panel_unit_bytes;
+            let scratch = &mut scratch[..panels * next];
+            for (p, panel) in scratch.chunks_exact_mut(next).enumerate() {
+                let (rows, n_rows) = (&rows[p * mr * self.weight.row_bytes..], mr.min(n_rows - p * mr));
+                let rows = &rows[unit0 * block_bytes..];
+                // SAFETY: every row of the strip holds units `unit0..unit0 + n`; the panel has the promised size and
+                // alignment; the table's features were detected.
+                unsafe { (int.pack)(&mut Pack { rows, row_bytes: self.weight.row_bytes, n_rows, units: n, panel }) };
+            }
+            // SAFETY: the panels were just made; `out` is the caller's promise; the table's features were detected.
             unsafe {
-                (int.pack)(&mut Pack { rows, row_bytes: self.weight.row_bytes, n_rows, units: n, panel });
                 (int.gemm)(&Gemm {
-                    panel,
+                    panel: scratch,
+                    next,
                     n_rows,
                     unit0,
                     units: n,
@@ -382,9 +393,17 @@ impl<'a> Strips<'a> {
                     out,
                     out_stride: stride,
                     accumulate: unit0 != 0,
+                    later: if unit0 == 0 { later } else { &[] },
                 });
             }
         }
+    }
+
+    /// The rows of the strip that this thread is likely to take after that from row `r0` on.
+    fn later(&self, r0: usize) -> &'a [u8] {
+        let w = &self.weight;
+        let from = w.rows.min(r0 + self.threads * self.step);
+        &w.bytes[from * w.row_bytes..w.rows.min(from + self.step) * w.row_bytes]
     }
 
     /// The fixed-point GEMM of one strip: expands its rows unit by unit, and multiplies panels of as many units as fit.

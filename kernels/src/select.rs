@@ -156,7 +156,7 @@ impl Kernels {
     /// Rows and tokens of the integer micro-tile.
     #[must_use]
     pub fn tile(&self) -> (usize, usize) {
-        (self.table.mr, self.table.nr)
+        (self.table.mr * self.table.panels, self.table.nr)
     }
 
     /// Tokens up to which a fast product with weights of this format needs no panel; then it is a "gemv", with more tokens a

@@ -68,6 +68,8 @@ pub(crate) struct KernelTable {
     pub(crate) name: &'static str,
     /// Rows of an integer panel.
     pub(crate) mr: usize,
+    /// Panels that the integer micro-tile takes at once, of consecutive rows.
+    pub(crate) panels: usize,
     /// Tokens that one call of the integer micro-tile takes at full speed.
     pub(crate) nr: usize,
     /// Whether some product of legal codes can saturate. No table of ours does.
@@ -228,6 +230,12 @@ pub(crate) enum ActKind {
     Q8B,
 }
 
+/// What signed codes of 8 bits are raised by.
+pub(crate) const RAISED32: i32 = 128;
+
+/// What Q6_K's codes are raised by.
+pub(crate) const RAISED16: i32 = 32;
+
 /// Quantised activations of consecutive tokens: rows of `depth` codes with their scales and sums.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Acts<'a> {
@@ -241,6 +249,11 @@ pub(crate) struct Acts<'a> {
     pub(crate) sums16: &'a [i16],
     /// Sums of 32 codes.
     pub(crate) sums32: &'a [i16],
+    /// What sums of products begin with where weights are raised to be unsigned: [`RAISED32`] times the sums of 32 codes,
+    /// or for [`ActKind::Q8K`] [`RAISED16`] times those of 16, with the opposite sign. Broadcast from memory where it is
+    /// added, so that it costs no calculation.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 multiplies raised weights"))]
+    pub(crate) begin: &'a [i32],
     /// Codes per token.
     pub(crate) depth: usize,
     /// Codes per scale.
@@ -251,6 +264,7 @@ impl<'a> Acts<'a> {
     /// The activations of tokens `from..from + n`.
     pub(crate) fn tokens(&self, from: usize, n: usize) -> Acts<'a> {
         let cut16 = if self.sums16.is_empty() { 0..0 } else { from * self.depth / 16..(from + n) * self.depth / 16 };
+        let begin = if self.unit == 256 { self.depth / 16 } else { self.depth / 32 };
         let wide = if self.q16.is_empty() { 0..0 } else { from * self.depth..(from + n) * self.depth };
         Acts {
             q: &self.q[from * self.depth..(from + n) * self.depth],
@@ -258,6 +272,7 @@ impl<'a> Acts<'a> {
             d: &self.d[from * self.depth / self.unit..(from + n) * self.depth / self.unit],
             sums16: &self.sums16[cut16],
             sums32: &self.sums32[from * self.depth / 32..(from + n) * self.depth / 32],
+            begin: &self.begin[from * begin..(from + n) * begin],
             ..*self
         }
     }
@@ -342,12 +357,15 @@ pub(crate) struct Pack<'a> {
     pub(crate) panel: &'a mut [u8],
 }
 
-/// A panel times tokens.
+/// A panel, or several of consecutive rows, times tokens.
 #[derive(Debug)]
 pub(crate) struct Gemm<'a> {
-    /// What `pack` wrote.
+    /// What `pack` wrote, panel behind panel.
     pub(crate) panel: &'a [u8],
-    /// Rows present, 1…mr.
+    /// Bytes of one panel.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 takes two panels at once"))]
+    pub(crate) next: usize,
+    /// Rows present, 1…mr·panels.
     pub(crate) n_rows: usize,
     /// First unit of depth that the panel covers.
     pub(crate) unit0: usize,
@@ -361,6 +379,9 @@ pub(crate) struct Gemm<'a> {
     pub(crate) out_stride: usize,
     /// Whether to add to the result instead of storing it.
     pub(crate) accumulate: bool,
+    /// Stored rows that will be wanted next, to be asked for meanwhile; they may be anything.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 asks for them"))]
+    pub(crate) later: &'a [u8],
 }
 
 /// A panel of f32 weights times f32 rows.

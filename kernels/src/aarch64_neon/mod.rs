@@ -195,6 +195,7 @@ macro_rules! table {
                         $detected.then(|| KernelTable {
                             name: NAME,
                             mr: body::MR,
+                            panels: 1,
                             nr: body::NR,
                             may_saturate: false,
                             formats: tune(ocelli_quant::for_each_format!(formats_by), TUNED),

@@ -78,6 +78,7 @@ pub(crate) fn table() -> &'static KernelTable {
     TABLE.get_or_init(|| KernelTable {
         name: NAME,
         mr: MR,
+        panels: 1,
         nr: 1,
         may_saturate: false,
         formats: ocelli_quant::for_each_format!(formats),

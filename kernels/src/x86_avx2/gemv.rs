@@ -13,10 +13,10 @@ use crate::table::{Acts, Few, Gemv, rows_from};
 /// up to a sixth of the reading rate that this gives is lost, with 4,096 up to a twelfth.
 const AHEAD: usize = 2048;
 
-/// Asks for the bytes that lie [`AHEAD`] behind those of a block. Rows of floats gain nothing from it.
+/// Asks for the bytes that lie `AHEAD` behind those of a block. Rows of floats gain nothing from it.
 #[inline]
 #[target_feature(enable = "sse")]
-pub(super) fn fetch_ahead(block: *const u8, bytes: usize) {
+pub(crate) fn fetch_ahead<const AHEAD: usize>(block: *const u8, bytes: usize) {
     for at in (0..bytes).step_by(64) {
         // Affects nothing but caches, also where nothing can be read.
         _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(AHEAD + at).cast());
@@ -26,7 +26,7 @@ pub(super) fn fetch_ahead(block: *const u8, bytes: usize) {
 /// Adds the 8 lanes.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn sum(v: __m256) -> f32 {
+pub(crate) fn sum(v: __m256) -> f32 {
     let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
     let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
     _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
@@ -83,7 +83,7 @@ unsafe fn row_super<F: Super, const T: usize>(row: &[u8], acts: &Acts<'_>, t0: u
     for (k, block) in row.chunks_exact(F::BLOCK_BYTES).enumerate() {
         let b = block.as_ptr();
         if t0 == 0 {
-            fetch_ahead(b, F::BLOCK_BYTES);
+            fetch_ahead::<AHEAD>(b, F::BLOCK_BYTES);
         }
         // SAFETY: a whole block; of unit k of each token 256 codes, a sum for every group and a scale; masks of 32
         // bytes.
@@ -120,7 +120,7 @@ unsafe fn row_super<F: Super, const T: usize>(row: &[u8], acts: &Acts<'_>, t0: u
                 };
                 let (dy, scaled) =
                     (_mm256_broadcast_ss(&*d[t].add(k)), |x| _mm256_mul_ps(_mm256_cvtepi32_ps(x), d_row));
-                let whole = if F::OFFSET {
+                let whole = if F::RAISED != 0 {
                     scaled(_mm256_sub_epi32(total[t], below))
                 } else {
                     _mm256_fnmadd_ps(_mm256_cvtepi32_ps(below), dmin, scaled(total[t]))
@@ -133,7 +133,7 @@ unsafe fn row_super<F: Super, const T: usize>(row: &[u8], acts: &Acts<'_>, t0: u
 }
 
 /// Blocks of 32 whose scales are converted and multiplied together.
-const TOGETHER: usize = 4;
+pub(crate) const TOGETHER: usize = 4;
 
 /// One row of blocks of 32 times `T` tokens from number `t0` on. The bits of a result do not depend on `T`.
 ///
@@ -154,7 +154,7 @@ unsafe fn row_block<F: Block, const T: usize>(row: &[u8], acts: &Acts<'_>, t0: u
     unsafe {
         for _ in 0..units / TOGETHER {
             if t0 == 0 {
-                fetch_ahead(at.row, TOGETHER * F::BLOCK_BYTES);
+                fetch_ahead::<AHEAD>(at.row, TOGETHER * F::BLOCK_BYTES);
             }
             let d = at.d.map(|d| _mm_loadu_ps(d));
             let own = at.own.map(|own| _mm_loadl_epi64(own.cast()));
@@ -190,16 +190,16 @@ struct Sums<const T: usize> {
 }
 
 /// Where the next blocks of a row begin, and for each of `T` tokens what they are multiplied with.
-struct Blocks<const T: usize> {
-    row: *const u8,
-    q: [*const i8; T],
-    d: [*const f32; T],
-    own: [*const i16; T],
+pub(crate) struct Blocks<const T: usize> {
+    pub(crate) row: *const u8,
+    pub(crate) q: [*const i8; T],
+    pub(crate) d: [*const f32; T],
+    pub(crate) own: [*const i16; T],
 }
 
 impl<const T: usize> Blocks<T> {
     #[inline(always)]
-    fn advance<F: Block>(&mut self, n: usize) {
+    pub(crate) fn advance<F: Block>(&mut self, n: usize) {
         self.row = self.row.wrapping_add(n * F::BLOCK_BYTES);
         for t in 0..T {
             self.q[t] = self.q[t].wrapping_add(32 * n);
@@ -268,7 +268,7 @@ unsafe fn some_blocks<F: Block, const T: usize>(
 /// They must be readable.
 #[inline]
 #[target_feature(enable = "f16c")]
-unsafe fn halves_of<F: Block>(first: *const u8, n: usize) -> __m128 {
+pub(crate) unsafe fn halves_of<F: Block>(first: *const u8, n: usize) -> __m128 {
     let mut bits = 0;
     for i in 0..n {
         // SAFETY: promised by the caller.
@@ -326,7 +326,7 @@ products!(Block, row_block, gemv_block, few_block);
 /// # Safety
 /// They must be writable.
 #[inline]
-unsafe fn put<const T: usize>(results: [f32; T], out: *mut f32, stride: usize) -> usize {
+pub(crate) unsafe fn put<const T: usize>(results: [f32; T], out: *mut f32, stride: usize) -> usize {
     for (t, result) in results.into_iter().enumerate() {
         // SAFETY: promised by the caller.
         unsafe { out.add(t * stride).write(result) };

@@ -17,7 +17,7 @@
 mod fixed;
 mod float;
 pub(crate) mod gemm;
-mod gemv;
+pub(crate) mod gemv;
 pub(crate) mod pack;
 pub(crate) mod peak;
 mod transpose;
@@ -40,7 +40,7 @@ pub(crate) const NAME: &str = "avx2";
 pub(crate) const NEEDS: &str = "an x86-64 CPU with AVX2, FMA and F16C";
 
 /// Rows of a panel: two registers of 8 lanes.
-const MR: usize = 16;
+pub(crate) const MR: usize = 16;
 
 /// Tokens of a tile: 16 rows × 4 tokens are 8 registers of 16-bit sums.
 const NR: usize = 4;
@@ -121,6 +121,7 @@ pub(crate) fn table() -> Option<&'static KernelTable> {
                 KernelTable {
                     name: NAME,
                     mr: MR,
+                    panels: 1,
                     nr: NR,
                     may_saturate: false,
                     formats,

@@ -35,7 +35,7 @@ pub(crate) const SIGNED_BYTES: usize = SIGNED_CODES + 4 * MR;
 static NOTHING: [u8; 256] = [0; 256];
 
 /// Where a piece of depth of every row begins.
-struct Rows<'a> {
+pub(crate) struct Rows<'a> {
     rows: &'a [u8],
     row_bytes: usize,
     n_rows: usize,
@@ -47,7 +47,7 @@ struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    fn of<F: Format>(a: &Pack<'a>, ahead: usize) -> Self {
+    pub(crate) fn of<F: Format>(a: &Pack<'a>, ahead: usize) -> Self {
         const { assert!(F::BLOCK_BYTES <= NOTHING.len()) };
         let block_bytes = F::BLOCK_BYTES;
         Self { rows: a.rows, row_bytes: a.row_bytes, n_rows: a.n_rows, units: a.units, block_bytes, ahead }
@@ -55,7 +55,7 @@ impl<'a> Rows<'a> {
 
     /// Block `unit` of all rows.
     #[inline(always)]
-    fn blocks(&self, unit: usize) -> [*const u8; MR] {
+    pub(crate) fn blocks(&self, unit: usize) -> [*const u8; MR] {
         let mut blocks = [NOTHING.as_ptr(); MR];
         for (r, block) in blocks.iter_mut().enumerate().take(self.n_rows) {
             let at = r * self.row_bytes + unit * self.block_bytes;
@@ -68,7 +68,7 @@ impl<'a> Rows<'a> {
     /// behind these, in the strip that some thread unpacks next. One row at a time, for few reads can be under way at once.
     #[inline]
     #[target_feature(enable = "sse")]
-    fn fetch(&self, unit: usize, r: usize) {
+    pub(crate) fn fetch(&self, unit: usize, r: usize) {
         let later = unit + self.ahead;
         let (r, later) = if later < self.units { (r, later) } else { (r + MR, later - self.units) };
         let block = self.rows.as_ptr().wrapping_add(r * self.row_bytes + later * self.block_bytes);

@@ -30,8 +30,9 @@ use crate::table::six_bits;
 /// # Safety
 /// All functions ask for a CPU with AVX2 and F16C, and for `b` to be readable for a block.
 pub(crate) trait Super: Unpack<Unit = SuperBlock> {
-    /// Whether the mins only take off what makes codes unsigned; then `dmin` is `d`.
-    const OFFSET: bool;
+    /// What codes are raised by to be unsigned; then the mins only take that off again, and `dmin` is `d`. 0: mins are the
+    /// format's own.
+    const RAISED: i32;
 
     /// Tokens up to which products straight from the blocks took less time than by a panel, on a Zen 3.
     const FEW: usize;
@@ -117,7 +118,7 @@ known!(
 /// They must be readable.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn load<T>(at: *const T) -> __m256i {
+pub(crate) unsafe fn load<T>(at: *const T) -> __m256i {
     // SAFETY: promised by the caller.
     unsafe { _mm256_loadu_si256(at.cast()) }
 }
@@ -212,10 +213,10 @@ unsafe fn six_bit_steps<const BYTES: usize>(b: *const u8) -> [__m256i; 2] {
 
 /// Implements the functions of [`Super`], their safety comments with them.
 macro_rules! super_format {
-    ($ty:ident, offset: $offset:literal, few: $few:literal, |$b:ident|
+    ($ty:ident, raised: $raised:literal, few: $few:literal, |$b:ident|
      run $n:ident: $run:expr, steps: $steps:expr, floats: $floats:expr) => {
         impl Super for $ty {
-            const OFFSET: bool = $offset;
+            const RAISED: i32 = $raised;
             const FEW: usize = $few;
 
             #[inline]
@@ -243,21 +244,21 @@ macro_rules! super_format {
 }
 
 // d, dmin, 12 bytes of scales and mins, 128 of nibbles.
-super_format!(Q4_K, offset: false, few: 7, |b|
+super_format!(Q4_K, raised: 0, few: 7, |b|
     run N: nibble_run::<N>(b.add(16)),
     steps: six_bit_steps::<144>(b),
     floats: halves(b)
 );
 
 // As Q4_K, with 32 bytes of fifth bits before the nibbles: bit N of each belongs to run N.
-super_format!(Q5_K, offset: false, few: 7, |b|
+super_format!(Q5_K, raised: 0, few: 7, |b|
     run N: _mm256_or_si256(nibble_run::<N>(b.add(48)), where_set(load(b.add(16)), 1 << N, 16)),
     steps: six_bit_steps::<176>(b),
     floats: halves(b)
 );
 
 // 128 bytes of nibbles, 64 of the two bits above them, 16 signed scales, d.
-super_format!(Q6_K, offset: true, few: 8, |b|
+super_format!(Q6_K, raised: 32, few: 8, |b|
     run N: {
         let (half, k) = (N / 4, N % 4);
         let low = load(b.add(64 * half + 32 * (k % 2)));
@@ -281,7 +282,7 @@ super_format!(Q6_K, offset: true, few: 8, |b|
 
 // 32 bytes of third bits, 64 of two bits, 12 of scales, d. Scales are six bits less 32: low nibbles of 0 … 7, high ones of
 // 8 … 15, then the upper two bits, four by four.
-super_format!(Q3_K, offset: true, few: 4, |b|
+super_format!(Q3_K, raised: 4, few: 4, |b|
     run N: _mm256_or_si256(pair_run::<N>(b.add(32)), where_set(load(b), 1 << N, 4)),
     steps: {
         let word = |at: usize| u32::from_le(b.add(at).cast::<u32>().read_unaligned());
@@ -297,7 +298,7 @@ super_format!(Q3_K, offset: true, few: 4, |b|
 );
 
 // 16 bytes of scales and mins, a nibble each, 64 of two bits, d, dmin.
-super_format!(Q2_K, offset: false, few: 6, |b|
+super_format!(Q2_K, raised: 0, few: 6, |b|
     run N: pair_run::<N>(b.add(16)),
     steps: {
         let (both, nibbles) = (_mm_loadu_si128(b.cast()), _mm_set1_epi8(15));

@@ -1,16 +1,20 @@
 //! Panels times tokens: 16 rows × as many tokens at once as the registers hold sums for.
 
-use ocelli_quant::Unpack;
-use ocelli_quant::panel::{Block32, SuperBlock};
+use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+use std::cell::Cell;
 
-use super::lanes::Lanes;
+use ocelli_quant::Unpack;
+use ocelli_quant::panel::Block32;
+
+use super::lanes::{Lanes, spread};
 use crate::fixed::{Panel16, UNIT};
-use crate::table::{F32_LANES, Gemm, GemmF32, rows_from, tile_tokens};
+use crate::table::{F32_LANES, Gemm, GemmF32, RAISED16, rows_from, tile_tokens};
+use crate::x86_avx2::unpack::Super;
 use crate::x86_avx2::pack::{BLOCK_BYTES, BLOCK_CODES, SUPER_CODES, super_bytes};
 
 /// Runs a tile over all tokens; those of more than `$most` are empty.
 macro_rules! over_tokens {
-    ($most:expr, $tokens:expr, $tile:ident::<$V:ident $(, $F:ident)?>, $a:expr) => {{
+    ($most:expr, $tokens:expr, $tile:ident::<$V:ident $(, $F:ident)?>, $($a:expr),+) => {{
         let tokens = $tokens;
         let mut t = 0;
         while t < tokens {
@@ -18,18 +22,18 @@ macro_rules! over_tokens {
             // SAFETY: tokens `t..t + n` exist; the rest is promised by the caller.
             unsafe {
                 match n {
-                    1 => $tile::<$V, $($F,)? 1>($a, t),
-                    2 => $tile::<$V, $($F,)? 2>($a, t),
-                    3 => $tile::<$V, $($F,)? 3>($a, t),
-                    4 => $tile::<$V, $($F,)? 4>($a, t),
-                    5 => $tile::<$V, $($F,)? 5>($a, t),
-                    6 => $tile::<$V, $($F,)? 6>($a, t),
-                    7 => $tile::<$V, $($F,)? 7>($a, t),
-                    8 => $tile::<$V, $($F,)? 8>($a, t),
-                    9 => $tile::<$V, $($F,)? 9>($a, t),
-                    10 => $tile::<$V, $($F,)? 10>($a, t),
-                    11 => $tile::<$V, $($F,)? 11>($a, t),
-                    _ => $tile::<$V, $($F,)? 12>($a, t),
+                    1 => $tile::<$V, $($F,)? 1>($($a,)+ t),
+                    2 => $tile::<$V, $($F,)? 2>($($a,)+ t),
+                    3 => $tile::<$V, $($F,)? 3>($($a,)+ t),
+                    4 => $tile::<$V, $($F,)? 4>($($a,)+ t),
+                    5 => $tile::<$V, $($F,)? 5>($($a,)+ t),
+                    6 => $tile::<$V, $($F,)? 6>($($a,)+ t),
+                    7 => $tile::<$V, $($F,)? 7>($($a,)+ t),
+                    8 => $tile::<$V, $($F,)? 8>($($a,)+ t),
+                    9 => $tile::<$V, $($F,)? 9>($($a,)+ t),
+                    10 => $tile::<$V, $($F,)? 10>($($a,)+ t),
+                    11 => $tile::<$V, $($F,)? 11>($($a,)+ t),
+                    _ => $tile::<$V, $($F,)? 12>($($a,)+ t),
                 }
             }
             t += n;
@@ -37,14 +41,33 @@ macro_rules! over_tokens {
     }};
 }
 
-/// 4 bytes in every lane.
-///
-/// # Safety
-/// As for [`Lanes`]; `p` must be readable for 4 bytes.
-#[inline(always)]
-unsafe fn spread<V: Lanes>(p: *const i8) -> V::Int {
-    // SAFETY: promised by the caller.
-    unsafe { V::int(p.cast::<i32>().read_unaligned()) }
+/// Stored rows that are asked for in equal parts while others are multiplied, so that memory is read all the time.
+struct Later {
+    next: Cell<*const u8>,
+    end: *const u8,
+    /// Bytes of a part.
+    part: usize,
+}
+
+impl Later {
+    fn new(rows: &[u8], parts: usize) -> Self {
+        let part = rows.len().div_ceil(parts.max(1)).next_multiple_of(64);
+        Self { next: Cell::new(rows.as_ptr()), end: rows.as_ptr_range().end, part }
+    }
+
+    /// Asks for the next part.
+    #[inline(always)]
+    fn fetch(&self) {
+        let from = self.next.get();
+        let to = self.end.min(from.wrapping_add(self.part));
+        self.next.set(to);
+        let mut line = from;
+        while line < to {
+            // SAFETY: part of every CPU that the callers' features are part of; affects nothing but caches.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
+            line = line.wrapping_add(64);
+        }
+    }
 }
 
 /// See [`crate::table::IntKernels::gemm`].
@@ -52,8 +75,10 @@ unsafe fn spread<V: Lanes>(p: *const i8) -> V::Int {
 /// # Safety
 /// As for [`Lanes`]; the panel must come from the AVX2 table's `pack_super::<F>`; lengths as [`Gemm`] states them.
 #[inline(always)]
-pub(super) unsafe fn gemm_super<V: Lanes, F: Unpack<Unit = SuperBlock>>(a: &Gemm) {
-    over_tokens!(V::TOKENS, a.acts.q.len() / a.acts.depth, tile_super::<V, F>, a);
+pub(super) unsafe fn gemm_super<V: Lanes, F: Super>(a: &Gemm) {
+    let tokens = a.acts.q.len() / a.acts.depth;
+    let later = Later::new(a.later, a.units * tokens.div_ceil(V::TOKENS));
+    over_tokens!(V::TOKENS, tokens, tile_super::<V, F>, a, &later);
 }
 
 /// `N` tokens from `t`. 32-bit sums of a super-block stay below 63·127·256·128 < 2²⁸, and those of the mins below
@@ -62,7 +87,7 @@ pub(super) unsafe fn gemm_super<V: Lanes, F: Unpack<Unit = SuperBlock>>(a: &Gemm
 /// # Safety
 /// As [`gemm_super`]; tokens `t..t + N` must exist.
 #[inline(always)]
-unsafe fn tile_super<V: Lanes, F: Unpack<Unit = SuperBlock>, const N: usize>(a: &Gemm, t: usize) {
+unsafe fn tile_super<V: Lanes, F: Super, const N: usize>(a: &Gemm, later: &Later, t: usize) {
     if N > V::TOKENS {
         return; // never asked for; so it is not compiled either
     }
@@ -75,40 +100,50 @@ unsafe fn tile_super<V: Lanes, F: Unpack<Unit = SuperBlock>, const N: usize>(a: 
     unsafe {
         let mut acc = [V::float(0.0); N];
         for u in 0..a.units {
+            later.fetch();
             let panel = a.panel.as_ptr().add(u * super_bytes(F::GROUP));
             let unit = a.unit0 + u;
             let y: [*const i8; N] = rows_from(a.acts.q.as_ptr().add(t * depth + 256 * unit), depth);
             let s: [*const i16; N] =
                 rows_from(sums.as_ptr().add(t * (depth / F::GROUP) + groups * unit), depth / F::GROUP);
+            let begin: [*const i32; N] =
+                rows_from(a.acts.begin.as_ptr().wrapping_add(t * (depth / 16) + groups * unit), depth / 16);
             let mut total = [V::int(0); N];
             for g in 0..groups {
                 let mut sum = [V::int(0); N];
-                for step in g * (F::GROUP / 4)..(g + 1) * (F::GROUP / 4) {
-                    let w = V::ints(panel.add(64 * step));
+                if F::RAISED == RAISED16 {
                     for c in 0..N {
-                        sum[c] = V::dot_bytes(sum[c], w, spread::<V>(y[c].add(4 * step)));
+                        sum[c] = spread::<V>(begin[c].add(g).cast());
                     }
                 }
+                V::dots::<N>(&mut sum, panel.add(16 * F::GROUP * g), a.next, y, F::GROUP * g, F::GROUP / 4);
                 // A lane holds the scale twice as i16: the upper one, with its sign.
-                let scale = V::upper(V::ints(panel.add(SUPER_CODES + 64 * g)));
+                let scale = V::upper(V::ints(panel.add(SUPER_CODES + 64 * g), a.next));
                 for c in 0..N {
                     total[c] = V::mul_add_int(total[c], sum[c], scale);
                 }
             }
             let mins = panel.add(SUPER_CODES + 64 * groups);
+            let floats = mins.add(64 * (groups / 2)).cast::<f32>();
+            let d = V::floats(floats, a.next);
+            let dy: [*const f32; N] = rows_from(a.acts.d.as_ptr().add(t * (depth / 256) + unit), depth / 256);
+            if F::RAISED == RAISED16 {
+                for c in 0..N {
+                    acc[c] = V::mul_add(acc[c], V::mul(V::to_float(total[c]), d), V::float(*dy[c]));
+                }
+                continue;
+            }
             let mut below = [V::int(0); N];
             for g in 0..groups / 2 {
-                let m = V::ints(mins.add(64 * g));
+                let m = V::ints(mins.add(64 * g), a.next);
                 for c in 0..N {
                     below[c] = V::dot_words(below[c], m, spread::<V>(s[c].add(2 * g).cast()));
                 }
             }
-            let floats = mins.add(64 * (groups / 2)).cast::<f32>();
-            let (d, dmin) = (V::floats(floats), V::floats(floats.add(16)));
+            let dmin = V::floats(floats.add(16), a.next);
             for c in 0..N {
-                let dy = V::float(*a.acts.d.as_ptr().add((t + c) * (depth / 256) + unit));
-                acc[c] = V::mul_add(acc[c], V::to_float(total[c]), V::mul(d, dy));
-                acc[c] = V::mul_sub(acc[c], V::to_float(below[c]), V::mul(dmin, dy));
+                let whole = V::mul_sub(V::mul(V::to_float(total[c]), d), V::to_float(below[c]), dmin);
+                acc[c] = V::mul_add(acc[c], whole, V::float(*dy[c]));
             }
         }
         for c in 0..N {
@@ -123,7 +158,9 @@ unsafe fn tile_super<V: Lanes, F: Unpack<Unit = SuperBlock>, const N: usize>(a: 
 /// As for [`Lanes`]; the panel must come from the AVX2 table's `pack_block::<F>`; lengths as [`Gemm`] states them.
 #[inline(always)]
 pub(super) unsafe fn gemm_block<V: Lanes, F: Unpack<Unit = Block32>>(a: &Gemm) {
-    over_tokens!(V::TOKENS, a.acts.q.len() / a.acts.depth, tile_block::<V, F>, a);
+    let tokens = a.acts.q.len() / a.acts.depth;
+    let later = Later::new(a.later, a.units * tokens.div_ceil(V::TOKENS));
+    over_tokens!(V::TOKENS, tokens, tile_block::<V, F>, a, &later);
 }
 
 /// `N` tokens from `t`. Signed codes come with 128 added, so sums begin at −128 times the activations' own; these formats
@@ -132,7 +169,7 @@ pub(super) unsafe fn gemm_block<V: Lanes, F: Unpack<Unit = Block32>>(a: &Gemm) {
 /// # Safety
 /// As [`gemm_block`]; tokens `t..t + N` must exist.
 #[inline(always)]
-unsafe fn tile_block<V: Lanes, F: Unpack<Unit = Block32>, const N: usize>(a: &Gemm, t: usize) {
+unsafe fn tile_block<V: Lanes, F: Unpack<Unit = Block32>, const N: usize>(a: &Gemm, later: &Later, t: usize) {
     if N > V::TOKENS {
         return;
     }
@@ -143,28 +180,23 @@ unsafe fn tile_block<V: Lanes, F: Unpack<Unit = Block32>, const N: usize>(a: &Ge
     unsafe {
         let mut acc = [V::float(0.0); N];
         for u in 0..a.units {
+            later.fetch();
             let panel = a.panel.as_ptr().add(u * BLOCK_BYTES);
             let unit = a.unit0 + u;
             let y: [*const i8; N] = rows_from(a.acts.q.as_ptr().add(t * depth + 32 * unit), depth);
             let mut sum = [V::int(0); N];
             if F::SIGNED {
                 for c in 0..N {
-                    let own = i32::from(*a.acts.sums32.as_ptr().add((t + c) * (depth / 32) + unit));
-                    sum[c] = V::int(-128 * own);
+                    sum[c] = spread::<V>(a.acts.begin.as_ptr().add((t + c) * (depth / 32) + unit).cast());
                 }
             }
-            for step in 0..8 {
-                let w = V::ints(panel.add(64 * step));
-                for c in 0..N {
-                    sum[c] = V::dot_bytes(sum[c], w, spread::<V>(y[c].add(4 * step)));
-                }
-            }
+            V::dots::<N>(&mut sum, panel, a.next, y, 0, 8);
             let floats = panel.add(BLOCK_CODES).cast::<f32>();
-            let (d, min) = (V::floats(floats), V::floats(floats.add(16)));
+            let (d, min) = (V::floats(floats, a.next), V::floats(floats.add(16), a.next));
             for c in 0..N {
                 let at = (t + c) * (depth / 32) + unit;
                 let dy = *a.acts.d.as_ptr().add(at);
-                acc[c] = V::mul_add(acc[c], V::to_float(sum[c]), V::mul(d, V::float(dy)));
+                acc[c] = V::mul_add(acc[c], V::mul(V::to_float(sum[c]), d), V::float(dy));
                 if !F::SIGNED {
                     let below = V::float(dy * f32::from(*a.acts.sums32.as_ptr().add(at)));
                     acc[c] = V::mul_sub(acc[c], min, below);
@@ -201,7 +233,7 @@ unsafe fn tile_f32<V: Lanes, const N: usize>(a: &GemmF32, first: usize) {
         let mut acc = [V::float(0.0); N];
         let x: [*const f32; N] = rows_from(a.x.add(first * a.x_stride), a.x_stride);
         for k in 0..a.depth {
-            let w = V::floats(a.panel.add(k * a.panel_stride));
+            let w = V::floats(a.panel.add(k * a.panel_stride), 0);
             for c in 0..N {
                 acc[c] = V::mul_add(acc[c], w, V::float(*x[c].add(k)));
             }
@@ -239,12 +271,12 @@ unsafe fn tile_fixed<V: Lanes, const N: usize>(a: &Panel16, first: usize) {
             let x: [*const i16; N] = rows_from(a.x.add(first * a.x_stride + k0), a.x_stride);
             let mut total = [V::int(0); N];
             for k in 0..UNIT.min(a.depth - k0) / 2 {
-                let w = V::ints(panel.add(k * F32_LANES).cast());
+                let w = V::ints(panel.add(k * F32_LANES).cast(), 0);
                 for c in 0..N {
                     total[c] = V::dot_words(total[c], w, spread::<V>(x[c].add(2 * k).cast()));
                 }
             }
-            let factors = V::floats(a.factors.add(u * F32_LANES));
+            let factors = V::floats(a.factors.add(u * F32_LANES), 0);
             for c in 0..N {
                 let factor = V::float(*a.x_factors.add((first + c) * a.x_factor_stride + u));
                 acc[c] = V::mul_add(acc[c], V::to_float(total[c]), V::mul(factors, factor));

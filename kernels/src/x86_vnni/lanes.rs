@@ -1,7 +1,8 @@
-//! The 16 rows of a panel as vectors: one register of AVX-512, two of AVX-VNNI.
+//! The 16 rows of a panel as vectors: one register of AVX-512, two of AVX-VNNI; and those of two panels at once.
 
 use std::arch::x86_64::*;
 
+use crate::x86_avx2::MR;
 use crate::x86_avx2::gemm::store as store_halves;
 
 /// What the GEMMs are made of. Every function is one instruction for each register, but for [`Lanes::store`].
@@ -9,7 +10,7 @@ use crate::x86_avx2::gemm::store as store_halves;
 /// # Safety
 /// All functions ask for a CPU with the features of the implementation, and to be inlined into a function that is
 /// compiled with them.
-pub(super) trait Lanes {
+pub(super) trait Lanes: Sized {
     /// 16 lanes of 32 bits: four bytes, two 16-bit integers or one integer each.
     type Int: Copy;
     /// 16 floats.
@@ -21,13 +22,65 @@ pub(super) trait Lanes {
     /// Rows of the largest tile of pairs, which need one sum each until a unit ends.
     const PAIRS: usize;
 
+    /// What a panel has at `p`, and where there are two, what the other has `next` bytes behind it.
+    ///
     /// # Safety
-    /// `p` must be readable for 64 bytes.
-    unsafe fn ints(p: *const u8) -> Self::Int;
+    /// Each must be readable for 64 bytes.
+    unsafe fn ints(p: *const u8, next: usize) -> Self::Int;
     /// `v` in every lane.
     unsafe fn int(v: i32) -> Self::Int;
     /// `sum + w₀x₀ + … + w₃x₃` in every lane, of unsigned bytes `w` and signed bytes `x`, without saturation.
     unsafe fn dot_bytes(sum: Self::Int, w: Self::Int, x: Self::Int) -> Self::Int;
+    /// `sums[c] += Σ w·x` over `steps` steps of four depths: of panels at `p` as for [`Lanes::ints`], and of tokens from
+    /// byte `at` of `y[c]` on, which lie one stride apart.
+    ///
+    /// # Safety
+    /// As [`Lanes::ints`] for every step; the tokens must be readable for 4 bytes a step.
+    #[inline(always)]
+    unsafe fn dots<const N: usize>(
+        sums: &mut [Self::Int; N],
+        p: *const u8,
+        next: usize,
+        y: [*const i8; N],
+        at: usize,
+        steps: usize,
+    ) {
+        for step in 0..steps {
+            // SAFETY: promised by the caller.
+            unsafe {
+                let w = Self::ints(p.add(64 * step), next);
+                for c in 0..N {
+                    sums[c] = Self::dot_bytes(sums[c], w, spread::<Self>(y[c].add(at + 4 * step)));
+                }
+            }
+        }
+    }
+
+    /// [`Lanes::dots`] of two panels. What the compiler makes of it keeps loads waiting in registers and sums in memory.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn dots_of_two<const N: usize>(
+        sums: &mut [[Self::Int; 2]; N],
+        p: *const u8,
+        next: usize,
+        y: [*const i8; N],
+        at: usize,
+        steps: usize,
+    ) {
+        for step in 0..steps {
+            // SAFETY: promised by the caller.
+            unsafe {
+                let w = [Self::ints(p.add(64 * step), 0), Self::ints(p.add(64 * step + next), 0)];
+                for c in 0..N {
+                    let x = spread::<Self>(y[c].add(at + 4 * step));
+                    sums[c] = [Self::dot_bytes(sums[c][0], w[0], x), Self::dot_bytes(sums[c][1], w[1], x)];
+                }
+            }
+        }
+    }
+
     /// `sum + w₀x₀ + w₁x₁` in every lane, of signed 16-bit integers.
     unsafe fn dot_words(sum: Self::Int, w: Self::Int, x: Self::Int) -> Self::Int;
     /// The upper 16 bits of every lane, with their sign.
@@ -35,9 +88,11 @@ pub(super) trait Lanes {
     /// `sum + a·b`, in 32 bits.
     unsafe fn mul_add_int(sum: Self::Int, a: Self::Int, b: Self::Int) -> Self::Int;
 
+    /// As [`Lanes::ints`].
+    ///
     /// # Safety
-    /// `p` must be readable for 16 floats.
-    unsafe fn floats(p: *const f32) -> Self::Float;
+    /// As there.
+    unsafe fn floats(p: *const f32, next: usize) -> Self::Float;
     /// `v` in every lane.
     unsafe fn float(v: f32) -> Self::Float;
     /// Nearest floats.
@@ -51,8 +106,18 @@ pub(super) trait Lanes {
     /// Stores or adds the first `n` lanes.
     ///
     /// # Safety
-    /// `out` must be valid for `n` floats; `n` is at most 16.
+    /// `out` must be valid for `n` floats; `n` is at most what there are of lanes.
     unsafe fn store(out: *mut f32, n: usize, v: Self::Float, accumulate: bool);
+}
+
+/// 4 bytes in every lane.
+///
+/// # Safety
+/// As for [`Lanes`]; `p` must be readable for 4 bytes.
+#[inline(always)]
+pub(super) unsafe fn spread<V: Lanes>(p: *const i8) -> V::Int {
+    // SAFETY: promised by the caller.
+    unsafe { V::int(p.cast::<i32>().read_unaligned()) }
 }
 
 /// `sum + w₀x₀ + w₁x₁` in every lane by one instruction. By its name, because the compiler knows the intrinsic as a
@@ -62,7 +127,7 @@ pub(super) trait Lanes {
 /// The CPU must have AVX-512 VNNI.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn vpdpwssd_512(mut sum: __m512i, w: __m512i, x: __m512i) -> __m512i {
+pub(super) unsafe fn vpdpwssd_512(mut sum: __m512i, w: __m512i, x: __m512i) -> __m512i {
     // SAFETY: promised by the caller; nothing but registers that are declared.
     unsafe {
         std::arch::asm!("vpdpwssd {0}, {1}, {2}", inout(zmm_reg) sum, in(zmm_reg) w, in(zmm_reg) x,
@@ -86,6 +151,84 @@ unsafe fn vpdpwssd_256(mut sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
     sum
 }
 
+/// A step of a tile of two panels and the tokens named: weights, then for every token four bytes in every lane and two
+/// products.
+macro_rules! step {
+    ($k:literal: $($sum:literal $other:literal $place:literal),+) => {
+        concat!(
+            "vmovdqu64 {w0}, [{p} + 64*", $k, "]\n",
+            "vmovdqu64 {w1}, [{p} + {next} + 64*", $k, "]\n",
+            $(
+                "vpbroadcastd {x}, dword ptr [", $place, " + 4*", $k, "]\n",
+                "vpdpbusd {", $sum, "}, {w0}, {x}\n",
+                "vpdpbusd {", $other, "}, {w1}, {x}\n",
+            )+
+        )
+    };
+}
+
+/// Four steps of tokens that are named, as [`step`] takes them.
+macro_rules! steps {
+    ($($token:tt)+) => {
+        concat!(step!(0: $($token)+), step!(1: $($token)+), step!(2: $($token)+), step!(3: $($token)+))
+    };
+}
+
+/// Four steps of a tile of two panels, for `N` tokens that lie `stride` apart.
+///
+/// # Safety
+/// The CPU must have AVX-512 VNNI; panels must be readable for 256 bytes, tokens for 16.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn four_steps<const N: usize>(
+    sums: &mut [[__m512i; 2]; N],
+    p: *const u8,
+    next: usize,
+    y: *const i8,
+    stride: isize,
+) {
+    macro_rules! tile {
+        ($($i:literal $a:ident $b:ident),+; $($token:tt)+) => {{
+            // Registers to work in; without a type they would be too narrow.
+            let (w0, w1, x): (__m512i, __m512i, __m512i);
+            // SAFETY: promised by the caller; reads what is promised, and changes the sums only.
+            unsafe {
+                std::arch::asm!(
+                    steps!($($token)+),
+                    $($a = inout(zmm_reg) sums[$i][0], $b = inout(zmm_reg) sums[$i][1],)+
+                    w0 = out(zmm_reg) w0, w1 = out(zmm_reg) w1, x = out(zmm_reg) x,
+                    p = in(reg) p, next = in(reg) next,
+                    y = in(reg) y, s = in(reg) stride, y3 = in(reg) y.wrapping_offset(3 * stride),
+                    options(readonly, nostack, preserves_flags)
+                );
+            }
+            let _ = (w0, w1, x);
+        }};
+    }
+    match N {
+        6 => tile!(0 a0 b0, 1 a1 b1, 2 a2 b2, 3 a3 b3, 4 a4 b4, 5 a5 b5;
+            "a0" "b0" "{y}", "a1" "b1" "{y} + {s}", "a2" "b2" "{y} + 2*{s}",
+            "a3" "b3" "{y3}", "a4" "b4" "{y3} + {s}", "a5" "b5" "{y3} + 2*{s}"),
+        5 => tile!(0 a0 b0, 1 a1 b1, 2 a2 b2, 3 a3 b3, 4 a4 b4;
+            "a0" "b0" "{y}", "a1" "b1" "{y} + {s}", "a2" "b2" "{y} + 2*{s}",
+            "a3" "b3" "{y3}", "a4" "b4" "{y3} + {s}"),
+        4 => tile!(0 a0 b0, 1 a1 b1, 2 a2 b2, 3 a3 b3;
+            "a0" "b0" "{y}", "a1" "b1" "{y} + {s}", "a2" "b2" "{y} + 2*{s}", "a3" "b3" "{y3}"),
+        _ => {
+            for step in 0..4 {
+                // SAFETY: promised by the caller.
+                unsafe {
+                    let w = [_mm512_loadu_si512(p.add(64 * step).cast()), _mm512_loadu_si512(p.add(64 * step + next).cast())];
+                    for (c, sum) in sums.iter_mut().enumerate() {
+                        let x = spread::<Avx512>(y.offset(c as isize * stride).add(4 * step));
+                        *sum = [_mm512_dpbusd_epi32(sum[0], w[0], x), _mm512_dpbusd_epi32(sum[1], w[1], x)];
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// One register of 64 bytes, of which there are 32: a tile of 8 tokens has 16 sums.
 pub(super) enum Avx512 {}
 
@@ -98,7 +241,7 @@ impl Lanes for Avx512 {
     const PAIRS: usize = 12;
 
     #[inline(always)]
-    unsafe fn ints(p: *const u8) -> __m512i {
+    unsafe fn ints(p: *const u8, _: usize) -> __m512i {
         // SAFETY: see above.
         unsafe { _mm512_loadu_si512(p.cast()) }
     }
@@ -113,6 +256,24 @@ impl Lanes for Avx512 {
     unsafe fn dot_bytes(sum: __m512i, w: __m512i, x: __m512i) -> __m512i {
         // SAFETY: see above.
         unsafe { _mm512_dpbusd_epi32(sum, w, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn dots_of_two<const N: usize>(
+        sums: &mut [[__m512i; 2]; N],
+        p: *const u8,
+        next: usize,
+        y: [*const i8; N],
+        at: usize,
+        steps: usize,
+    ) {
+        // SAFETY: see above; a tile's tokens lie one stride apart.
+        unsafe {
+            let stride = if N > 1 { y[1].offset_from(y[0]) } else { 0 };
+            for step in (0..steps).step_by(4) {
+                four_steps::<N>(sums, p.add(64 * step), next, y[0].add(at + 4 * step), stride);
+            }
+        }
     }
 
     #[inline(always)]
@@ -134,7 +295,7 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn floats(p: *const f32) -> __m512 {
+    unsafe fn floats(p: *const f32, _: usize) -> __m512 {
         // SAFETY: see above.
         unsafe { _mm512_loadu_ps(p) }
     }
@@ -177,6 +338,112 @@ impl Lanes for Avx512 {
         unsafe {
             let v = if accumulate { _mm512_add_ps(_mm512_maskz_loadu_ps(mask, out), v) } else { v };
             _mm512_mask_storeu_ps(out, mask, v);
+        }
+    }
+}
+
+/// Two panels: what is loaded of an activation serves twice. A tile of `TOKENS` has twice as many sums.
+pub(super) struct Pair<V, const TOKENS: usize>(std::marker::PhantomData<V>);
+
+// SAFETY of all blocks: promised by the caller.
+impl<V: Lanes, const TOKENS: usize> Lanes for Pair<V, TOKENS> {
+    type Int = [V::Int; 2];
+    type Float = [V::Float; 2];
+
+    const TOKENS: usize = TOKENS;
+    const PAIRS: usize = TOKENS;
+
+    #[inline(always)]
+    unsafe fn ints(p: *const u8, next: usize) -> Self::Int {
+        // SAFETY: see above.
+        unsafe { [V::ints(p, 0), V::ints(p.add(next), 0)] }
+    }
+
+    #[inline(always)]
+    unsafe fn int(v: i32) -> Self::Int {
+        // SAFETY: see above.
+        unsafe { [V::int(v); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_bytes(sum: Self::Int, w: Self::Int, x: Self::Int) -> Self::Int {
+        // SAFETY: see above.
+        unsafe { [V::dot_bytes(sum[0], w[0], x[0]), V::dot_bytes(sum[1], w[1], x[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn dots<const N: usize>(
+        sums: &mut [Self::Int; N],
+        p: *const u8,
+        next: usize,
+        y: [*const i8; N],
+        at: usize,
+        steps: usize,
+    ) {
+        // SAFETY: see above.
+        unsafe { V::dots_of_two::<N>(sums, p, next, y, at, steps) };
+    }
+
+    #[inline(always)]
+    unsafe fn dot_words(sum: Self::Int, w: Self::Int, x: Self::Int) -> Self::Int {
+        // SAFETY: see above.
+        unsafe { [V::dot_words(sum[0], w[0], x[0]), V::dot_words(sum[1], w[1], x[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn upper(v: Self::Int) -> Self::Int {
+        // SAFETY: see above.
+        unsafe { [V::upper(v[0]), V::upper(v[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add_int(sum: Self::Int, a: Self::Int, b: Self::Int) -> Self::Int {
+        // SAFETY: see above.
+        unsafe { [V::mul_add_int(sum[0], a[0], b[0]), V::mul_add_int(sum[1], a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn floats(p: *const f32, next: usize) -> Self::Float {
+        // SAFETY: see above.
+        unsafe { [V::floats(p, 0), V::floats(p.byte_add(next), 0)] }
+    }
+
+    #[inline(always)]
+    unsafe fn float(v: f32) -> Self::Float {
+        // SAFETY: see above.
+        unsafe { [V::float(v); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn to_float(v: Self::Int) -> Self::Float {
+        // SAFETY: see above.
+        unsafe { [V::to_float(v[0]), V::to_float(v[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: Self::Float, b: Self::Float) -> Self::Float {
+        // SAFETY: see above.
+        unsafe { [V::mul(a[0], b[0]), V::mul(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(sum: Self::Float, a: Self::Float, b: Self::Float) -> Self::Float {
+        // SAFETY: see above.
+        unsafe { [V::mul_add(sum[0], a[0], b[0]), V::mul_add(sum[1], a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_sub(sum: Self::Float, a: Self::Float, b: Self::Float) -> Self::Float {
+        // SAFETY: see above.
+        unsafe { [V::mul_sub(sum[0], a[0], b[0]), V::mul_sub(sum[1], a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn store(out: *mut f32, n: usize, v: Self::Float, accumulate: bool) {
+        // SAFETY: see above.
+        unsafe {
+            V::store(out, n.min(MR), v[0], accumulate);
+            V::store(out.wrapping_add(MR), n.saturating_sub(MR), v[1], accumulate);
         }
     }
 }
@@ -253,7 +520,7 @@ impl<D: Dots, const TOKENS: usize> Lanes for Halves<D, TOKENS> {
     const PAIRS: usize = if TOKENS > 6 { Avx512::PAIRS } else { 6 };
 
     #[inline(always)]
-    unsafe fn ints(p: *const u8) -> Self::Int {
+    unsafe fn ints(p: *const u8, _: usize) -> Self::Int {
         let p = p.cast::<__m256i>();
         // SAFETY: see above.
         unsafe { [_mm256_loadu_si256(p), _mm256_loadu_si256(p.add(1))] }
@@ -295,7 +562,7 @@ impl<D: Dots, const TOKENS: usize> Lanes for Halves<D, TOKENS> {
     }
 
     #[inline(always)]
-    unsafe fn floats(p: *const f32) -> Self::Float {
+    unsafe fn floats(p: *const f32, _: usize) -> Self::Float {
         // SAFETY: see above.
         unsafe { [_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))] }
     }

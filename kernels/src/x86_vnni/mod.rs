@@ -7,19 +7,22 @@
 #![allow(clippy::needless_range_loop, reason = "kernels walk several arrays and pointers in step")]
 
 mod gemm;
+mod gemv;
 mod lanes;
+mod pack;
 mod peak;
+mod unpack;
 
 use std::sync::OnceLock;
 
-use ocelli_quant::Unpack;
-use ocelli_quant::panel::{Block32, SuperBlock, Unquantized};
+use ocelli_quant::{GgmlType, Unpack, formats};
+use ocelli_quant::panel::{Block32, Unquantized};
 
 use crate::fixed::{FixedKernels, Panel16};
-use crate::table::{Gemm, GemmF32, KernelTable, Prompt};
+use crate::table::{Few, FewKernel, FormatKernels, Gemm, GemmF32, Gemv, IntKernels, KernelTable, Pack, Prompt, index};
 use crate::x86_avx2::unpack::{Block, Known, Super, Visit};
-use crate::x86_avx2::{self, pack};
-use lanes::{Avx512, Halves, Lanes, Vnni};
+use crate::x86_avx2::{self, pack as panels};
+use lanes::{Avx512, Halves, Lanes, Pair, Vnni};
 
 pub(crate) const AVX512: &str = "avx512vnni";
 pub(crate) const AVX: &str = "avxvnni";
@@ -30,7 +33,7 @@ pub(crate) const AVX_NEEDS: &str = "an x86-64 CPU with AVX-VNNI, AVX2, FMA and F
 
 /// Tokens that are few: AVX2's kernels take them, and its panels cost as much, but are multiplied twice as fast here. An
 /// estimate from AVX2's times; no CPU with these instructions was at hand.
-const FEW: usize = 6;
+const FEW: usize = 3;
 
 /// What a table's GEMMs are made of.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +46,8 @@ enum By {
     EmulatedAvx,
 }
 
+/// Two sums for each of 12 pairs of a panel and a token, four registers for weights, and four to spare.
+type TwoOf<V> = Pair<V, 6>;
 type OfAvx = Halves<Vnni, 3>;
 #[cfg(feature = "emulated")]
 type Emulated512 = Halves<lanes::Emulated, { Avx512::TOKENS }>;
@@ -52,14 +57,20 @@ type EmulatedAvx = Halves<lanes::Emulated, { OfAvx::TOKENS }>;
 /// Makes the functions of a table's slots out of those of [`gemm`], compiled with the table's features. AVX-VNNI has no use
 /// for that of floats: the tiles of AVX2's own are larger.
 macro_rules! slots {
-    ($module:ident, $features:literal, $lanes:ty $(, $f32:ident)?) => {
+    ($module:ident, $features:literal, $lanes:ty $(, two: $pair:ty, $f32:ident)?) => {
         mod $module {
             use super::*;
 
             /// # Safety
             /// As the function called; the features are those of the table, which exists only where the CPU has them.
             #[target_feature(enable = $features)]
-            pub(super) unsafe fn gemm_super<F: Unpack<Unit = SuperBlock>>(a: &Gemm) {
+            pub(super) unsafe fn gemm_super<F: Super>(a: &Gemm) {
+                $(
+                    if a.n_rows > x86_avx2::MR {
+                        // SAFETY: promised by the caller; a second panel is there.
+                        return unsafe { gemm::gemm_super::<$pair, F>(a) };
+                    }
+                )?
                 // SAFETY: promised by the caller.
                 unsafe { gemm::gemm_super::<$lanes, F>(a) }
             }
@@ -68,6 +79,12 @@ macro_rules! slots {
             /// As for `gemm_super`.
             #[target_feature(enable = $features)]
             pub(super) unsafe fn gemm_block<F: Unpack<Unit = Block32>>(a: &Gemm) {
+                $(
+                    if a.n_rows > x86_avx2::MR {
+                        // SAFETY: promised by the caller; a second panel is there.
+                        return unsafe { gemm::gemm_block::<$pair, F>(a) };
+                    }
+                )?
                 // SAFETY: promised by the caller.
                 unsafe { gemm::gemm_block::<$lanes, F>(a) }
             }
@@ -93,10 +110,10 @@ macro_rules! slots {
     };
 }
 
-slots!(avx512, "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni", Avx512, gemm_f32);
+slots!(avx512, "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni", Avx512, two: TwoOf<Avx512>, gemm_f32);
 slots!(avx, "avx2,fma,avxvnni", OfAvx);
 #[cfg(feature = "emulated")]
-slots!(emulated_512, "avx2,fma", Emulated512, gemm_f32);
+slots!(emulated_512, "avx2,fma", Emulated512, two: TwoOf<Emulated512>, gemm_f32);
 #[cfg(feature = "emulated")]
 slots!(emulated_avx, "avx2,fma", EmulatedAvx);
 
@@ -118,14 +135,14 @@ impl Visit for By {
     type Out = Option<Prompt>;
 
     fn super_block<F: Super>(self) -> Self::Out {
-        let panel_unit_bytes = pack::super_bytes(F::GROUP);
-        Some(Prompt { few: FEW, panel_unit_bytes, pack: pack::pack_super::<F>, gemm: slot!(self, gemm_super::<F>) })
+        let panel_unit_bytes = panels::super_bytes(F::GROUP);
+        Some(Prompt { few: FEW, panel_unit_bytes, pack: panels::pack_super::<F>, gemm: slot!(self, gemm_super::<F>) })
     }
 
     /// Signed codes too stay bytes here, unlike those of AVX2.
     fn block<F: Block>(self) -> Self::Out {
-        let panel_unit_bytes = pack::BLOCK_BYTES;
-        Some(Prompt { few: FEW, panel_unit_bytes, pack: pack::pack_block::<F>, gemm: slot!(self, gemm_block::<F>) })
+        let panel_unit_bytes = panels::BLOCK_BYTES;
+        Some(Prompt { few: FEW, panel_unit_bytes, pack: panels::pack_block::<F>, gemm: slot!(self, gemm_block::<F>) })
     }
 
     fn float<F: Unpack<Unit = Unquantized>>(self) -> Self::Out {
@@ -134,7 +151,7 @@ impl Visit for By {
 }
 
 /// The AVX2 table with the integer GEMMs of another.
-fn made(base: &KernelTable, by: By, name: &'static str, nr: usize) -> KernelTable {
+fn made(base: &KernelTable, by: By, name: &'static str, panels: usize, nr: usize) -> KernelTable {
     macro_rules! prompts {
         ($($variant:ident $module:ident $ty:ident),+) => {
             [$(ocelli_quant::formats::$module::$ty::visit(by)),+]
@@ -153,7 +170,32 @@ fn made(base: &KernelTable, by: By, name: &'static str, nr: usize) -> KernelTabl
         By::EmulatedAvx => emulated_avx::gemm_fixed,
     };
     let fixed = base.fixed.map(|fixed| FixedKernels { gemm, ..fixed });
-    KernelTable { name, nr, formats, fixed, fast_bytes: true, peaks: base.peaks.clone(), ..*base }
+    KernelTable { name, panels, nr, formats, fixed, fast_bytes: true, peaks: base.peaks.clone(), ..*base }
+}
+
+/// Puts what AVX-512 has of its own in the place of AVX2's: products with one token and with few, and making panels.
+fn use_avx512(kernels: &mut [FormatKernels]) {
+    let mut put = |ty: GgmlType, gemv: unsafe fn(&mut Gemv), few: unsafe fn(&Few)| {
+        if let Some(int) = &mut kernels[index(ty)].int {
+            *int = IntKernels { gemv, few: FewKernel { run: Some(few), ..int.few }, ..*int };
+        }
+    };
+    macro_rules! rows {
+        ($gemv:ident $few:ident: $($ty:ident $module:ident),+) => {
+            $(put(GgmlType::$ty, gemv::$gemv::<formats::$module::$ty>, gemv::$few::<formats::$module::$ty>);)+
+        };
+    }
+    rows!(gemv_super few_super: Q2_K q2_k, Q3_K q3_k, Q4_K q4_k, Q5_K q5_k, Q6_K q6_k);
+    rows!(gemv_block few_block: Q4_0 q4_0, Q4_1 q4_1, Q5_0 q5_0, Q5_1 q5_1, Q8_0 q8_0, IQ4_NL iq4_nl);
+    let mut put = |ty: GgmlType, pack: unsafe fn(&mut Pack)| {
+        if let Some(int) = &mut kernels[index(ty)].int {
+            int.pack = pack;
+        }
+    };
+    put(GgmlType::Q4_K, pack::pack_super::<formats::q4_k::Q4_K>);
+    put(GgmlType::Q5_K, pack::pack_super::<formats::q5_k::Q5_K>);
+    put(GgmlType::Q6_K, pack::pack_super::<formats::q6_k::Q6_K>);
+    put(GgmlType::Q8_0, pack::pack_q8_0);
 }
 
 /// The table of AVX-512, where the CPU has every feature that its functions are compiled with.
@@ -166,7 +208,8 @@ pub(crate) fn avx512_table() -> Option<&'static KernelTable> {
                 && is_x86_feature_detected!("avx512vl")
                 && is_x86_feature_detected!("avx512vnni");
             let base = x86_avx2::table().filter(|_| detected)?;
-            let made = made(base, By::Avx512, AVX512, Avx512::TOKENS);
+            let mut made = made(base, By::Avx512, AVX512, 2, TwoOf::<Avx512>::TOKENS);
+            use_avx512(&mut made.formats);
             Some(KernelTable { gemm_f32: avx512::gemm_f32, peaks: peak::avx512_loops(), read: peak::read, ..made })
         })
         .as_ref()
@@ -178,7 +221,7 @@ pub(crate) fn avx_table() -> Option<&'static KernelTable> {
     TABLE
         .get_or_init(|| {
             let base = x86_avx2::table().filter(|_| is_x86_feature_detected!("avxvnni"))?;
-            let made = made(base, By::Avx, AVX, OfAvx::TOKENS);
+            let made = made(base, By::Avx, AVX, 1, OfAvx::TOKENS);
             Some(KernelTable { peaks: peak::avx_loops(&base.peaks), ..made })
         })
         .as_ref()
@@ -191,8 +234,8 @@ pub(crate) fn emulated() -> [Option<&'static KernelTable>; 2] {
     static TABLES: OnceLock<Option<[KernelTable; 2]>> = OnceLock::new();
     let tables = TABLES.get_or_init(|| {
         let base = x86_avx2::table()?;
-        let of_512 = made(base, By::Emulated512, "avx512vnni-emulated", Emulated512::TOKENS);
-        let of_avx = made(base, By::EmulatedAvx, "avxvnni-emulated", EmulatedAvx::TOKENS);
+        let of_512 = made(base, By::Emulated512, "avx512vnni-emulated", 2, TwoOf::<Emulated512>::TOKENS);
+        let of_avx = made(base, By::EmulatedAvx, "avxvnni-emulated", 1, EmulatedAvx::TOKENS);
         Some([KernelTable { gemm_f32: emulated_512::gemm_f32, ..of_512 }, of_avx])
     });
     tables.as_ref().map_or([None; 2], |[of_512, of_avx]| [Some(of_512), Some(of_avx)])
