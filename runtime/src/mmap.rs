@@ -103,6 +103,10 @@ fn map(file: &File, options: FileOptions) -> std::io::Result<Bytes> {
     // truncates or rewrites it while the program runs is the documented condition of use, the same as for every
     // program that maps model files.
     let map = unsafe { how.map(file)? };
+    // Weights are read from end to end for every token, and small pages cost a translation each. File systems that keep
+    // files in large pieces (ext4 and XFS of newer kernels) then read them so, and map them as large pages.
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(Advice::HugePage);
     if !options.populate {
         // Advice only: a kernel without it pages the file in on first use.
         let _ = map.advise(Advice::WillNeed);
