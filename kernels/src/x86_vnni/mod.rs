@@ -11,6 +11,7 @@ mod gemv;
 mod lanes;
 mod pack;
 mod peak;
+mod quantize;
 mod unpack;
 
 use std::sync::OnceLock;
@@ -23,6 +24,9 @@ use crate::table::{Few, FewKernel, FormatKernels, Gemm, GemmF32, Gemv, IntKernel
 use crate::x86_avx2::unpack::{Block, Known, Super, Visit};
 use crate::x86_avx2::{self, pack as panels};
 use lanes::{Avx512, Halves, Lanes, Pair, Vnni};
+
+// Of 16 lanes each: the functions that are written once for all instruction sets.
+crate::wide::wide_functions!("avx2,fma,f16c,avx512f,avx512bw,avx512vl");
 
 pub(crate) const AVX512: &str = "avx512vnni";
 pub(crate) const AVX: &str = "avxvnni";
@@ -210,7 +214,27 @@ pub(crate) fn avx512_table() -> Option<&'static KernelTable> {
             let base = x86_avx2::table().filter(|_| detected)?;
             let mut made = made(base, By::Avx512, AVX512, 2, TwoOf::<Avx512>::TOKENS);
             use_avx512(&mut made.formats);
-            Some(KernelTable { gemm_f32: avx512::gemm_f32, peaks: peak::avx512_loops(), read: peak::read, ..made })
+            Some(KernelTable {
+                gemm_f32: avx512::gemm_f32,
+                fixed: made.fixed.map(|fixed| FixedKernels { row: quantize::fixed_row, ..fixed }),
+                quantize_q8k: elem::quantize_q8k,
+                quantize_q8b: quantize::quantize_q8b,
+                rmsnorm: elem::rmsnorm,
+                layer_norm: elem::layer_norm,
+                bias_gelu: elem::bias_gelu,
+                add_biased: elem::add_biased,
+                swiglu: elem::swiglu,
+                add: elem::add,
+                max: elem::max,
+                exp_sum: elem::exp_sum,
+                scale: elem::scale,
+                rope_interleaved: elem::rope_interleaved,
+                rope_halves: elem::rope_halves,
+                dot_f32: elem::dot_f32,
+                peaks: peak::avx512_loops(),
+                read: peak::read,
+                ..made
+            })
         })
         .as_ref()
 }
