@@ -3,7 +3,7 @@
 //! * [`Kernels`] is the chosen table: it can only be had where the machine runs it.
 //! * [`Pool`] is the thread pool of the token loop.
 //! * [`ActBuf`] holds activations, quantised once; [`matmul`], [`matmul_many`] and [`matmul_swiglu`] multiply stored
-//!   weights ([`WeightRef`]) with them; [`add_columns`] adds products of a few columns in f32.
+//!   weights ([`WeightRef`]) with them; [`matmul_with_columns`] adds products of a few columns in f32.
 //! * [`KvLayout`], [`KvView`] and [`attention`](attention()) are the paged key/value cache and attention over it.
 //! * [`attention_spans`](attention_spans()) is attention within spans of rows, everything seen by everything: images.
 //! * [`measure`] finds the limits of the machine and times kernels against them.
@@ -40,10 +40,12 @@ mod x86_vnni;
 pub use act::{ActBuf, ActNeeds, Precision};
 pub use attention::{AttnScratch, AttnShape, attention};
 pub use attention_spans::{AttnSpan, SpanHeads, SpanScratch, attention_spans};
-pub use columns::{MAX_COLUMNS, add_columns};
+pub use columns::{KeptColumns, MAX_COLUMNS};
 pub use error::{IsaError, KernelError};
 pub use kv::{KvLayout, KvView};
-pub use matmul::{FEW_TOKENS, MAX_PRODUCTS, MatMul, WeightRef, matmul, matmul_many, matmul_swiglu};
+pub use matmul::{
+    FEW_TOKENS, MAX_PRODUCTS, MatMul, WeightRef, matmul, matmul_many, matmul_swiglu, matmul_with_columns,
+};
 pub use ops::RopePairs;
 pub use pool::{JoinTimes, Pool};
 pub use select::Kernels;

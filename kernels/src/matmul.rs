@@ -12,6 +12,7 @@
 use ocelli_quant::GgmlType;
 
 use crate::act::{ActBuf, FixedRows, is_half};
+use crate::columns::KeptColumns;
 use crate::error::{KernelError, check_len};
 use crate::fixed::{FixedKernels, Panel16, Staged, UNIT, even};
 use crate::pool::{Pool, SCRATCH_BYTES};
@@ -133,12 +134,35 @@ pub fn matmul_many(
     act: &ActBuf,
     products: &mut [MatMul<'_, '_>],
 ) -> Result<(), KernelError> {
+    matmul_with_columns(pool, kernels, act, products, &[])
+}
+
+/// As [`matmul_many`]; to the results of some tokens products with a few columns of other weights are added, in f32. A row
+/// of a result depends on nothing but what belongs to its token: not on other tokens, nor on the number of threads.
+///
+/// # Errors
+/// As [`matmul_many`], and where lengths of `kept` do not fit, a column does not exist, or there are more than
+/// [`crate::MAX_COLUMNS`].
+pub fn matmul_with_columns(
+    pool: &Pool,
+    kernels: Kernels,
+    act: &ActBuf,
+    products: &mut [MatMul<'_, '_>],
+    kept: &[KeptColumns<'_>],
+) -> Result<(), KernelError> {
     let tokens = act.tokens();
     if products.len() > MAX_PRODUCTS {
         return Err(KernelError::TooLarge { what: "number of products", got: products.len(), limit: MAX_PRODUCTS });
     }
     let mut list: [Option<(Strips<'_>, OutPtr)>; MAX_PRODUCTS] = [const { None }; MAX_PRODUCTS];
     let mut items = 0;
+    let (mut rows, n) = ([0; MAX_PRODUCTS], products.len());
+    for (rows, p) in rows.iter_mut().zip(products.iter()) {
+        *rows = p.weight.rows;
+    }
+    for kept in kept {
+        kept.check(tokens, &rows[..n])?;
+    }
     for (entry, p) in list.iter_mut().zip(products) {
         check_len("matmul result", p.out.len(), tokens.saturating_mul(p.weight.rows))?;
         let strips = Strips::new(kernels.table, &p.weight, act, pool.threads())?;
@@ -146,11 +170,17 @@ pub fn matmul_many(
         *entry = Some((strips, OutPtr(p.out.as_mut_ptr())));
     }
     pool.for_each(if tokens == 0 { 0 } else { items }, |mut item, scratch| {
-        for (strips, out) in list.iter().flatten() {
+        for (number, (strips, out)) in list.iter().flatten().enumerate() {
             if item < strips.count() {
-                let (r0, r1) = strips.rows(item);
-                // SAFETY: `out` is tokens × rows long (checked above); strips are disjoint, each taken once.
-                unsafe { strips.compute(r0, r1, 0, tokens, out.get().add(r0), strips.weight.rows, scratch) };
+                let ((r0, r1), rows) = (strips.rows(item), strips.weight.rows);
+                // SAFETY: `out` is tokens × rows long (checked above); strips are disjoint, each taken once. What is kept
+                // was checked, too.
+                unsafe {
+                    strips.compute(r0, r1, 0, tokens, out.get().add(r0), rows, scratch);
+                    for kept in kept {
+                        kept.add(kernels, number, (r0, r1), out.get(), rows, scratch);
+                    }
+                }
                 return;
             }
             item -= strips.count();

@@ -4,8 +4,8 @@ mod common;
 
 use common::{Failures, Fill, Rng, computes_in_f32, expand, is_half, pool, tables, vector_tables, weight};
 use ocelli_kernels::{
-    ActBuf, ActNeeds, FEW_TOKENS, Kernels, MAX_COLUMNS, MatMul, Pool, Precision, WeightRef, add_columns, matmul,
-    matmul_many, matmul_swiglu, ops,
+    ActBuf, ActNeeds, FEW_TOKENS, KeptColumns, Kernels, MAX_COLUMNS, MatMul, Pool, Precision, WeightRef, matmul,
+    matmul_many, matmul_swiglu, matmul_with_columns, ops,
 };
 use ocelli_quant::GgmlType;
 
@@ -410,27 +410,44 @@ fn columns_are_added() {
     for kernels in tables() {
         for ty in GgmlType::ALL {
             let cols = 3 * ty.block_len().max(32);
-            for (rows, tokens, chosen) in [(1, 1, 1), (16, 2, 3), (37, 7, 5), (33, 1, 20), (5, 0, 2)] {
+            for (rows, tokens, chosen) in [(1, 1, 1), (16, 2, 3), (37, 7, 5), (33, 1, 20), (70, 20, 2), (5, 0, 2)] {
                 let mut rng = Rng::new((rows + tokens) as u64);
-                let bytes = weight(*ty, rows, cols, Fill::Random, &mut rng);
-                let w = WeightRef::new(*ty, &bytes, rows, cols).expect("fits");
+                let both: [Vec<u8>; 2] = std::array::from_fn(|_| weight(*ty, rows, cols, Fill::Random, &mut rng));
+                let w = both.each_ref().map(|bytes| WeightRef::new(*ty, bytes, rows, cols).expect("fits"));
+                let mut act = ActBuf::new();
+                let needs = ActNeeds::new(Precision::Exact, [*ty]);
+                act.fill(&pool, kernels, &rng.vec(tokens * cols, 1.0), tokens, cols, needs).expect("fits");
+                // The first token has none, the second product columns of the first weight.
+                let some = tokens.min(1)..tokens;
                 let columns: Vec<u32> = (0..chosen).map(|_| rng.below(cols) as u32).collect();
-                let (x, before) = (rng.vec(tokens * chosen, 3.0), rng.vec(tokens * rows, 1.0));
-                let mut got = before.clone();
-                add_columns(&pool, kernels, &w, &columns, &x, &mut got).expect("fits");
-                let values = expand(*ty, &bytes, rows, cols);
-                for (i, (got, before)) in got.iter().zip(&before).enumerate() {
-                    let (t, r) = (i / rows, i % rows);
-                    let terms = || {
-                        let pairs = columns.iter().zip(&x[t * chosen..]);
-                        pairs.map(|(c, x)| f64::from(values[r * cols + *c as usize]) * f64::from(*x))
-                    };
-                    let want = f64::from(*before) + terms().sum::<f64>();
-                    let size = f64::from(before.abs()) + terms().map(f64::abs).sum::<f64>();
-                    if (f64::from(*got) - want).abs() > (chosen + 2) as f64 * EPS * size {
-                        failures
-                            .push(format!("{} {ty} {rows}×{cols}: element {i} is {got}, not {want}", kernels.name()));
-                        break;
+                let x = rng.vec(some.len() * chosen, 3.0);
+                let (weights, mut results) = ([w[1], w[0]], [(); 4].map(|()| vec![f32::NAN; tokens * rows]));
+                let [before, before2, got, got2] = &mut results;
+                let mut products = [MatMul { weight: w[0], out: before }, MatMul { weight: w[1], out: before2 }];
+                matmul_many(&pool, kernels, &act, &mut products).expect("fits");
+                let kept = [KeptColumns { weights: &weights, tokens: some.clone(), columns: &columns, x: &x }];
+                let mut products = [MatMul { weight: w[0], out: got }, MatMul { weight: w[1], out: got2 }];
+                matmul_with_columns(&pool, kernels, &act, &mut products, &kept).expect("fits");
+                for (number, (before, got)) in [(&*before, &*got), (&*before2, &*got2)].into_iter().enumerate() {
+                    let values = expand(*ty, &both[1 - number], rows, cols);
+                    for (i, (got, before)) in got.iter().zip(before).enumerate() {
+                        let (t, r) = (i / rows, i % rows);
+                        let terms = || {
+                            let x = if some.contains(&t) { &x[(t - some.start) * chosen..][..chosen] } else { &[] };
+                            let pairs = columns.iter().zip(x);
+                            pairs.map(|(c, x)| f64::from(values[r * cols + *c as usize]) * f64::from(*x))
+                        };
+                        let want = f64::from(*before) + terms().sum::<f64>();
+                        let size = f64::from(before.abs()) + terms().map(f64::abs).sum::<f64>();
+                        // Written so that a NaN is wrong.
+                        let close = (f64::from(*got) - want).abs() <= (chosen + 2) as f64 * EPS * size;
+                        if !close {
+                            failures.push(format!(
+                                "{} {ty} {rows}×{cols}, product {number}: element {i} is {got}, not {want}",
+                                kernels.name()
+                            ));
+                            break;
+                        }
                     }
                 }
             }
@@ -444,13 +461,26 @@ fn columns_that_do_not_fit_are_refused() {
     let (pool, kernels, ty) = (pool(), Kernels::scalar(), GgmlType::F32);
     let bytes = vec![0u8; 4 * 2 * 3];
     let w = WeightRef::new(ty, &bytes, 2, 3).expect("fits");
-    let mut out = [1.0; 4];
-    let mut add = |columns: &[u32], x: &[f32]| add_columns(&pool, kernels, &w, columns, x, &mut out);
-    assert!(add(&[0, 2], &[1.0; 4]).is_ok());
-    assert!(add(&[], &[]).is_ok());
-    assert!(add(&[0, 3], &[1.0; 4]).is_err());
-    assert!(add(&[0, 1], &[1.0; 3]).is_err());
-    assert!(add(&[0, 1], &[1.0; 2]).is_err());
-    assert!(add(&[], &[1.0]).is_err());
-    assert!(add(&[0; MAX_COLUMNS + 1], &[1.0; 2 * (MAX_COLUMNS + 1)]).is_err());
+    let smaller = WeightRef::new(ty, &bytes[..12], 1, 3).expect("fits");
+    let mut act = ActBuf::new();
+    act.fill(&pool, kernels, &[0.0; 6], 2, 3, ActNeeds::new(Precision::Exact, [ty])).expect("fits");
+    let add = |weights: &[WeightRef<'_>], tokens: std::ops::Range<usize>, columns: &[u32], x: &[f32]| {
+        let mut out = [1.0; 4];
+        let kept = [KeptColumns { weights, tokens, columns, x }];
+        let done = matmul_with_columns(&pool, kernels, &act, &mut [MatMul { weight: w, out: &mut out }], &kept);
+        assert!(done.is_ok() || out == [1.0; 4], "an error comes before anything is computed");
+        done
+    };
+    assert!(add(&[w], 0..2, &[0, 2], &[1.0; 4]).is_ok());
+    assert!(add(&[w], 0..2, &[], &[]).is_ok());
+    assert!(add(&[w], 1..1, &[0], &[]).is_ok());
+    assert!(add(&[w], 0..2, &[0, 3], &[1.0; 4]).is_err());
+    assert!(add(&[w], 0..2, &[0, 1], &[1.0; 3]).is_err());
+    assert!(add(&[w], 0..2, &[], &[1.0]).is_err());
+    assert!(add(&[w], 1..3, &[0], &[1.0; 2]).is_err());
+    assert!(add(&[], 0..2, &[0], &[1.0; 2]).is_err());
+    assert!(add(&[w, w], 0..2, &[0], &[1.0; 2]).is_err());
+    assert!(add(&[smaller], 0..2, &[0], &[1.0; 2]).is_err());
+    let many = [0; MAX_COLUMNS + 1];
+    assert!(add(&[w], 0..2, &many, &[1.0; 2 * (MAX_COLUMNS + 1)]).is_err());
 }

@@ -9,8 +9,8 @@ use ocelli_quant::panel::Block32;
 use super::lanes::{Lanes, spread};
 use crate::fixed::{Panel16, UNIT};
 use crate::table::{F32_LANES, Gemm, GemmF32, RAISED16, rows_from, tile_tokens};
-use crate::x86_avx2::unpack::Super;
 use crate::x86_avx2::pack::{BLOCK_BYTES, BLOCK_CODES, SUPER_CODES, super_bytes};
+use crate::x86_avx2::unpack::Super;
 
 /// Runs a tile over all tokens; those of more than `$most` are empty.
 macro_rules! over_tokens {

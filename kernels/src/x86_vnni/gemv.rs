@@ -113,7 +113,8 @@ fn folded(v: __m512) -> __m256 {
 }
 
 /// For both pairs of four blocks: which block's number belongs to which lane.
-static BLOCKS: [[u32; 16]; 2] = [[0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1], [2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3]];
+static BLOCKS: [[u32; 16]; 2] =
+    [[0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1], [2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3]];
 
 /// Where codes are signed, the first lane of each block begins with what their being raised by 128 must not add.
 const FIRST: __mmask16 = 0x0101;

@@ -218,7 +218,10 @@ unsafe fn four_steps<const N: usize>(
             for step in 0..4 {
                 // SAFETY: promised by the caller.
                 unsafe {
-                    let w = [_mm512_loadu_si512(p.add(64 * step).cast()), _mm512_loadu_si512(p.add(64 * step + next).cast())];
+                    let w = [
+                        _mm512_loadu_si512(p.add(64 * step).cast()),
+                        _mm512_loadu_si512(p.add(64 * step + next).cast()),
+                    ];
                     for (c, sum) in sums.iter_mut().enumerate() {
                         let x = spread::<Avx512>(y.offset(c as isize * stride).add(4 * step));
                         *sum = [_mm512_dpbusd_epi32(sum[0], w[0], x), _mm512_dpbusd_epi32(sum[1], w[1], x)];

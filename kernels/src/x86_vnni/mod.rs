@@ -16,8 +16,8 @@ mod unpack;
 
 use std::sync::OnceLock;
 
-use ocelli_quant::{GgmlType, Unpack, formats};
 use ocelli_quant::panel::{Block32, Unquantized};
+use ocelli_quant::{GgmlType, Unpack, formats};
 
 use crate::fixed::{FixedKernels, Panel16};
 use crate::table::{Few, FewKernel, FormatKernels, Gemm, GemmF32, Gemv, IntKernels, KernelTable, Pack, Prompt, index};

@@ -25,12 +25,7 @@ type Bytes64 = [u8; 64];
 fn fours(r: [__m512i; 4]) -> [__m512i; 4] {
     let (a, b) = (_mm512_unpacklo_epi32(r[0], r[1]), _mm512_unpackhi_epi32(r[0], r[1]));
     let (c, d) = (_mm512_unpacklo_epi32(r[2], r[3]), _mm512_unpackhi_epi32(r[2], r[3]));
-    [
-        _mm512_unpacklo_epi64(a, c),
-        _mm512_unpackhi_epi64(a, c),
-        _mm512_unpacklo_epi64(b, d),
-        _mm512_unpackhi_epi64(b, d),
-    ]
+    [_mm512_unpacklo_epi64(a, c), _mm512_unpackhi_epi64(a, c), _mm512_unpacklo_epi64(b, d), _mm512_unpackhi_epi64(b, d)]
 }
 
 /// 64 bytes of every row, from `at` of its block on: register k has their 32-bit element k of all rows.
@@ -296,12 +291,8 @@ impl Packed for Q6_K {
             // SAFETY: promised by the caller; nibbles of four runs lie in 64 bytes, their upper bits in 32.
             let (c, h) = unsafe { (columns16(blocks, 64 * half), columns8(blocks, 128 + 32 * half)) };
             for k in 0..8 {
-                let high = [
-                    _mm512_slli_epi16::<4>(h[k]),
-                    _mm512_slli_epi16::<2>(h[k]),
-                    h[k],
-                    _mm512_srli_epi16::<2>(h[k]),
-                ];
+                let high =
+                    [_mm512_slli_epi16::<4>(h[k]), _mm512_slli_epi16::<2>(h[k]), h[k], _mm512_srli_epi16::<2>(h[k])];
                 let low = [c[k], c[8 + k], _mm512_srli_epi16::<4>(c[k]), _mm512_srli_epi16::<4>(c[8 + k])];
                 for (run, (low, high)) in low.into_iter().zip(high).enumerate() {
                     let codes = _mm512_or_si512(_mm512_and_si512(low, nibble), _mm512_and_si512(high, top));

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use ocelli_gguf::Metadata;
 use ocelli_kernels::{
-    ActNeeds, AttnSpan, Kernels, MatMul, Pool, Precision, SpanHeads, SpanScratch, WeightRef, add_columns,
-    attention_spans, matmul_many, ops,
+    ActNeeds, AttnSpan, KeptColumns, Kernels, MatMul, Pool, Precision, SpanHeads, SpanScratch, WeightRef,
+    attention_spans, matmul_with_columns, ops,
 };
 
 use super::int8::{self, Int8};
@@ -187,9 +187,7 @@ impl<'e> Engine<'e> {
 
     /// `W · inputs` without the bias.
     pub(crate) fn multiply(&self, inputs: &Inputs, linear: &Linear, out: &mut [f32]) -> Result<(), RuntimeError> {
-        let mut products = [MatMul { weight: self.view(linear)?, out }];
-        matmul_many(self.pool, self.kernels, &inputs.codes, &mut products)?;
-        self.add_kept(inputs, linear, out)
+        self.multiply_some(inputs, [linear], [out])
     }
 
     /// Three products of the same rows in one meeting of the threads.
@@ -199,27 +197,27 @@ impl<'e> Engine<'e> {
         linears: [&Linear; 3],
         out: [&mut [f32]; 3],
     ) -> Result<(), RuntimeError> {
-        let [a, b, c] = linears;
-        let [out_a, out_b, out_c] = out;
-        let mut products = [
-            MatMul { weight: self.view(a)?, out: &mut *out_a },
-            MatMul { weight: self.view(b)?, out: &mut *out_b },
-            MatMul { weight: self.view(c)?, out: &mut *out_c },
-        ];
-        matmul_many(self.pool, self.kernels, &inputs.codes, &mut products)?;
-        self.add_kept(inputs, a, out_a)?;
-        self.add_kept(inputs, b, out_b)?;
-        self.add_kept(inputs, c, out_c)
+        self.multiply_some(inputs, linears, out)
     }
 
-    /// Adds the products of what was kept out of the codes.
-    fn add_kept(&self, inputs: &Inputs, linear: &Linear, out: &mut [f32]) -> Result<(), RuntimeError> {
-        for (rows, columns, values) in inputs.kept.each() {
-            let weight = self.stored(linear)?;
-            let out = &mut out[rows.start * weight.rows()..rows.end * weight.rows()];
-            add_columns(self.pool, self.kernels, &weight, columns, values, out)?;
+    /// What was kept out of the codes is added by the thread that has just multiplied the codes.
+    fn multiply_some<const N: usize>(
+        &self,
+        inputs: &Inputs,
+        linears: [&Linear; N],
+        out: [&mut [f32]; N],
+    ) -> Result<(), RuntimeError> {
+        let (mut products, mut weights) = (Vec::with_capacity(N), Vec::with_capacity(N));
+        for (linear, out) in linears.into_iter().zip(out) {
+            products.push(MatMul { weight: self.view(linear)?, out });
+            weights.push(self.stored(linear)?);
         }
-        Ok(())
+        let kept: Vec<KeptColumns<'_>> = inputs
+            .kept
+            .each()
+            .map(|(tokens, columns, x)| KeptColumns { weights: &weights, tokens, columns, x })
+            .collect();
+        Ok(matmul_with_columns(self.pool, self.kernels, &inputs.codes, &mut products, &kept)?)
     }
 
     /// Adds the bias, if there is one, to every row.
