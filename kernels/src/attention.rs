@@ -18,7 +18,7 @@ use crate::kv::KvView;
 use crate::matmul::OutPtr;
 use crate::pool::{Pool, SCRATCH_BYTES};
 use crate::select::Kernels;
-use crate::table::{F32_LANES, GemmF32, KernelTable, index};
+use crate::table::{F32_LANES, GemmF32, KernelTable, fetch, index};
 use crate::transpose::to_panel;
 
 /// Query rows of a tile.
@@ -243,10 +243,11 @@ impl Job<'_> {
                 row[hd + 1] = p.sum[r];
             }
         });
-        for tile_no in 0..tiles {
-            let all = &scratch.partial[tile_no * chunks * per_tile..(tile_no + 1) * chunks * per_tile];
+        let partial = &scratch.partial;
+        pool.for_each(tiles, |tile_no, _| {
+            let all = &partial[tile_no * chunks * per_tile..(tile_no + 1) * chunks * per_tile];
             self.merge(self.tile(tile_no), all, chunks, per_tile);
-        }
+        });
     }
 
     fn tile(&self, no: usize) -> Tile {
@@ -281,9 +282,14 @@ impl Job<'_> {
         let mut k0 = from;
         while k0 < to {
             let k1 = to.min(k0 + KEYS).min((k0 / layout.block_len() + 1) * layout.block_len());
+            // Rows of the next tile are asked for meanwhile, in parts: memory would have nothing to do otherwise, and then all
+            // to do at once.
+            let end = to.min(k1 + KEYS).min((k1 / layout.block_len() + 1) * layout.block_len());
+            let next = (k1 < end).then(|| (self.view.k_rows(tile.kv, k1, end), self.view.v_rows(tile.kv, k1, end)));
+            let (next_k, next_v) = next.unwrap_or_default();
             self.scores(tile, k0, k1, p);
-            self.softmax(tile, k0, k1, p);
-            self.values(tile, k0, k1, p);
+            self.softmax(tile, k0, k1, next_k, p);
+            self.values(tile, k0, k1, next_v, p);
             k0 = k1;
         }
     }
@@ -353,9 +359,11 @@ impl Job<'_> {
     }
 
     /// Turns scores into weights, and rescales what has been added up.
-    fn softmax(&self, tile: Tile, k0: usize, k1: usize, p: &mut Pieces<'_>) {
+    fn softmax(&self, tile: Tile, k0: usize, k1: usize, later: &[u8], p: &mut Pieces<'_>) {
         let pad = padded(self.view.layout().head_dim());
+        let part = later.len().div_ceil(tile.rows());
         for r in 0..tile.rows() {
+            fetch(later.get(r * part..later.len().min((r + 1) * part)).unwrap_or_default());
             let (t, _) = tile.at(r);
             let s = &mut p.s[r * KEYS..r * KEYS + (k1 - k0)];
             let (visible, hidden) = s.split_at_mut(self.seen_by(t).clamp(k0, k1) - k0);
@@ -378,7 +386,7 @@ impl Job<'_> {
     }
 
     /// `o[r] += Σ_key s[r][key]·v[key]`.
-    fn values(&self, tile: Tile, k0: usize, k1: usize, p: &mut Pieces<'_>) {
+    fn values(&self, tile: Tile, k0: usize, k1: usize, later: &[u8], p: &mut Pieces<'_>) {
         let layout = self.view.layout();
         let (hd, n) = (layout.head_dim(), k1 - k0);
         let pad = padded(hd);
@@ -389,7 +397,10 @@ impl Job<'_> {
             unsafe { dequantize(bytes, &mut row[..hd]) };
             row[hd..].fill(0.0);
         }
+        let part = later.len().div_ceil(pad / F32_LANES);
         for lane in (0..hd).step_by(F32_LANES) {
+            let at = lane / F32_LANES * part;
+            fetch(later.get(at..later.len().min(at + part)).unwrap_or_default());
             // SAFETY: `v` has n rows of `pad` ≥ lane + LANES values, `s` has rows × KEYS ≥ n, `o` rows × pad; the
             // table's features were detected.
             unsafe {

@@ -409,6 +409,26 @@ pub(crate) struct GemmF32 {
     pub(crate) accumulate: bool,
 }
 
+/// Asks for bytes that will be read before long. Affects nothing but caches.
+#[inline(always)]
+pub(crate) fn fetch(bytes: &[u8]) {
+    for line in bytes.chunks(64) {
+        // SAFETY: no more than a hint on both.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast());
+        }
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        unsafe {
+            std::arch::asm!("prfm pldl2keep, [{0}]", in(reg) line.as_ptr(), options(readonly, nostack, preserves_flags));
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        let _ = line;
+    }
+}
+
 /// Where `N` rows begin that lie `stride` apart. Written as a loop: a closure is not always inlined where the function
 /// around it has more features, and a call in a tile would spill all its registers.
 #[inline(always)]

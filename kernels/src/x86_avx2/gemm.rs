@@ -49,7 +49,7 @@ macro_rules! over_tokens {
 /// one pointer and calculates the others anew in every step.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn apart<T, const N: usize>(mut rows: [*const T; N]) -> [*const T; N] {
+pub(crate) fn apart<T, const N: usize>(mut rows: [*const T; N]) -> [*const T; N] {
     for row in &mut rows {
         // SAFETY: no instruction at all.
         #[expect(clippy::pointers_in_nomem_asm_block, reason = "addresses pass through, nobody looks there")]

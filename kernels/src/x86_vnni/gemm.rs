@@ -9,6 +9,7 @@ use ocelli_quant::panel::Block32;
 use super::lanes::{Lanes, spread};
 use crate::fixed::{Panel16, UNIT};
 use crate::table::{F32_LANES, Gemm, GemmF32, RAISED16, rows_from, tile_tokens};
+use crate::x86_avx2::gemm::apart;
 use crate::x86_avx2::pack::{BLOCK_BYTES, BLOCK_CODES, SUPER_CODES, super_bytes};
 use crate::x86_avx2::unpack::Super;
 
@@ -224,14 +225,14 @@ pub(super) unsafe fn gemm_f32<V: Lanes>(a: &GemmF32) {
 /// As [`gemm_f32`]; columns `first..first + N` must exist.
 #[inline(always)]
 unsafe fn tile_f32<V: Lanes, const N: usize>(a: &GemmF32, first: usize) {
-    if N > V::TOKENS {
+    if N > V::PAIRS {
         return;
     }
     // SAFETY: the panel has `depth` steps of 16 lanes, `x` rows of `depth` values, the result `n_rows` lanes. The rest is
     // promised by the caller.
     unsafe {
         let mut acc = [V::float(0.0); N];
-        let x: [*const f32; N] = rows_from(a.x.add(first * a.x_stride), a.x_stride);
+        let x: [*const f32; N] = apart(rows_from(a.x.add(first * a.x_stride), a.x_stride));
         for k in 0..a.depth {
             let w = V::floats(a.panel.add(k * a.panel_stride), 0);
             for c in 0..N {
@@ -268,7 +269,7 @@ unsafe fn tile_fixed<V: Lanes, const N: usize>(a: &Panel16, first: usize) {
         let mut acc = [V::float(0.0); N];
         for (u, k0) in (0..a.depth).step_by(UNIT).enumerate() {
             let panel = a.panel.add(k0 / 2 * F32_LANES);
-            let x: [*const i16; N] = rows_from(a.x.add(first * a.x_stride + k0), a.x_stride);
+            let x: [*const i16; N] = apart(rows_from(a.x.add(first * a.x_stride + k0), a.x_stride));
             let mut total = [V::int(0); N];
             for k in 0..UNIT.min(a.depth - k0) / 2 {
                 let w = V::ints(panel.add(k * F32_LANES).cast(), 0);

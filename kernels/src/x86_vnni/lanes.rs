@@ -241,7 +241,7 @@ impl Lanes for Avx512 {
     type Float = __m512;
 
     const TOKENS: usize = 8;
-    const PAIRS: usize = 12;
+    const PAIRS: usize = 8;
 
     #[inline(always)]
     unsafe fn ints(p: *const u8, _: usize) -> __m512i {

@@ -200,6 +200,7 @@ fn use_avx512(kernels: &mut [FormatKernels]) {
     put(GgmlType::Q5_K, pack::pack_super::<formats::q5_k::Q5_K>);
     put(GgmlType::Q6_K, pack::pack_super::<formats::q6_k::Q6_K>);
     put(GgmlType::Q8_0, pack::pack_q8_0);
+    kernels[index(GgmlType::F16)].dequantize = quantize::dequantize_f16;
 }
 
 /// The table of AVX-512, where the CPU has every feature that its functions are compiled with.
