@@ -22,8 +22,9 @@ use crate::table::{
 };
 use crate::transpose::to_panel;
 
-/// Scratch kept for results that wait for their partner in [`matmul_swiglu`].
-const PARTNER_BYTES: usize = 64 * 1024;
+/// Scratch kept for both results that become one in [`matmul_swiglu`]: rows of a result lie far apart, often in the same few
+/// places of a cache, and would be gone when they are wanted again.
+const PARTNER_BYTES: usize = 128 * 1024;
 
 /// Products that [`matmul_many`] takes at once.
 pub const MAX_PRODUCTS: usize = 8;
@@ -214,19 +215,20 @@ pub fn matmul_swiglu(
         let (r0, r1) = gates.rows(item);
         let n = r1 - r0;
         let (panel, partner) = scratch.split_at_mut(PANEL_BYTES);
-        let partner: *mut f32 = partner.as_mut_ptr().cast();
-        let block = PARTNER_BYTES / 4 / n;
+        let block = PARTNER_BYTES / 8 / n;
+        let gate: *mut f32 = partner.as_mut_ptr().cast();
+        let up = gate.wrapping_add(block * n);
         for t0 in (0..tokens).step_by(block) {
             let t1 = tokens.min(t0 + block);
-            // SAFETY: the result holds tokens × rows values and the partner `block` × n; strips are disjoint. The
-            // slices of one token do not overlap, and the table's features were detected.
+            // SAFETY: the result holds tokens × rows values, and the partners `block` × n each; strips are disjoint. The
+            // table's features were detected.
             unsafe {
-                let dst = out.get().add(t0 * rows + r0);
-                gates.compute(r0, r1, t0, t1, dst, rows, panel);
-                ups.compute(r0, r1, t0, t1, partner, n, panel);
-                for t in 0..t1 - t0 {
-                    let gate = std::slice::from_raw_parts_mut(dst.add(t * rows), n);
-                    (table.swiglu)(gate, std::slice::from_raw_parts(partner.add(t * n), n));
+                gates.compute(r0, r1, t0, t1, gate, n, panel);
+                ups.compute(r0, r1, t0, t1, up, n, panel);
+                let all = std::slice::from_raw_parts_mut(gate, (t1 - t0) * n);
+                (table.swiglu)(all, std::slice::from_raw_parts(up, all.len()));
+                for (t, row) in (t0..t1).zip(all.chunks_exact(n)) {
+                    out.get().add(t * rows + r0).copy_from_nonoverlapping(row.as_ptr(), n);
                 }
             }
         }
