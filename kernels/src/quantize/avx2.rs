@@ -245,7 +245,7 @@ macro_rules! compile_formats {
             }
         }
 
-        fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
+        pub(super) fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
             if Avx2::detect().is_none() {
                 return ty.dequantize_row(bytes, out);
             }

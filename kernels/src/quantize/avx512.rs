@@ -7,7 +7,7 @@ use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Not, Sub};
 use ocelli_quant::lanes::{Lanes, Mask, Simd, Task};
 use ocelli_quant::{GgmlType, QuantError, format, formats};
 
-use super::{RowCodec, avx2};
+use super::{RowCodec, avx2, rows512};
 
 /// Proof that the machine has the features: only [`Avx512::detect`] makes one.
 #[derive(Clone, Copy)]
@@ -27,7 +27,18 @@ impl Avx512 {
 /// The codec, if the machine has the features. Rows are expanded by the AVX2 code: given 16 lanes, the compiler makes
 /// scatters out of those loops, one store per value.
 pub(super) fn codec() -> Option<RowCodec> {
-    Avx512::detect().and_then(|_| avx2::codec()).map(|avx2| RowCodec { name: "avx512", quantize, ..avx2 })
+    Avx512::detect().and_then(|_| avx2::codec()).map(|_| RowCodec { name: "avx512", quantize, dequantize })
+}
+
+/// Expands a row.
+fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
+    if ty == GgmlType::F16 && Avx512::detect().is_some() {
+        format::check_dequantize(ty, bytes, out)?;
+        // SAFETY: the features were just detected.
+        unsafe { rows512::dequantize_f16(bytes, out) };
+        return Ok(());
+    }
+    avx2::dequantize(ty, bytes, out)
 }
 
 /// Vector of 16 f32. Vectors come only out of a [`Avx512`] or out of another vector.
@@ -230,6 +241,10 @@ macro_rules! compile_formats {
             out: &mut [u8],
         ) -> Result<(), QuantError> {
             let Some(simd) = Avx512::detect() else { return ty.quantize_row(row, importance, out) };
+            // SAFETY: the features were just detected.
+            if ty == GgmlType::Q8_0 && importance.is_none() && unsafe { rows512::quantize_q8_0(row, out) } {
+                return Ok(());
+            }
             match ty {
                 $(GgmlType::$variant => {
                     #[inline(never)]

@@ -52,6 +52,30 @@ fn every_codec_stores_the_same_bytes() {
     }
 }
 
+#[test]
+fn halves_and_scales_at_their_limits_are_rounded_alike() {
+    // A largest value of 127 makes a scale of 1, so that these lie half-way between two codes, or just below.
+    let mut x = vec![127.0f32];
+    for i in 0..15u8 {
+        let half = f32::from(i) + 0.5;
+        x.extend([half, -half]);
+    }
+    x.push(0.5f32.next_down());
+    // Scales that underflow, that are zero, and the largest that half precision has.
+    x.extend([1e-9; 32].iter().chain(&[0.0; 32]).chain(&[65_504.0 * 127.0; 32]));
+    for codec in RowCodec::available() {
+        let (mut want, mut got) = (vec![0xa5; 4 * 34], vec![0x5a; 4 * 34]);
+        GgmlType::Q8_0.quantize_row(&x, None, &mut want).unwrap();
+        codec.quantize_row(GgmlType::Q8_0, &x, None, &mut got).unwrap();
+        assert_eq!(got, want, "{}", codec.name());
+        x.push(65_536.0 * 127.0);
+        x.resize(5 * 32, 0.0);
+        let error = codec.quantize_row(GgmlType::Q8_0, &x, None, &mut [0; 5 * 34]).unwrap_err();
+        assert!(matches!(error, QuantError::Overflow { index: 128, .. }), "{}: {error}", codec.name());
+        x.truncate(4 * 32);
+    }
+}
+
 /// Compares the portable lanes of every width on one format.
 fn every_width<F: Format>() {
     for (seed, blocks) in [1, 3, 17, 33].into_iter().enumerate() {
