@@ -5,6 +5,11 @@
 //! Rows that do not divide into blocks (4304) get zeros behind them; so do the activations they meet. Columns that are
 //! large in many rows would spoil the scales of the others: they are zeros here, and multiplied in f32 (see `outliers`).
 
+use std::ops::Range;
+
+#[cfg(target_os = "linux")]
+use memmap2::Advice;
+use memmap2::{MmapMut, MmapOptions};
 use ocelli_kernels::quantize::RowCodec;
 use ocelli_quant::GgmlType;
 
@@ -20,8 +25,9 @@ pub(super) const FORMAT: GgmlType = GgmlType::Q8_0;
 /// What a matrix is made into.
 #[derive(Debug)]
 struct Form {
-    rows: Vec<u8>,
-    /// Columns that are zeros in `rows`, ascending.
+    /// Where in all forms its rows lie.
+    rows: Range<usize>,
+    /// Columns that are zeros in those rows, ascending.
     without: Vec<u32>,
 }
 
@@ -29,6 +35,8 @@ struct Form {
 #[derive(Debug)]
 pub(crate) struct Int8 {
     matrices: Vec<Option<Form>>,
+    /// The rows of all matrices, in one piece: with pages of 4 KiB, making them would take a hundred thousand page faults.
+    bytes: MmapMut,
 }
 
 impl Int8 {
@@ -38,13 +46,33 @@ impl Int8 {
         let total = stored.iter().try_fold(0usize, |sum, s| sum.checked_add(size(s)?));
         let what = "the 8-bit form of the vision weights";
         memory::check_or(what, total.map(|n| n as u64), "use --precision exact, which needs none")?;
-        let matrices = stored.iter().map(|s| if wanted(s) { form(weights, s, n_threads).map(Some) } else { Ok(None) });
-        Ok(Self { matrices: matrices.collect::<Result<_, _>>()? })
+        let bytes = total.unwrap_or(usize::MAX);
+        let no_memory = || RuntimeError::NoMemory {
+            what: what.to_owned(),
+            bytes: bytes as u64,
+            remedy: "use --precision exact, which needs none",
+        };
+        // A mapping of nothing is an error.
+        let mut bytes = MmapOptions::new().len(bytes.max(1)).map_anon().map_err(|_| no_memory())?;
+        #[cfg(target_os = "linux")]
+        let _ = bytes.advise(Advice::HugePage);
+        let (mut matrices, mut at) = (Vec::with_capacity(stored.len()), 0);
+        for s in stored {
+            if !wanted(s) {
+                matrices.push(None);
+                continue;
+            }
+            let rows = at..at + s.matrix.rows() * row_bytes(&s.matrix);
+            at = rows.end;
+            let without = form(weights, s, n_threads, &mut bytes[rows.clone()])?;
+            matrices.push(Some(Form { rows, without }));
+        }
+        Ok(Self { matrices, bytes })
     }
 
     /// The rows of matrix number `slot`.
     pub(super) fn rows(&self, slot: usize) -> Option<&[u8]> {
-        Some(&self.matrices.get(slot)?.as_ref()?.rows)
+        self.bytes.get(self.matrices.get(slot)?.as_ref()?.rows.clone())
     }
 
     /// The columns that are zeros in those rows.
@@ -66,16 +94,14 @@ fn row_bytes(matrix: &Matrix) -> usize {
     padded(matrix.cols()) / FORMAT.block_len() * FORMAT.block_bytes()
 }
 
-/// The form of one matrix.
-fn form(weights: &Weights, stored: &Stored, n_threads: usize) -> Result<Form, RuntimeError> {
-    let matrix = &stored.matrix;
-    let mut rows = vec![0u8; matrix.rows() * row_bytes(matrix)];
-    let counts = quantize(weights, stored, n_threads, &[], &mut rows)?;
-    let without = outliers::columns_of_weights(&counts, matrix.rows());
+/// Makes the rows of one matrix; returns the columns that are zeros in them.
+fn form(weights: &Weights, stored: &Stored, n_threads: usize, rows: &mut [u8]) -> Result<Vec<u32>, RuntimeError> {
+    let counts = quantize(weights, stored, n_threads, &[], rows)?;
+    let without = outliers::columns_of_weights(&counts, stored.matrix.rows());
     if !without.is_empty() {
-        quantize(weights, stored, n_threads, &without, &mut rows)?;
+        quantize(weights, stored, n_threads, &without, rows)?;
     }
-    Ok(Form { rows, without })
+    Ok(without)
 }
 
 /// All rows of one matrix without some columns, cut evenly over threads; returns in how many rows each column is an
