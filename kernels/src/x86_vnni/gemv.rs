@@ -12,7 +12,7 @@ use crate::x86_avx2::gemv::{Blocks, TOGETHER, fetch_ahead, halves_of, put, sum};
 use crate::x86_avx2::unpack::Block;
 
 /// How far ahead of the products weights are asked for, in bytes: with 2,048 of them a Zen 5 reads a tenth to a fifth slower.
-const AHEAD: usize = 8192;
+pub(super) const AHEAD: usize = 8192;
 
 /// For every pair of runs: which 16-bit scale belongs to which lane of 32 bits, of groups of 32 and of 16.
 static SCALES: [[[u16; 32]; 4]; 2] = {

@@ -2,8 +2,10 @@
 
 use std::arch::x86_64::*;
 
+use super::gemv::AHEAD;
 use crate::measure::Unit;
 use crate::table::PeakLoop;
+use crate::x86_avx2::gemv::fetch_ahead;
 use crate::x86_avx2::peak::sums;
 
 /// Loops of the table of AVX-VNNI: those of AVX2, but for integers.
@@ -50,6 +52,8 @@ pub(super) fn read(words: &[u64]) -> u64 {
     let (blocks, rest) = words.as_chunks::<32>();
     let mut sums = [_mm512_setzero_si512(); 4];
     for block in blocks {
+        // As the kernels do: what the processor asks for by itself ends with every page.
+        fetch_ahead::<AHEAD>(block.as_ptr().cast(), size_of_val(block));
         for (i, sum) in sums.iter_mut().enumerate() {
             // SAFETY: a block is four times as long; loads need no alignment.
             *sum = _mm512_add_epi64(*sum, unsafe { _mm512_loadu_si512(block.as_ptr().add(8 * i).cast()) });
