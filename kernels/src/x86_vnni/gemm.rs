@@ -78,7 +78,7 @@ impl Later {
 #[inline(always)]
 pub(super) unsafe fn gemm_super<V: Lanes, F: Super>(a: &Gemm) {
     let tokens = a.acts.q.len() / a.acts.depth;
-    let later = Later::new(a.later, a.units * tokens.div_ceil(V::TOKENS));
+    let later = Later::new(a.later, a.units * (256 / F::GROUP) * tokens.div_ceil(V::TOKENS));
     over_tokens!(V::TOKENS, tokens, tile_super::<V, F>, a, &later);
 }
 
@@ -101,7 +101,6 @@ unsafe fn tile_super<V: Lanes, F: Super, const N: usize>(a: &Gemm, later: &Later
     unsafe {
         let mut acc = [V::float(0.0); N];
         for u in 0..a.units {
-            later.fetch();
             let panel = a.panel.as_ptr().add(u * super_bytes(F::GROUP));
             let unit = a.unit0 + u;
             let y: [*const i8; N] = rows_from(a.acts.q.as_ptr().add(t * depth + 256 * unit), depth);
@@ -111,6 +110,7 @@ unsafe fn tile_super<V: Lanes, F: Super, const N: usize>(a: &Gemm, later: &Later
                 rows_from(a.acts.begin.as_ptr().wrapping_add(t * (depth / 16) + groups * unit), depth / 16);
             let mut total = [V::int(0); N];
             for g in 0..groups {
+                later.fetch();
                 let mut sum = [V::int(0); N];
                 if F::RAISED == RAISED16 {
                     for c in 0..N {

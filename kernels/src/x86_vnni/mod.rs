@@ -37,7 +37,7 @@ pub(crate) const AVX_NEEDS: &str = "an x86-64 CPU with AVX-VNNI, AVX2, FMA and F
 
 /// Tokens that are few: AVX2's kernels take them, and its panels cost as much, but are multiplied twice as fast here. An
 /// estimate from AVX2's times; no CPU with these instructions was at hand.
-const FEW: usize = 3;
+const FEW: usize = 5;
 
 /// What a table's GEMMs are made of.
 #[derive(Debug, Clone, Copy)]
