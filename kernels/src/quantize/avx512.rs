@@ -8,6 +8,7 @@ use ocelli_quant::lanes::{Lanes, Mask, Simd, Task};
 use ocelli_quant::{GgmlType, QuantError, format, formats};
 
 use super::{RowCodec, avx2, rows512};
+use crate::x86_vnni::dequantize_f16;
 
 /// Proof that the machine has the features: only [`Avx512::detect`] makes one.
 #[derive(Clone, Copy)]
@@ -35,7 +36,7 @@ fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), QuantEr
     if ty == GgmlType::F16 && Avx512::detect().is_some() {
         format::check_dequantize(ty, bytes, out)?;
         // SAFETY: the features were just detected.
-        unsafe { rows512::dequantize_f16(bytes, out) };
+        unsafe { dequantize_f16(bytes, out) };
         return Ok(());
     }
     avx2::dequantize(ty, bytes, out)

@@ -1,5 +1,5 @@
-//! Rows of the simplest formats with AVX-512, where what is written once for all instruction sets is far from the speed of
-//! memory. The same bytes; what is an error there is left to that.
+//! Rows of Q8_0 with AVX-512: what is written once for all instruction sets is far from the speed of memory. The same bytes;
+//! what is an error there is left to that.
 
 use std::arch::x86_64::*;
 
@@ -66,18 +66,4 @@ pub(super) fn quantize_q8_0(row: &[f32], out: &mut [u8]) -> bool {
 fn halves(x: &[f32; WEIGHTS]) -> [__m512; 2] {
     // SAFETY: 32 floats.
     unsafe { [_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(16))] }
-}
-
-/// Expands a row of half precision; lengths fit.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn dequantize_f16(bytes: &[u8], out: &mut [f32]) {
-    let (chunks, rest) = out.as_chunks_mut::<16>();
-    let (b, b_rest) = bytes.as_chunks::<32>();
-    for (out, b) in chunks.iter_mut().zip(b) {
-        // SAFETY: 32 bytes in, 16 floats out.
-        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), _mm512_cvtph_ps(_mm256_loadu_si256(b.as_ptr().cast()))) };
-    }
-    for (out, b) in rest.iter_mut().zip(b_rest.as_chunks::<2>().0) {
-        *out = ocelli_quant::half_bits::f16_to_f32(u16::from_le_bytes(*b));
-    }
 }

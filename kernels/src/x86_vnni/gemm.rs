@@ -1,6 +1,5 @@
-//! Panels times tokens: 16 rows × as many tokens at once as the registers hold sums for.
+//! Panels times tokens: the rows of one panel or of two × as many tokens at once as the registers hold sums for.
 
-use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 use std::cell::Cell;
 
 use ocelli_quant::Unpack;
@@ -8,7 +7,7 @@ use ocelli_quant::panel::Block32;
 
 use super::lanes::{Lanes, spread};
 use crate::fixed::{Panel16, UNIT};
-use crate::table::{F32_LANES, Gemm, GemmF32, RAISED16, rows_from, tile_tokens};
+use crate::table::{F32_LANES, Gemm, GemmF32, RAISED16, fetch, rows_from, tile_tokens};
 use crate::x86_avx2::gemm::apart;
 use crate::x86_avx2::pack::{BLOCK_BYTES, BLOCK_CODES, SUPER_CODES, super_bytes};
 use crate::x86_avx2::unpack::Super;
@@ -43,31 +42,24 @@ macro_rules! over_tokens {
 }
 
 /// Stored rows that are asked for in equal parts while others are multiplied, so that memory is read all the time.
-struct Later {
-    next: Cell<*const u8>,
-    end: *const u8,
+struct Later<'a> {
+    rows: Cell<&'a [u8]>,
     /// Bytes of a part.
     part: usize,
 }
 
-impl Later {
-    fn new(rows: &[u8], parts: usize) -> Self {
-        let part = rows.len().div_ceil(parts.max(1)).next_multiple_of(64);
-        Self { next: Cell::new(rows.as_ptr()), end: rows.as_ptr_range().end, part }
+impl<'a> Later<'a> {
+    fn new(rows: &'a [u8], parts: usize) -> Self {
+        Self { rows: Cell::new(rows), part: rows.len().div_ceil(parts.max(1)).next_multiple_of(64) }
     }
 
     /// Asks for the next part.
     #[inline(always)]
     fn fetch(&self) {
-        let from = self.next.get();
-        let to = self.end.min(from.wrapping_add(self.part));
-        self.next.set(to);
-        let mut line = from;
-        while line < to {
-            // SAFETY: part of every CPU that the callers' features are part of; affects nothing but caches.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
-            line = line.wrapping_add(64);
-        }
+        let rows = self.rows.get();
+        let (now, rest) = rows.split_at(self.part.min(rows.len()));
+        fetch(now);
+        self.rows.set(rest);
     }
 }
 
@@ -88,7 +80,7 @@ pub(super) unsafe fn gemm_super<V: Lanes, F: Super>(a: &Gemm) {
 /// # Safety
 /// As [`gemm_super`]; tokens `t..t + N` must exist.
 #[inline(always)]
-unsafe fn tile_super<V: Lanes, F: Super, const N: usize>(a: &Gemm, later: &Later, t: usize) {
+unsafe fn tile_super<V: Lanes, F: Super, const N: usize>(a: &Gemm, later: &Later<'_>, t: usize) {
     if N > V::TOKENS {
         return; // never asked for; so it is not compiled either
     }
@@ -170,7 +162,7 @@ pub(super) unsafe fn gemm_block<V: Lanes, F: Unpack<Unit = Block32>>(a: &Gemm) {
 /// # Safety
 /// As [`gemm_block`]; tokens `t..t + N` must exist.
 #[inline(always)]
-unsafe fn tile_block<V: Lanes, F: Unpack<Unit = Block32>, const N: usize>(a: &Gemm, later: &Later, t: usize) {
+unsafe fn tile_block<V: Lanes, F: Unpack<Unit = Block32>, const N: usize>(a: &Gemm, later: &Later<'_>, t: usize) {
     if N > V::TOKENS {
         return;
     }

@@ -24,6 +24,7 @@ use crate::table::{Few, FewKernel, FormatKernels, Gemm, GemmF32, Gemv, IntKernel
 use crate::x86_avx2::unpack::{Block, Known, Super, Visit};
 use crate::x86_avx2::{self, pack as panels};
 use lanes::{Avx512, Halves, Lanes, Pair, Vnni};
+pub(crate) use quantize::dequantize_f16;
 
 // Of 16 lanes each: the functions that are written once for all instruction sets.
 crate::wide::wide_functions!("avx2,fma,f16c,avx512f,avx512bw,avx512vl");

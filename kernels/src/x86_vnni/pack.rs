@@ -16,8 +16,8 @@ use crate::x86_avx2::pack::{BLOCK_BYTES, BLOCK_CODES, Rows, SUPER_CODES, super_b
 /// Where the blocks of 16 rows begin.
 type Blocks = [*const u8; MR];
 
-/// Bytes of 16 rows in the order of [`Lane`]s.
-type Bytes64 = [u8; 64];
+/// A shuffle of the bytes of a register, 16 by 16.
+type Shuffle = [u8; 64];
 
 /// Transposes within the 128-bit parts of four registers, 32 bits at a time.
 #[inline]
@@ -106,7 +106,7 @@ unsafe fn columns4(blocks: &Blocks, at: usize) -> [__m512i; 4] {
 }
 
 /// A shuffle that makes of every lane's bytes those four; 128 is a zero.
-const fn in_lanes(bytes: [u8; 4]) -> Bytes64 {
+const fn in_lanes(bytes: [u8; 4]) -> Shuffle {
     let mut mask = [0; 64];
     let mut i = 0;
     while i < 64 {
@@ -118,23 +118,23 @@ const fn in_lanes(bytes: [u8; 4]) -> Bytes64 {
     mask
 }
 
-/// Byte `G` as a 16-bit number twice; its place within them says whether it is to be shifted down.
-static TWICE: [Bytes64; 4] =
+/// Each byte of a lane as a 16-bit number, twice.
+static TWICE: [Shuffle; 4] =
     [in_lanes([0, 128, 0, 128]), in_lanes([1, 128, 1, 128]), in_lanes([2, 128, 2, 128]), in_lanes([3, 128, 3, 128])];
 
-/// Two bytes as 16-bit numbers.
-static PAIRS: [Bytes64; 2] = [in_lanes([0, 128, 1, 128]), in_lanes([2, 128, 3, 128])];
+/// Each two bytes of a lane as 16-bit numbers.
+static PAIRS: [Shuffle; 2] = [in_lanes([0, 128, 1, 128]), in_lanes([2, 128, 3, 128])];
 
-/// As [`TWICE`] and [`PAIRS`], the bytes above zeros.
-static TWICE_ABOVE: [Bytes64; 4] =
+/// As [`TWICE`] and [`PAIRS`], the bytes above zeros: shifted down, they keep their sign.
+static TWICE_ABOVE: [Shuffle; 4] =
     [in_lanes([128, 0, 128, 0]), in_lanes([128, 1, 128, 1]), in_lanes([128, 2, 128, 2]), in_lanes([128, 3, 128, 3])];
-static PAIRS_ABOVE: [Bytes64; 2] = [in_lanes([128, 0, 128, 1]), in_lanes([128, 2, 128, 3])];
+static PAIRS_ABOVE: [Shuffle; 2] = [in_lanes([128, 0, 128, 1]), in_lanes([128, 2, 128, 3])];
 
 /// # Safety
 /// As for the features.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn shuffled(v: __m512i, mask: &Bytes64) -> __m512i {
+fn shuffled(v: __m512i, mask: &Shuffle) -> __m512i {
     // SAFETY: a mask has 64 bytes.
     _mm512_shuffle_epi8(v, unsafe { _mm512_loadu_si512(mask.as_ptr().cast()) })
 }

@@ -115,7 +115,7 @@ pub(super) fn fixed_row(x: &[f32], norm: f32, q: &mut [i16], factors: &mut [f32]
 /// # Safety
 /// None beyond the features; both sides end where the shorter does.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(super) unsafe fn dequantize_f16(bytes: &[u8], out: &mut [f32]) {
+pub(crate) unsafe fn dequantize_f16(bytes: &[u8], out: &mut [f32]) {
     let (chunks, rest) = out.as_chunks_mut::<LANES>();
     let (b, b_rest) = bytes.as_chunks::<{ 2 * LANES }>();
     for (out, b) in chunks.iter_mut().zip(b) {
