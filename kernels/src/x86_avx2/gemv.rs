@@ -280,13 +280,13 @@ pub(crate) unsafe fn halves_of<F: Block>(first: *const u8, n: usize) -> __m128 {
 
 /// Defines the product with one token and that with a few from a row's.
 macro_rules! products {
-    ($format:ident, $row:ident, $one:ident, $few:ident) => {
+    ($features:literal, $format:ident, $row:ident, $one:ident, $few:ident) => {
         /// See [`crate::table::IntKernels::gemv`].
         ///
         /// # Safety
         /// Lengths as [`Gemv`] states them.
-        #[target_feature(enable = "avx2,fma,f16c")]
-        pub(super) unsafe fn $one<F: $format>(a: &mut Gemv) {
+        #[target_feature(enable = $features)]
+        pub(crate) unsafe fn $one<F: $format>(a: &mut Gemv) {
             for (row, out) in a.rows.chunks_exact(a.row_bytes).zip(a.out.iter_mut()) {
                 // SAFETY: the contract of this function.
                 [*out] = unsafe { $row::<F, 1>(row, &a.acts, 0) };
@@ -297,8 +297,8 @@ macro_rules! products {
         ///
         /// # Safety
         /// Lengths as [`Few`] states them.
-        #[target_feature(enable = "avx2,fma,f16c")]
-        pub(super) unsafe fn $few<F: $format>(a: &Few) {
+        #[target_feature(enable = $features)]
+        pub(crate) unsafe fn $few<F: $format>(a: &Few) {
             for (r, row) in a.rows.chunks_exact(a.row_bytes).enumerate() {
                 let mut t = 0;
                 while t < a.tokens {
@@ -317,9 +317,10 @@ macro_rules! products {
         }
     };
 }
+pub(crate) use products;
 
-products!(Super, row_super, gemv_super, few_super);
-products!(Block, row_block, gemv_block, few_block);
+products!("avx2,fma,f16c", Super, row_super, gemv_super, few_super);
+products!("avx2,fma,f16c", Block, row_block, gemv_block, few_block);
 
 /// Stores results `stride` apart; how many.
 ///

@@ -8,7 +8,7 @@ use std::sync::atomic::{Ordering, compiler_fence};
 use super::lanes::vpdpwssd_512;
 use super::unpack::Wide;
 use crate::table::{Acts, Few, Gemv, rows_from};
-use crate::x86_avx2::gemv::{Blocks, TOGETHER, fetch_ahead, halves_of, put, sum};
+use crate::x86_avx2::gemv::{Blocks, TOGETHER, fetch_ahead, halves_of, products, put, sum};
 use crate::x86_avx2::unpack::Block;
 
 /// How far ahead of the products weights are asked for, in bytes: with 2,048 of them a Zen 5 reads a tenth to a fifth slower.
@@ -222,45 +222,5 @@ unsafe fn some_blocks<F: Block, const T: usize, const ALL: bool>(at: &Blocks<T>,
     }
 }
 
-/// Defines the product with one token and that with a few from a row's.
-macro_rules! products {
-    ($format:ident, $row:ident, $one:ident, $few:ident) => {
-        /// See [`crate::table::IntKernels::gemv`].
-        ///
-        /// # Safety
-        /// Lengths as [`Gemv`] states them.
-        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-        pub(super) unsafe fn $one<F: $format>(a: &mut Gemv) {
-            for (row, out) in a.rows.chunks_exact(a.row_bytes).zip(a.out.iter_mut()) {
-                // SAFETY: the contract of this function.
-                [*out] = unsafe { $row::<F, 1>(row, &a.acts, 0) };
-            }
-        }
-
-        /// See [`crate::table::IntKernels::few`].
-        ///
-        /// # Safety
-        /// Lengths as [`Few`] states them.
-        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-        pub(super) unsafe fn $few<F: $format>(a: &Few) {
-            for (r, row) in a.rows.chunks_exact(a.row_bytes).enumerate() {
-                let mut t = 0;
-                while t < a.tokens {
-                    let place = a.out.wrapping_add(t * a.out_stride + r);
-                    // SAFETY: there are that many tokens, and places for their results.
-                    t += unsafe {
-                        match a.tokens - t {
-                            1 => put($row::<F, 1>(row, &a.acts, t), place, a.out_stride),
-                            2 => put($row::<F, 2>(row, &a.acts, t), place, a.out_stride),
-                            3 => put($row::<F, 3>(row, &a.acts, t), place, a.out_stride),
-                            _ => put($row::<F, 4>(row, &a.acts, t), place, a.out_stride),
-                        }
-                    };
-                }
-            }
-        }
-    };
-}
-
-products!(Wide, row_super, gemv_super, few_super);
-products!(Block, row_block, gemv_block, few_block);
+products!("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni", Wide, row_super, gemv_super, few_super);
+products!("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni", Block, row_block, gemv_block, few_block);
