@@ -217,7 +217,7 @@ pub(super) unsafe fn gemm_f32<V: Lanes>(a: &GemmF32) {
 /// As [`gemm_f32`]; columns `first..first + N` must exist.
 #[inline(always)]
 unsafe fn tile_f32<V: Lanes, const N: usize>(a: &GemmF32, first: usize) {
-    if N > V::PAIRS {
+    if N > V::TOKENS {
         return;
     }
     // SAFETY: the panel has `depth` steps of 16 lanes, `x` rows of `depth` values, the result `n_rows` lanes. The rest is

@@ -2,7 +2,8 @@
 //! Lake). Both have `vpdpbusd`, which adds four products of unsigned and signed bytes to 32 bits without saturation.
 //!
 //! Prompts run here, on the panels of [`crate::x86_avx2`]: the GEMMs are written once, over the 16 rows of a panel as
-//! [`lanes::Lanes`]. One token is bound by memory, and the element-wise functions are small: both are the AVX2 ones.
+//! [`lanes::Lanes`]. AVX-512 has products with one token and with few of its own, too, and small functions of 16 lanes;
+//! AVX-VNNI takes those of AVX2.
 
 #![allow(clippy::needless_range_loop, reason = "kernels walk several arrays and pointers in step")]
 
@@ -36,8 +37,8 @@ pub(crate) const AVX: &str = "avxvnni";
 pub(crate) const AVX512_NEEDS: &str = "an x86-64 CPU with AVX-512 F, BW, VL and VNNI";
 pub(crate) const AVX_NEEDS: &str = "an x86-64 CPU with AVX-VNNI, AVX2, FMA and F16C";
 
-/// Tokens that are few: AVX2's kernels take them, and its panels cost as much, but are multiplied twice as fast here. An
-/// estimate from AVX2's times; no CPU with these instructions was at hand.
+/// Tokens that are few: AVX2's panels are multiplied twice as fast here. On a Zen 5 six tokens of Q4_K take as long either
+/// way.
 const FEW: usize = 5;
 
 /// What a table's GEMMs are made of.
@@ -51,7 +52,7 @@ enum By {
     EmulatedAvx,
 }
 
-/// Two sums for each of 12 pairs of a panel and a token, four registers for weights, and four to spare.
+/// Two sums for each of 12 pairs of a panel and a token are 24 registers; three more hold weights and a token's bytes.
 type TwoOf<V> = Pair<V, 6>;
 type OfAvx = Halves<Vnni, 3>;
 #[cfg(feature = "emulated")]
