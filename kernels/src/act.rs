@@ -42,13 +42,15 @@ pub struct ActNeeds {
     half: bool,
     q8k: bool,
     q8b: bool,
+    pairs: bool,
 }
 
 impl ActNeeds {
     /// The forms needed by weights of the formats `types`.
     #[must_use]
     pub fn new(precision: Precision, types: impl IntoIterator<Item = GgmlType>) -> Self {
-        let mut needs = Self { precision, f32: precision == Precision::Exact, half: false, q8k: false, q8b: false };
+        let f32 = precision == Precision::Exact;
+        let mut needs = Self { precision, f32, half: false, q8k: false, q8b: false, pairs: false };
         if precision == Precision::Fast {
             for ty in types {
                 match act_kind(ty) {
@@ -60,6 +62,13 @@ impl ActNeeds {
             }
         }
         needs
+    }
+
+    /// The same, where blocks of 32 share a scale two by two: for weights of which that is true as well
+    /// ([`crate::WeightRef::in_pairs`]).
+    #[must_use]
+    pub fn in_pairs(self) -> Self {
+        Self { pairs: true, ..self }
     }
 
     /// The same, where F32 weights count as F16 ones.
@@ -91,7 +100,7 @@ struct Codes {
     /// The codes begin at `first`, where a line of the cache does: kernels load whole lines.
     q: Vec<i8>,
     first: usize,
-    /// The same, 16 bits wide, for kernels that want that; only beside one scale per 32.
+    /// The same, 16 bits wide, for tables that want that; only beside one scale per 32.
     q16: Vec<i16>,
     d: Vec<f32>,
     sums16: Vec<i16>,
@@ -101,11 +110,12 @@ struct Codes {
 }
 
 impl Codes {
-    fn resize(&mut self, n: usize, unit: usize, sums16: bool) {
+    fn resize(&mut self, n: usize, unit: usize, wide: bool) {
+        let sums16 = unit == 256;
         self.q.resize(n + LINE, 0);
         self.first = self.q.as_ptr().align_offset(LINE).min(LINE);
         self.d.resize(n / unit, 0.0);
-        self.q16.resize(if sums16 { 0 } else { n }, 0);
+        self.q16.resize(if sums16 || !wide { 0 } else { n }, 0);
         self.sums16.resize(if sums16 { n / 16 } else { 0 }, 0);
         self.sums32.resize(n / 32, 0);
         self.begin.resize(if sums16 { n / 16 } else { n / 32 }, 0);
@@ -164,7 +174,7 @@ impl ActBuf {
     pub fn with_capacity(tokens: usize, depth: usize, needs: ActNeeds) -> Self {
         let mut buf = Self::default();
         // Which form floats take depends on the table and on the number of tokens.
-        buf.resize(tokens, depth, needs, (needs.f32 || needs.half, needs.half));
+        buf.resize(tokens, depth, needs, (needs.f32 || needs.half, needs.half), true);
         buf
     }
 
@@ -184,7 +194,7 @@ impl ActBuf {
     ///
     /// # Errors
     /// When `x` is not `tokens · depth` long, or a quantised form is needed and `depth` is not a multiple of its unit
-    /// (256 or 32).
+    /// (256, 32, or 64 in pairs).
     pub fn fill(
         &mut self,
         pool: &Pool,
@@ -225,14 +235,14 @@ impl ActBuf {
         if x.len() != n && depth > SCRATCH_BYTES / 4 {
             return Err(KernelError::TooLarge { what: "padded depth", got: depth, limit: SCRATCH_BYTES / 4 });
         }
-        for (need, unit) in [(needs.q8k, 256), (needs.q8b, 32)] {
+        for (need, unit) in [(needs.q8k, 256), (needs.q8b, if needs.pairs { 64 } else { 32 })] {
             if need && !depth.is_multiple_of(unit) {
                 return Err(KernelError::Multiple { what: "activation depth", got: depth, of: unit });
             }
         }
         let fixed = needs.half && tokens > FEW_TOKENS && kernels.table.fixed.is_some();
         self.filled = (needs.f32 || needs.half && !fixed, fixed);
-        self.resize(tokens, depth, needs, self.filled);
+        self.resize(tokens, depth, needs, self.filled, !kernels.table.fast_bytes);
         (self.tokens, self.depth) = (tokens, depth);
         if self.filled.0 && x.len() == n {
             self.f32.copy_from_slice(x);
@@ -250,7 +260,7 @@ impl ActBuf {
         Ok(())
     }
 
-    fn resize(&mut self, tokens: usize, depth: usize, needs: ActNeeds, (f32, fixed): (bool, bool)) {
+    fn resize(&mut self, tokens: usize, depth: usize, needs: ActNeeds, (f32, fixed): (bool, bool), wide: bool) {
         let n = tokens.saturating_mul(depth);
         if f32 {
             self.f32.resize(n, 0.0);
@@ -260,10 +270,10 @@ impl ActBuf {
             self.fixed.factors.resize(tokens.saturating_mul(fixed::units(depth)), 0.0);
         }
         if needs.q8k {
-            self.q8k.resize(n, 256, true);
+            self.q8k.resize(n, 256, wide);
         }
         if needs.q8b {
-            self.q8b.resize(n, 32, false);
+            self.q8b.resize(n, 32, wide);
         }
     }
 
@@ -313,9 +323,11 @@ impl ActBuf {
                     // SAFETY: as above, with 32.
                     unsafe {
                         let (q, d, _, s32) = b.row(t, depth, 32);
-                        (kernels.table.quantize_q8b)(row, q, d, s32);
-                        for (wide, q) in b.wide(t, depth).iter_mut().zip(q) {
-                            *wide = i16::from(*q);
+                        (kernels.table.quantize_q8b)(row, q, d, s32, needs.pairs);
+                        if b.has_wide {
+                            for (wide, q) in b.wide(t, depth).iter_mut().zip(q) {
+                                *wide = i16::from(*q);
+                            }
                         }
                         for (begin, sum) in b.begin(t, depth / 32).iter_mut().zip(s32) {
                             *begin = -RAISED32 * i32::from(*sum);
@@ -349,6 +361,7 @@ impl ActBuf {
             q: codes.rows(self.tokens * self.depth),
             q16: &codes.q16,
             d: &codes.d,
+            pairs: needs.pairs && kind == ActKind::Q8B,
             sums16: &codes.sums16,
             sums32: &codes.sums32,
             begin: &codes.begin,
@@ -367,6 +380,7 @@ impl ActBuf {
 struct CodesPtr {
     q: *mut i8,
     q16: *mut i16,
+    has_wide: bool,
     d: *mut f32,
     sums16: *mut i16,
     has16: bool,
@@ -382,6 +396,7 @@ impl CodesPtr {
         Self {
             q: codes.q[codes.first..].as_mut_ptr(),
             q16: codes.q16.as_mut_ptr(),
+            has_wide: !codes.q16.is_empty(),
             d: codes.d.as_mut_ptr(),
             sums16: codes.sums16.as_mut_ptr(),
             has16: !codes.sums16.is_empty(),

@@ -16,8 +16,8 @@ pub(crate) const F32_LANES: usize = 16;
 /// One row: values to codes, scales, sums of 16 and sums of 32.
 pub(crate) type QuantizeQ8k = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i16], &mut [i16]);
 
-/// One row: values to codes, scales and sums of 32.
-pub(crate) type QuantizeQ8b = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i16]);
+/// One row: values to codes, scales and sums of 32, and whether every two scales are to be the same.
+pub(crate) type QuantizeQ8b = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i16], bool);
 
 /// One row: input, weights, biases, epsilon, result.
 pub(crate) type LayerNorm = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
@@ -241,10 +241,12 @@ pub(crate) const RAISED16: i32 = 32;
 pub(crate) struct Acts<'a> {
     /// Codes −127…127, `depth` per token.
     pub(crate) q: &'a [i8],
-    /// The same codes, 16 bits wide; empty for [`ActKind::Q8K`].
+    /// The same codes, 16 bits wide; empty for [`ActKind::Q8K`], and where [`KernelTable::fast_bytes`] says that bytes serve.
     pub(crate) q16: &'a [i16],
     /// One scale per unit (256 or 32 weights).
     pub(crate) d: &'a [f32],
+    /// Whether every two of them are the same.
+    pub(crate) pairs: bool,
     /// Sums of 16 codes; empty for [`ActKind::Q8B`].
     pub(crate) sums16: &'a [i16],
     /// Sums of 32 codes.
@@ -379,6 +381,9 @@ pub(crate) struct Gemm<'a> {
     pub(crate) out_stride: usize,
     /// Whether to add to the result instead of storing it.
     pub(crate) accumulate: bool,
+    /// Whether blocks have the same scale two by two, in the panel and in the activations; `unit0` and `units` are even then.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 takes two blocks at once"))]
+    pub(crate) pairs: bool,
     /// Stored rows that will be wanted next, to be asked for meanwhile; they may be anything.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 asks for them"))]
     pub(crate) later: &'a [u8],

@@ -132,9 +132,13 @@ pub(crate) fn quantize_q8k(x: &[f32], q: &mut [i8], d: &mut [f32], sums16: &mut 
 }
 
 #[inline(always)]
-pub(crate) fn quantize_q8b(x: &[f32], q: &mut [i8], d: &mut [f32], sums32: &mut [i16]) {
-    for ((x, codes_out), d) in x.as_chunks::<32>().0.iter().zip(q.as_chunks_mut::<32>().0).zip(d) {
-        let largest = largest(x);
+pub(crate) fn quantize_q8b(x: &[f32], q: &mut [i8], d: &mut [f32], sums32: &mut [i16], pairs: bool) {
+    let blocks = x.as_chunks::<32>().0;
+    for (i, ((x, codes_out), d)) in blocks.iter().zip(q.as_chunks_mut::<32>().0).zip(d).enumerate() {
+        let mut largest = largest(x);
+        if let Some(other) = blocks.get(i ^ 1).filter(|_| pairs) {
+            largest = largest.max(self::largest(other));
+        }
         let scale = if largest < TINY { 0.0 } else { 127.0 / largest };
         *d = if largest < TINY { 0.0 } else { largest / 127.0 };
         codes(x, scale, codes_out);
@@ -296,7 +300,7 @@ macro_rules! wide_functions {
                 dot_f32(a: &[f32], b: &[f32]) -> f32;
                 max(x: &[f32]) -> f32;
                 quantize_q8k(x: &[f32], q: &mut [i8], d: &mut [f32], sums16: &mut [i16], sums32: &mut [i16]) -> ();
-                quantize_q8b(x: &[f32], q: &mut [i8], d: &mut [f32], sums32: &mut [i16]) -> ();
+                quantize_q8b(x: &[f32], q: &mut [i8], d: &mut [f32], sums32: &mut [i16], pairs: bool) -> ();
                 rmsnorm(x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) -> ();
                 layer_norm(x: &[f32], w: &[f32], b: &[f32], eps: f32, out: &mut [f32]) -> ();
                 bias_gelu(x: &mut [f32], bias: &[f32]) -> ();

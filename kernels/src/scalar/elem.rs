@@ -23,12 +23,13 @@ pub(super) unsafe fn quantize_q8k(x: &[f32], q: &mut [i8], d: &mut [f32], sums16
 ///
 /// # Safety
 /// None.
-pub(super) unsafe fn quantize_q8b(x: &[f32], q: &mut [i8], d: &mut [f32], sums32: &mut [i16]) {
-    for (i, x) in x.as_chunks::<32>().0.iter().enumerate() {
+pub(super) unsafe fn quantize_q8b(x: &[f32], q: &mut [i8], d: &mut [f32], sums32: &mut [i16], pairs: bool) {
+    let unit = if pairs { 64 } else { 32 };
+    for (i, x) in x.chunks(unit).enumerate() {
         let largest = x.iter().fold(0f32, |m, v| m.max(v.abs()));
         let scale = if largest < TINY { 0.0 } else { 127.0 / largest };
-        d[i] = if largest < TINY { 0.0 } else { largest / 127.0 };
-        codes(x, scale, &mut q[32 * i..32 * i + 32]);
+        d[i * unit / 32..][..x.len() / 32].fill(if largest < TINY { 0.0 } else { largest / 127.0 });
+        codes(x, scale, &mut q[unit * i..][..x.len()]);
     }
     sums::<32>(q, sums32);
 }

@@ -153,6 +153,10 @@ unsafe fn tile_super<V: Lanes, F: Super, const N: usize>(a: &Gemm, later: &Later
 pub(super) unsafe fn gemm_block<V: Lanes, F: Unpack<Unit = Block32>>(a: &Gemm) {
     let tokens = a.acts.q.len() / a.acts.depth;
     let later = Later::new(a.later, a.units * tokens.div_ceil(V::TOKENS));
+    if F::SIGNED && a.pairs {
+        over_tokens!(V::TOKENS, tokens, tile_pairs::<V>, a, &later);
+        return;
+    }
     over_tokens!(V::TOKENS, tokens, tile_block::<V, F>, a, &later);
 }
 
@@ -194,6 +198,44 @@ unsafe fn tile_block<V: Lanes, F: Unpack<Unit = Block32>, const N: usize>(a: &Ge
                     let below = V::float(dy * f32::from(*a.acts.sums32.as_ptr().add(at)));
                     acc[c] = V::mul_sub(acc[c], min, below);
                 }
+            }
+        }
+        for c in 0..N {
+            V::store(a.out.add((t + c) * a.out_stride), a.n_rows, acc[c], a.accumulate);
+        }
+    }
+}
+
+/// As [`tile_block`] where blocks have the same scale two by two: sums of 64 products, at most 255·127·64 < 2²¹.
+///
+/// # Safety
+/// As [`gemm_block`]; tokens `t..t + N` must exist, units and the first of them be even.
+#[inline(always)]
+unsafe fn tile_pairs<V: Lanes, const N: usize>(a: &Gemm, later: &Later<'_>, t: usize) {
+    if N > V::TOKENS {
+        return;
+    }
+    let depth = a.acts.depth;
+    // SAFETY: as in `tile_block`.
+    unsafe {
+        let mut acc = [V::float(0.0); N];
+        for u in (0..a.units).step_by(2) {
+            let panel = a.panel.as_ptr().add(u * BLOCK_BYTES);
+            let unit = a.unit0 + u;
+            let y: [*const i8; N] = rows_from(a.acts.q.as_ptr().add(t * depth + 32 * unit), depth);
+            let begin: [*const i32; N] = rows_from(a.acts.begin.as_ptr().add(t * (depth / 32) + unit), depth / 32);
+            let mut sum = [V::int(0); N];
+            for c in 0..N {
+                sum[c] = V::add_int(spread::<V>(begin[c].cast()), spread::<V>(begin[c].add(1).cast()));
+            }
+            for half in 0..2 {
+                later.fetch();
+                V::dots::<N>(&mut sum, panel.add(half * BLOCK_BYTES), a.next, y, 32 * half, 8);
+            }
+            let d = V::floats(panel.add(BLOCK_CODES).cast::<f32>(), a.next);
+            for c in 0..N {
+                let dy = *a.acts.d.as_ptr().add((t + c) * (depth / 32) + unit);
+                acc[c] = V::mul_add(acc[c], V::mul(V::to_float(sum[c]), d), V::float(dy));
             }
         }
         for c in 0..N {

@@ -85,6 +85,8 @@ pub(super) trait Lanes: Sized {
     unsafe fn dot_words(sum: Self::Int, w: Self::Int, x: Self::Int) -> Self::Int;
     /// The upper 16 bits of every lane, with their sign.
     unsafe fn upper(v: Self::Int) -> Self::Int;
+    /// `a + b`
+    unsafe fn add_int(a: Self::Int, b: Self::Int) -> Self::Int;
     /// `sum + a·b`, in 32 bits.
     unsafe fn mul_add_int(sum: Self::Int, a: Self::Int, b: Self::Int) -> Self::Int;
 
@@ -292,6 +294,12 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn add_int(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_add_epi32(a, b) }
+    }
+
+    #[inline(always)]
     unsafe fn mul_add_int(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
         // SAFETY: see above.
         unsafe { _mm512_add_epi32(sum, _mm512_mullo_epi32(a, b)) }
@@ -397,6 +405,12 @@ impl<V: Lanes, const TOKENS: usize> Lanes for Pair<V, TOKENS> {
     unsafe fn upper(v: Self::Int) -> Self::Int {
         // SAFETY: see above.
         unsafe { [V::upper(v[0]), V::upper(v[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn add_int(a: Self::Int, b: Self::Int) -> Self::Int {
+        // SAFETY: see above.
+        unsafe { [V::add_int(a[0], b[0]), V::add_int(a[1], b[1])] }
     }
 
     #[inline(always)]
@@ -551,6 +565,12 @@ impl<D: Dots, const TOKENS: usize> Lanes for Halves<D, TOKENS> {
     unsafe fn upper(v: Self::Int) -> Self::Int {
         // SAFETY: see above.
         unsafe { [_mm256_srai_epi32::<16>(v[0]), _mm256_srai_epi32::<16>(v[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn add_int(a: Self::Int, b: Self::Int) -> Self::Int {
+        // SAFETY: see above.
+        unsafe { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] }
     }
 
     #[inline(always)]

@@ -29,7 +29,7 @@ unsafe fn load(x: *const f32) -> __m512 {
 
 /// See [`crate::table::KernelTable::quantize_q8b`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(super) fn quantize_q8b(x: &[f32], q: &mut [i8], d: &mut [f32], sums32: &mut [i16]) {
+pub(super) fn quantize_q8b(x: &[f32], q: &mut [i8], d: &mut [f32], sums32: &mut [i16], pairs: bool) {
     let values = x.chunks(32 * TOGETHER).zip(q.chunks_mut(32 * TOGETHER));
     for ((x, q), (d, sums)) in values.zip(d.chunks_mut(TOGETHER).zip(sums32.chunks_mut(TOGETHER))) {
         let (x, q) = (x.as_chunks::<32>().0, q.as_chunks_mut::<32>().0);
@@ -43,7 +43,10 @@ pub(super) fn quantize_q8b(x: &[f32], q: &mut [i8], d: &mut [f32], sums32: &mut 
             *largest = _mm512_reduce_max_ps(all);
         }
         // SAFETY: 16 floats.
-        let largest = unsafe { load(largest.as_ptr()) };
+        let mut largest = unsafe { load(largest.as_ptr()) };
+        if pairs {
+            largest = _mm512_max_ps(largest, _mm512_permute_ps::<0b10_11_00_01>(largest));
+        }
         // Also where it is no number, which none is here.
         let some = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(largest, _mm512_set1_ps(TINY));
         let most = _mm512_set1_ps(127.0);

@@ -70,7 +70,7 @@ impl VisionEncoder {
         let n_threads = if options.n_threads == 0 { threads::physical_cores() } else { options.n_threads };
         let pool = Pool::new(n_threads);
         let int8 = match options.precision {
-            Precision::Fast if kernels.fast_bytes() => Some(model.int8(pool.threads())?),
+            Precision::Fast if kernels.fast_bytes() => Some(model.int8(kernels, pool.threads())?),
             Precision::Exact | Precision::Fast => None,
         };
         let mut encoder = Self {

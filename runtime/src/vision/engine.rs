@@ -140,10 +140,7 @@ impl<'e> Engine<'e> {
     /// The matrix as it is multiplied.
     fn view(&self, linear: &Linear) -> Result<WeightRef<'e>, RuntimeError> {
         match self.int8.and_then(|int8| int8.rows(linear.slot)) {
-            Some(rows) => {
-                let matrix = &self.matrices[linear.slot].matrix;
-                Ok(WeightRef::new(int8::FORMAT, rows, matrix.rows(), int8::padded(matrix.cols()))?)
-            }
+            Some(rows) => Ok(int8::view(&self.matrices[linear.slot].matrix, rows)?),
             None => self.stored(linear),
         }
     }
@@ -160,16 +157,20 @@ impl<'e> Engine<'e> {
         readers: &[&Linear],
     ) -> Result<(), RuntimeError> {
         let mut types = [int8::FORMAT; 3];
-        let (mut depth, mut width, mut coded, mut float) = (0, 0, false, true);
+        let (mut depth, mut width, mut coded, mut float, mut pairs) = (0, 0, false, true, false);
         for (ty, reader) in types.iter_mut().zip(readers) {
             let (view, stored) = (self.view(reader)?, &self.matrices[reader.slot]);
             (*ty, depth, width) = (view.ty(), view.cols(), stored.matrix.cols());
             coded |= self.precision == Precision::Fast && stored.int8 && view.ty().is_quantized();
             float &= !stored.int8 && !view.ty().is_quantized();
+            pairs |= view.is_in_pairs();
         }
         let n = rows.len() / width.max(1);
         let precision = if float { Precision::Exact } else { self.precision };
-        let needs = ActNeeds::new(precision, types.into_iter().take(readers.len())).rounded();
+        let mut needs = ActNeeds::new(precision, types.into_iter().take(readers.len())).rounded();
+        if pairs {
+            needs = needs.in_pairs();
+        }
         inputs.kept.clear();
         if coded {
             let mut known: Vec<u32> = Vec::new();

@@ -2,7 +2,8 @@
 //!
 //! Vision files hold F16, BF16 or F32 matrices, whose products would run in f32. Made once, when the first fast encoder
 //! starts: the matrices of MiniCPM-V 4.0 take 0.4 GB then, and are read instead of the 0.8 GB of the mapped ones.
-//! Rows that do not divide into blocks (4304) get zeros behind them; so do the activations they meet. Columns that are
+//! Two blocks share a scale, which saves a third of what is not products, and rows that do not divide into blocks (4304)
+//! get zeros behind them; so do the activations they meet. Columns that are
 //! large in many rows would spoil the scales of the others: they are zeros here, and multiplied in f32 (see `outliers`).
 
 use std::ops::Range;
@@ -10,7 +11,8 @@ use std::ops::Range;
 #[cfg(target_os = "linux")]
 use memmap2::Advice;
 use memmap2::{MmapMut, MmapOptions};
-use ocelli_kernels::quantize::RowCodec;
+use ocelli_kernels::quantize::{RowCodec, quantize_pairs};
+use ocelli_kernels::{KernelError, Kernels, WeightRef};
 use ocelli_quant::GgmlType;
 
 use super::VisionError;
@@ -19,7 +21,7 @@ use super::outliers;
 use crate::weights::{Matrix, Weights};
 use crate::{RuntimeError, memory};
 
-/// The format of the rows: 32 codes of 8 bits and a scale.
+/// The format of the rows: 32 codes of 8 bits and a scale, of which every two are the same.
 pub(super) const FORMAT: GgmlType = GgmlType::Q8_0;
 
 /// What a matrix is made into.
@@ -41,7 +43,12 @@ pub(crate) struct Int8 {
 
 impl Int8 {
     /// Makes the forms of all matrices that are to have one.
-    pub(super) fn new(weights: &Weights, stored: &[Stored], n_threads: usize) -> Result<Self, RuntimeError> {
+    pub(super) fn new(
+        weights: &Weights,
+        stored: &[Stored],
+        kernels: Kernels,
+        n_threads: usize,
+    ) -> Result<Self, RuntimeError> {
         let size = |s: &Stored| if wanted(s) { s.matrix.rows().checked_mul(row_bytes(&s.matrix)) } else { Some(0) };
         let total = stored.iter().try_fold(0usize, |sum, s| sum.checked_add(size(s)?));
         let what = "the 8-bit form of the vision weights";
@@ -64,7 +71,7 @@ impl Int8 {
             }
             let rows = at..at + s.matrix.rows() * row_bytes(&s.matrix);
             at = rows.end;
-            let without = form(weights, s, n_threads, &mut bytes[rows.clone()])?;
+            let without = form(weights, s, kernels, n_threads, &mut bytes[rows.clone()])?;
             matrices.push(Some(Form { rows, without }));
         }
         Ok(Self { matrices, bytes })
@@ -85,9 +92,25 @@ fn wanted(stored: &Stored) -> bool {
     stored.int8 && !stored.matrix.ty().is_quantized()
 }
 
+/// The rows of a form as they are multiplied.
+pub(super) fn view<'a>(matrix: &Matrix, rows: &'a [u8]) -> Result<WeightRef<'a>, KernelError> {
+    let cols = padded(matrix.cols());
+    if in_pairs(matrix.cols()) {
+        WeightRef::in_pairs(rows, matrix.rows(), cols)
+    } else {
+        WeightRef::new(FORMAT, rows, matrix.rows(), cols)
+    }
+}
+
 /// Columns with the zeros behind them.
 pub(super) fn padded(cols: usize) -> usize {
-    cols.next_multiple_of(FORMAT.block_len())
+    // Other matrices that read the same rows may be stored in such blocks, an odd number of them.
+    if cols.is_multiple_of(FORMAT.block_len()) { cols } else { cols.next_multiple_of(2 * FORMAT.block_len()) }
+}
+
+/// Whether every two blocks share a scale.
+pub(super) fn in_pairs(cols: usize) -> bool {
+    padded(cols).is_multiple_of(2 * FORMAT.block_len())
 }
 
 fn row_bytes(matrix: &Matrix) -> usize {
@@ -95,11 +118,17 @@ fn row_bytes(matrix: &Matrix) -> usize {
 }
 
 /// Makes the rows of one matrix; returns the columns that are zeros in them.
-fn form(weights: &Weights, stored: &Stored, n_threads: usize, rows: &mut [u8]) -> Result<Vec<u32>, RuntimeError> {
-    let counts = quantize(weights, stored, n_threads, &[], rows)?;
+fn form(
+    weights: &Weights,
+    stored: &Stored,
+    kernels: Kernels,
+    n_threads: usize,
+    rows: &mut [u8],
+) -> Result<Vec<u32>, RuntimeError> {
+    let counts = quantize(weights, stored, kernels, n_threads, &[], rows)?;
     let without = outliers::columns_of_weights(&counts, stored.matrix.rows());
     if !without.is_empty() {
-        quantize(weights, stored, n_threads, &without, rows)?;
+        quantize(weights, stored, kernels, n_threads, &without, rows)?;
     }
     Ok(without)
 }
@@ -109,6 +138,7 @@ fn form(weights: &Weights, stored: &Stored, n_threads: usize, rows: &mut [u8]) -
 fn quantize(
     weights: &Weights,
     stored: &Stored,
+    kernels: Kernels,
     n_threads: usize,
     without: &[u32],
     out: &mut [u8],
@@ -119,16 +149,20 @@ fn quantize(
         let codec = RowCodec::best();
         let mut row = vec![0f32; padded(matrix.cols())];
         let mut counts = vec![0u32; matrix.cols()];
-        let problem =
-            |e: ocelli_quant::QuantError| VisionError::Weights { name: stored.name.clone(), problem: e.to_string() };
+        let problem = |e: KernelError| VisionError::Weights { name: stored.name.clone(), problem: e.to_string() };
+        let pairs = in_pairs(matrix.cols());
         for (i, out) in out.chunks_exact_mut(out_row).enumerate() {
             let (values, _) = row.split_at_mut(matrix.cols());
-            codec.dequantize_row(matrix.ty(), weights.row(matrix, first + i), values).map_err(problem)?;
+            codec.dequantize_row(matrix.ty(), weights.row(matrix, first + i), values).map_err(|e| problem(e.into()))?;
             outliers::count(values, &mut counts);
             for column in without {
                 values[*column as usize] = 0.0;
             }
-            codec.quantize_row(FORMAT, &row, None, out).map_err(problem)?;
+            if pairs {
+                quantize_pairs(kernels, &row, out).map_err(problem)?;
+            } else {
+                codec.quantize_row(FORMAT, &row, None, out).map_err(|e| problem(e.into()))?;
+            }
         }
         Ok(counts)
     };

@@ -127,12 +127,12 @@ impl VisionModel {
     }
 
     /// The 8-bit forms, made by up to `n_threads` threads if they are not there yet.
-    pub(super) fn int8(&self, n_threads: usize) -> Result<Arc<Int8>, RuntimeError> {
+    pub(super) fn int8(&self, kernels: Kernels, n_threads: usize) -> Result<Arc<Int8>, RuntimeError> {
         let mut int8 = self.int8.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(made) = &*int8 {
             return Ok(Arc::clone(made));
         }
-        let made = Arc::new(Int8::new(&self.weights, &self.matrices, n_threads)?);
+        let made = Arc::new(Int8::new(&self.weights, &self.matrices, kernels, n_threads)?);
         *int8 = Some(Arc::clone(&made));
         Ok(made)
     }
