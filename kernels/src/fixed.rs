@@ -37,14 +37,17 @@ pub(crate) fn units(depth: usize) -> usize {
     depth.div_ceil(UNIT)
 }
 
-/// Rows of a panel times rows.
+/// Rows of a panel, or of two, times rows.
 #[derive(Debug)]
 pub(crate) struct Panel16 {
     /// Codes in pairs, `[depth / 2][F32_LANES][2]`.
     pub(crate) panel: *const f32,
     /// Factors, `[units][F32_LANES]`.
     pub(crate) factors: *const f32,
-    /// Lanes to store, 1…[`F32_LANES`].
+    /// Floats from one panel to the other, and from the factors of one to those of the other.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 takes two panels at once"))]
+    pub(crate) next: usize,
+    /// Lanes to store, 1…[`F32_LANES`], or of two panels.
     pub(crate) n_rows: usize,
     /// Codes of a row, an even number.
     pub(crate) depth: usize,
@@ -74,6 +77,8 @@ pub(crate) struct FixedKernels {
     pub(crate) row: unsafe fn(&[f32], f32, &mut [i16], &mut [f32]),
     /// Multiplies a panel with rows.
     pub(crate) gemm: unsafe fn(&Panel16),
+    /// Panels that it takes at once.
+    pub(crate) panels: usize,
 }
 
 /// What a unit's scale is made of: lanes of squares, added up, and of largest magnitudes.

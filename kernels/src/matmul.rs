@@ -510,6 +510,7 @@ impl<'a> Strips<'a> {
                 (fixed.gemm)(&Panel16 {
                     panel: panel.as_ptr(),
                     factors: factors.as_ptr(),
+                    next: 0,
                     n_rows,
                     depth: even(k1 - k0),
                     x: acts.q.as_ptr().add(t0 * acts.stride + k0),

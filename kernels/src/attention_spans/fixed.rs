@@ -67,20 +67,22 @@ impl<'s> Rows<'s> {
         factors
     }
 
-    /// Multiplies the first `n` rows with a panel and its factors, which follow it.
+    /// Multiplies the first `n` rows with panels, behind each of which its factors are.
     ///
     /// # Safety
-    /// `out` must be valid for `n` rows of [`F32_LANES`] floats at `out_stride`.
-    unsafe fn multiply(&self, fixed: &FixedKernels, panel: &[f32], n: usize, out: *mut f32, out_stride: usize) {
-        let (codes, factors) = panel.split_at(self.stride / 2 * F32_LANES);
-        debug_assert!(factors.len() == self.units * F32_LANES && n * self.stride <= self.codes.len());
-        // SAFETY: the panel has a pair of codes for every pair of a row, both have a factor for every unit (asserted); `out`
+    /// `out` must be valid for `n` rows of [`F32_LANES`] floats for every panel at `out_stride`.
+    unsafe fn multiply(&self, fixed: &FixedKernels, panels: &[f32], n: usize, out: *mut f32, out_stride: usize) {
+        let next = (self.stride / 2 + self.units) * F32_LANES;
+        let (codes, factors) = panels.split_at(self.stride / 2 * F32_LANES);
+        debug_assert!(panels.len().is_multiple_of(next) && n * self.stride <= self.codes.len());
+        // SAFETY: a panel has a pair of codes for every pair of a row, both have a factor for every unit (asserted); `out`
         // is promised by the caller; the table's features were detected.
         unsafe {
             (fixed.gemm)(&Panel16 {
                 panel: codes.as_ptr(),
                 factors: factors.as_ptr(),
-                n_rows: F32_LANES,
+                next,
+                n_rows: panels.len() / next * F32_LANES,
                 depth: self.stride,
                 x: self.codes.as_ptr(),
                 x_stride: self.stride,
@@ -172,9 +174,10 @@ impl Job<'_> {
             }
         }
         let (keys, values) = packed[place.packed..][..head_floats(n_kv, hd)].split_at(key_floats(n_kv, hd));
-        for (number, panel) in keys.chunks_exact(panel_floats(hd)).enumerate() {
+        let lanes = fixed.panels * F32_LANES;
+        for (number, panels) in keys.chunks(fixed.panels * panel_floats(hd)).enumerate() {
             // SAFETY: the scores have `per` ≥ `rows` rows of `stride` values, a multiple of the lanes.
-            unsafe { queries.multiply(fixed, panel, rows, scores.as_mut_ptr().add(number * F32_LANES), stride) };
+            unsafe { queries.multiply(fixed, panels, rows, scores.as_mut_ptr().add(number * lanes), stride) };
         }
         let mut inverse = [0f32; ROWS];
         for (i, inverse) in inverse.iter_mut().take(rows).enumerate() {
@@ -183,9 +186,9 @@ impl Job<'_> {
             *inverse = 1.0 / unsafe { (self.table.exp_sum)(row, (self.table.max)(row)) };
             weights.take(fixed, i, row);
         }
-        for (panel, lane) in values.chunks_exact(panel_floats(n_kv)).zip((0..hd).step_by(F32_LANES)) {
-            // SAFETY: the results have `per` ≥ `rows` rows of `pad` ≥ lane + LANES values.
-            unsafe { weights.multiply(fixed, panel, rows, results.as_mut_ptr().add(lane), pad) };
+        for (number, panels) in values.chunks(fixed.panels * panel_floats(n_kv)).enumerate() {
+            // SAFETY: the results have `per` ≥ `rows` rows of `pad` values, a multiple of the lanes.
+            unsafe { weights.multiply(fixed, panels, rows, results.as_mut_ptr().add(number * lanes), pad) };
         }
         self.finish(place, from, results.chunks_exact(pad).zip(inverse).take(rows));
     }

@@ -83,7 +83,7 @@ pub(crate) fn table() -> &'static KernelTable {
         may_saturate: false,
         formats: ocelli_quant::for_each_format!(formats),
         gemm_f32: matmul::gemm_f32,
-        fixed: Some(FixedKernels { row: crate::fixed::row, gemm: matmul::gemm_fixed }),
+        fixed: Some(FixedKernels { row: crate::fixed::row, gemm: matmul::gemm_fixed, panels: 1 }),
         fast_bytes: true,
         dot_f32: matmul::dot_f32,
         quantize_q8k: elem::quantize_q8k,

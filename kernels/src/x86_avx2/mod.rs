@@ -126,7 +126,7 @@ pub(crate) fn table() -> Option<&'static KernelTable> {
                     may_saturate: false,
                     formats,
                     gemm_f32: gemm::gemm_f32,
-                    fixed: Some(FixedKernels { row: fixed::row, gemm: fixed::gemm }),
+                    fixed: Some(FixedKernels { row: fixed::row, gemm: fixed::gemm, panels: 1 }),
                     // Both are 16 bits wide, and bytes have a scale for every 32.
                     fast_bytes: false,
                     dot_f32: elem::dot_f32,

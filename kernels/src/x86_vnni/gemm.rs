@@ -297,7 +297,8 @@ unsafe fn tile_fixed<V: Lanes, const N: usize>(a: &Panel16, first: usize) {
     if N > V::PAIRS {
         return;
     }
-    // SAFETY: the panel has `depth` / 2 steps of 16 pairs, `x` rows of `depth` codes, both a factor for every unit, the
+    let next = a.next * size_of::<f32>();
+    // SAFETY: a panel has `depth` / 2 steps of 16 pairs, `x` rows of `depth` codes, both a factor for every unit, the
     // result `n_rows` lanes. The rest is promised by the caller.
     unsafe {
         let mut acc = [V::float(0.0); N];
@@ -306,12 +307,12 @@ unsafe fn tile_fixed<V: Lanes, const N: usize>(a: &Panel16, first: usize) {
             let x: [*const i16; N] = apart(rows_from(a.x.add(first * a.x_stride + k0), a.x_stride));
             let mut total = [V::int(0); N];
             for k in 0..UNIT.min(a.depth - k0) / 2 {
-                let w = V::ints(panel.add(k * F32_LANES).cast(), 0);
+                let w = V::ints(panel.add(k * F32_LANES).cast(), next);
                 for c in 0..N {
                     total[c] = V::dot_words(total[c], w, spread::<V>(x[c].add(2 * k).cast()));
                 }
             }
-            let factors = V::floats(a.factors.add(u * F32_LANES), 0);
+            let factors = V::floats(a.factors.add(u * F32_LANES), next);
             for c in 0..N {
                 let factor = V::float(*a.x_factors.add((first + c) * a.x_factor_stride + u));
                 acc[c] = V::mul_add(acc[c], V::to_float(total[c]), V::mul(factors, factor));

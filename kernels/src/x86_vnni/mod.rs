@@ -99,6 +99,12 @@ macro_rules! slots {
             /// As for `gemm_super`.
             #[target_feature(enable = $features)]
             pub(super) unsafe fn gemm_fixed(a: &Panel16) {
+                $(
+                    if a.n_rows > x86_avx2::MR {
+                        // SAFETY: promised by the caller; a second panel is there.
+                        return unsafe { gemm::gemm_fixed::<$pair>(a) };
+                    }
+                )?
                 // SAFETY: promised by the caller.
                 unsafe { gemm::gemm_fixed::<$lanes>(a) }
             }
@@ -175,7 +181,7 @@ fn made(base: &KernelTable, by: By, name: &'static str, panels: usize, nr: usize
         #[cfg(feature = "emulated")]
         By::EmulatedAvx => emulated_avx::gemm_fixed,
     };
-    let fixed = base.fixed.map(|fixed| FixedKernels { gemm, ..fixed });
+    let fixed = base.fixed.map(|fixed| FixedKernels { gemm, panels, ..fixed });
     KernelTable { name, panels, nr, formats, fixed, fast_bytes: true, peaks: base.peaks.clone(), ..*base }
 }
 
