@@ -216,6 +216,14 @@ pub fn add(pool: &Pool, kernels: Kernels, x: &mut [f32], y: &[f32]) -> Result<()
     Ok(())
 }
 
+/// Sum and largest of the magnitudes of a row, the same to the bit with every table. Where a value is not finite, the sum
+/// is not.
+#[must_use]
+pub fn magnitudes(kernels: Kernels, row: &[f32]) -> (f32, f32) {
+    // SAFETY: the function takes any length; the table's features were detected.
+    unsafe { (kernels.table.magnitudes)(row) }
+}
+
 /// Runs an element-wise function in pieces of a fixed size, so that tails do not depend on the thread count.
 fn binary(pool: &Pool, f: unsafe fn(&mut [f32], &[f32]), x: &mut [f32], y: &[f32]) {
     const PIECE: usize = 4096;

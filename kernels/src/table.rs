@@ -102,6 +102,8 @@ pub(crate) struct KernelTable {
     pub(crate) add: unsafe fn(&mut [f32], &[f32]),
     /// Largest value; −∞ when empty.
     pub(crate) max: unsafe fn(&[f32]) -> f32,
+    /// Sum and largest of the magnitudes; the largest knows nothing of what is no number.
+    pub(crate) magnitudes: unsafe fn(&[f32]) -> (f32, f32),
     /// `x[i] = exp(x[i] − max)`; returns the sum.
     pub(crate) exp_sum: unsafe fn(&mut [f32], f32) -> f32,
     /// `x[i] *= s`.

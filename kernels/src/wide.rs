@@ -82,6 +82,23 @@ pub(crate) fn max(x: &[f32]) -> f32 {
     rest.iter().chain(&acc).fold(f32::NEG_INFINITY, |m, v| if *v > m { *v } else { m })
 }
 
+/// Sum and largest of the magnitudes.
+#[inline(always)]
+pub(crate) fn magnitudes(x: &[f32]) -> (f32, f32) {
+    let (mut sums, mut largest) = ([0f32; LANES], [0f32; LANES]);
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    let mut last = [0f32; LANES];
+    last[..rest.len()].copy_from_slice(rest);
+    for x in chunks.iter().chain([&last]) {
+        for l in 0..LANES {
+            let value = x[l].abs();
+            sums[l] += value;
+            largest[l] = if value > largest[l] { value } else { largest[l] };
+        }
+    }
+    (sum(&sums), largest.into_iter().fold(0.0, f32::max))
+}
+
 /// Largest magnitude of a unit of activations.
 #[inline(always)]
 fn largest<const N: usize>(x: &[f32; N]) -> f32 {
@@ -299,6 +316,7 @@ macro_rules! wide_functions {
             crate::wide::wide_functions!(@each $features
                 dot_f32(a: &[f32], b: &[f32]) -> f32;
                 max(x: &[f32]) -> f32;
+                magnitudes(x: &[f32]) -> (f32, f32);
                 quantize_q8k(x: &[f32], q: &mut [i8], d: &mut [f32], sums16: &mut [i16], sums32: &mut [i16]) -> ();
                 quantize_q8b(x: &[f32], q: &mut [i8], d: &mut [f32], sums32: &mut [i16], pairs: bool) -> ();
                 rmsnorm(x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) -> ();

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Fill, Rng, expand, pool, tables, weight};
-use ocelli_kernels::{RopePairs, WeightRef, ops};
+use ocelli_kernels::{Kernels, RopePairs, WeightRef, ops};
 use ocelli_quant::GgmlType;
 
 /// Lengths around the vector widths.
@@ -216,6 +216,26 @@ fn extremes_of_the_activations() {
         ops::softmax(kernels, &mut scores);
         assert_eq!(scores[3], 1.0);
         assert_eq!(scores.iter().sum::<f32>(), 1.0);
+    }
+}
+
+#[test]
+fn magnitudes_are_the_same_with_every_table() {
+    for n in [0, 1, 15, 16, 17, 500, 1152] {
+        let mut row = Rng::new(n as u64).vec(n, 3.0);
+        let want = ops::magnitudes(Kernels::scalar(), &row);
+        let sum: f64 = row.iter().map(|v| f64::from(v.abs())).sum();
+        assert!((f64::from(want.0) - sum).abs() <= 1e-6 * sum);
+        assert_eq!(want.1, row.iter().fold(0f32, |m, v| m.max(v.abs())));
+        for kernels in tables() {
+            assert_eq!(ops::magnitudes(kernels, &row), want, "{}", kernels.name());
+            for value in [f32::NAN, f32::INFINITY] {
+                let Some(last) = row.last_mut() else { continue };
+                let before = std::mem::replace(last, value);
+                assert!(!ops::magnitudes(kernels, &row).0.is_finite(), "{}", kernels.name());
+                row[n - 1] = before;
+            }
+        }
     }
 }
 

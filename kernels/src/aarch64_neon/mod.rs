@@ -213,6 +213,7 @@ macro_rules! table {
                             swiglu: elem::swiglu,
                             add: elem::add,
                             max: elem::max,
+                            magnitudes: elem::magnitudes,
                             exp_sum: elem::exp_sum,
                             scale: elem::scale,
                             rope_interleaved: elem::rope_interleaved,

@@ -125,6 +125,14 @@ pub(super) unsafe fn max(x: &[f32]) -> f32 {
     x.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v))
 }
 
+/// Sum and largest of the magnitudes, in the order of the other tables: whether a row has outliers must not depend on them.
+///
+/// # Safety
+/// None.
+pub(super) unsafe fn magnitudes(x: &[f32]) -> (f32, f32) {
+    crate::wide::magnitudes(x)
+}
+
 /// Exponentials relative to `max`, and their sum.
 ///
 /// # Safety

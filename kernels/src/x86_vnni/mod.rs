@@ -235,6 +235,7 @@ pub(crate) fn avx512_table() -> Option<&'static KernelTable> {
                 swiglu: elem::swiglu,
                 add: elem::add,
                 max: elem::max,
+                magnitudes: elem::magnitudes,
                 exp_sum: elem::exp_sum,
                 scale: elem::scale,
                 rope_interleaved: elem::rope_interleaved,

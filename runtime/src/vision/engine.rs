@@ -179,7 +179,7 @@ impl<'e> Engine<'e> {
             }
             known.sort_unstable();
             known.dedup();
-            inputs.kept.take(self.pool, rows, width, slices, limit, &known);
+            inputs.kept.take(self.pool, self.kernels, rows, width, slices, limit, &known);
         }
         inputs.codes.fill_padded(self.pool, self.kernels, rows, n, depth, needs)?;
         inputs.kept.put_back(rows, width);

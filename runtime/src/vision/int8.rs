@@ -154,7 +154,7 @@ fn quantize(
         for (i, out) in out.chunks_exact_mut(out_row).enumerate() {
             let (values, _) = row.split_at_mut(matrix.cols());
             codec.dequantize_row(matrix.ty(), weights.row(matrix, first + i), values).map_err(|e| problem(e.into()))?;
-            outliers::count(values, &mut counts);
+            outliers::count(kernels, values, &mut counts);
             for column in without {
                 values[*column as usize] = 0.0;
             }

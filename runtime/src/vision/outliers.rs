@@ -16,7 +16,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use ocelli_kernels::{ActBuf, MAX_COLUMNS, Pool};
+use ocelli_kernels::{ActBuf, Kernels, MAX_COLUMNS, Pool, ops};
 
 /// Times the mean magnitude of its row that a value is an outlier, where rows are sums of many terms or normed.
 pub(crate) const LIMIT: f32 = 8.0;
@@ -30,9 +30,6 @@ const SHARE: usize = 8;
 /// And at most this many, and so are those known of a matrix: those of a slice and of three matrices that read it can
 /// still be multiplied at once.
 const MOST: usize = MAX_COLUMNS / 4;
-
-/// Values of a row that are looked at together.
-const LANES: usize = 16;
 
 /// Input of matrix products: rows in the forms that the kernels take, and what is kept out of the codes.
 #[derive(Debug, Default)]
@@ -73,9 +70,11 @@ impl Outliers {
 
     /// Finds the columns of every slice, a range of rows of `width` values, and sets them to zero. `known` are taken
     /// out in any case.
+    #[expect(clippy::too_many_arguments, reason = "rows with their division, and who looks at them")]
     pub(super) fn take(
         &mut self,
         pool: &Pool,
+        kernels: Kernels,
         rows: &mut [f32],
         width: usize,
         slices: &[Range<usize>],
@@ -83,7 +82,7 @@ impl Outliers {
         known: &[u32],
     ) {
         self.clear();
-        let any = self.search(pool, rows, width, slices, limit);
+        let any = self.search(pool, kernels, rows, width, slices, limit);
         if !any && known.is_empty() {
             return;
         }
@@ -121,7 +120,15 @@ impl Outliers {
     }
 
     /// Notes the outliers of all slices in `levels`; whether there are any.
-    fn search(&mut self, pool: &Pool, rows: &[f32], width: usize, slices: &[Range<usize>], limit: f32) -> bool {
+    fn search(
+        &mut self,
+        pool: &Pool,
+        kernels: Kernels,
+        rows: &[f32],
+        width: usize,
+        slices: &[Range<usize>],
+        limit: f32,
+    ) -> bool {
         let wanted = slices.len() * width;
         if self.levels.len() < wanted {
             self.levels.resize_with(wanted, AtomicU32::default);
@@ -136,7 +143,7 @@ impl Outliers {
                     return;
                 }
                 let row = &rows[r * width..(r + 1) * width];
-                let Some(mean) = usual(row, limit) else { continue };
+                let Some(mean) = usual(kernels, row, limit) else { continue };
                 any.store(true, Ordering::Relaxed);
                 for (level, value) in levels[number * width..].iter().zip(row) {
                     if value.abs() > limit * mean {
@@ -150,8 +157,8 @@ impl Outliers {
 }
 
 /// The mean magnitude of a row without its outliers; `None` if it has none.
-fn usual(row: &[f32], limit: f32) -> Option<f32> {
-    let (sum, max) = magnitudes(row);
+fn usual(kernels: Kernels, row: &[f32], limit: f32) -> Option<f32> {
+    let (sum, max) = ops::magnitudes(kernels, row);
     let bound = limit * (sum / row.len() as f32);
     if max <= bound || !bound.is_finite() {
         return None;
@@ -162,21 +169,6 @@ fn usual(row: &[f32], limit: f32) -> Option<f32> {
         n += 1;
     }
     Some(sum / n.max(1) as f32)
-}
-
-/// Sum and largest of the magnitudes.
-fn magnitudes(row: &[f32]) -> (f32, f32) {
-    let (mut sums, mut largest) = ([0f32; LANES], [0f32; LANES]);
-    let (pieces, rest) = row.as_chunks::<LANES>();
-    let rest: [f32; LANES] = std::array::from_fn(|i| rest.get(i).copied().unwrap_or(0.0));
-    for piece in pieces.iter().chain([&rest]) {
-        for ((sum, max), value) in sums.iter_mut().zip(&mut largest).zip(piece) {
-            let value = value.abs();
-            *sum += value;
-            *max = if value > *max { value } else { *max };
-        }
-    }
-    (sums.iter().sum(), largest.into_iter().fold(0.0, f32::max))
 }
 
 /// Appends the columns of a slice to `out`, ascending, and clears its levels: `known`, and of those noted the most
@@ -212,8 +204,8 @@ pub(super) fn columns_of_weights(counts: &[u32], rows: usize) -> Vec<u32> {
 }
 
 /// Counts the outliers of a row of weights.
-pub(super) fn count(row: &[f32], counts: &mut [u32]) {
-    if let Some(mean) = usual(row, LIMIT) {
+pub(super) fn count(kernels: Kernels, row: &[f32], counts: &mut [u32]) {
+    if let Some(mean) = usual(kernels, row, LIMIT) {
         for (n, value) in counts.iter_mut().zip(row) {
             *n += u32::from(value.abs() > LIMIT * mean);
         }
@@ -238,7 +230,7 @@ mod tests {
         let mut found = Vec::new();
         // What a call leaves behind must not disturb the next one.
         for _ in 0..2 {
-            outliers.take(&pool, rows, width, slices, LIMIT, known);
+            outliers.take(&pool, Kernels::scalar(), rows, width, slices, LIMIT, known);
             found = outliers.each().map(|(rows, columns, _)| (rows, columns.to_vec())).collect();
             for (slice, columns) in &found {
                 for (row, column) in slice.clone().flat_map(|r| columns.iter().map(move |c| (r, *c as usize))) {
@@ -272,11 +264,11 @@ mod tests {
     #[test]
     fn values_that_are_not_finite_are_left_alone() {
         for value in [f32::INFINITY, f32::NAN] {
-            assert_eq!(usual(&rows(40, 1, &[(0, 4, value)]), LIMIT), None);
+            assert_eq!(usual(Kernels::scalar(), &rows(40, 1, &[(0, 4, value)]), LIMIT), None);
         }
-        assert_eq!(usual(&[0.0; 40], LIMIT), None);
-        assert_eq!(usual(&rows(40, 1, &[(0, 39, 50.0)]), LIMIT), Some(1.0));
-        assert_eq!(usual(&[], LIMIT), None);
+        assert_eq!(usual(Kernels::scalar(), &[0.0; 40], LIMIT), None);
+        assert_eq!(usual(Kernels::scalar(), &rows(40, 1, &[(0, 39, 50.0)]), LIMIT), Some(1.0));
+        assert_eq!(usual(Kernels::scalar(), &[], LIMIT), None);
     }
 
     #[test]
@@ -284,7 +276,7 @@ mod tests {
         let mut counts = vec![0; 40];
         for r in 0..16 {
             let others = [(0, 5, 30.0), (0, 6, if r < 2 { 30.0 } else { 1.0 })];
-            count(&rows(40, 1, &others), &mut counts);
+            count(Kernels::scalar(), &rows(40, 1, &others), &mut counts);
         }
         assert_eq!((counts[5], counts[6]), (16, 2));
         assert_eq!(columns_of_weights(&counts, 16), [5]);
