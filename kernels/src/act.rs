@@ -107,10 +107,12 @@ struct Codes {
     sums32: Vec<i16>,
     /// What sums with raised weights begin with, see [`Acts::begin`].
     begin: Vec<i32>,
+    /// The same of 64 codes that share a scale.
+    begin_pairs: Vec<i32>,
 }
 
 impl Codes {
-    fn resize(&mut self, n: usize, unit: usize, wide: bool) {
+    fn resize(&mut self, n: usize, unit: usize, wide: bool, pairs: bool) {
         let sums16 = unit == 256;
         self.q.resize(n + LINE, 0);
         self.first = self.q.as_ptr().align_offset(LINE).min(LINE);
@@ -119,6 +121,7 @@ impl Codes {
         self.sums16.resize(if sums16 { n / 16 } else { 0 }, 0);
         self.sums32.resize(n / 32, 0);
         self.begin.resize(if sums16 { n / 16 } else { n / 32 }, 0);
+        self.begin_pairs.resize(if pairs { n / 64 } else { 0 }, 0);
     }
 
     /// The first `n` codes.
@@ -270,10 +273,10 @@ impl ActBuf {
             self.fixed.factors.resize(tokens.saturating_mul(fixed::units(depth)), 0.0);
         }
         if needs.q8k {
-            self.q8k.resize(n, 256, wide);
+            self.q8k.resize(n, 256, wide, false);
         }
         if needs.q8b {
-            self.q8b.resize(n, 32, wide);
+            self.q8b.resize(n, 32, wide, needs.pairs);
         }
     }
 
@@ -329,8 +332,13 @@ impl ActBuf {
                                 *wide = i16::from(*q);
                             }
                         }
-                        for (begin, sum) in b.begin(t, depth / 32).iter_mut().zip(s32) {
+                        for (begin, sum) in b.begin(t, depth / 32).iter_mut().zip(s32.iter()) {
                             *begin = -RAISED32 * i32::from(*sum);
+                        }
+                        if needs.pairs {
+                            for (begin, sums) in b.begin_pairs(t, depth / 64).iter_mut().zip(s32.as_chunks::<2>().0) {
+                                *begin = -RAISED32 * (i32::from(sums[0]) + i32::from(sums[1]));
+                            }
                         }
                     }
                 }
@@ -365,6 +373,7 @@ impl ActBuf {
             sums16: &codes.sums16,
             sums32: &codes.sums32,
             begin: &codes.begin,
+            begin_pairs: &codes.begin_pairs,
             depth: self.depth,
             unit,
         })
@@ -386,6 +395,7 @@ struct CodesPtr {
     has16: bool,
     sums32: *mut i16,
     begin: *mut i32,
+    begin_pairs: *mut i32,
 }
 
 // SAFETY: threads write disjoint rows, see `row`.
@@ -402,6 +412,7 @@ impl CodesPtr {
             has16: !codes.sums16.is_empty(),
             sums32: codes.sums32.as_mut_ptr(),
             begin: codes.begin.as_mut_ptr(),
+            begin_pairs: codes.begin_pairs.as_mut_ptr(),
         }
     }
 
@@ -423,6 +434,16 @@ impl CodesPtr {
     unsafe fn begin(&self, t: usize, n: usize) -> &mut [i32] {
         // SAFETY: promised by the caller.
         unsafe { std::slice::from_raw_parts_mut(self.begin.add(t * n), n) }
+    }
+
+    /// The place of the `n` beginnings of pairs of row `t`.
+    ///
+    /// # Safety
+    /// As [`CodesPtr::begin`].
+    #[expect(clippy::mut_from_ref, reason = "rows are disjoint, which the caller promises")]
+    unsafe fn begin_pairs(&self, t: usize, n: usize) -> &mut [i32] {
+        // SAFETY: promised by the caller.
+        unsafe { std::slice::from_raw_parts_mut(self.begin_pairs.add(t * n), n) }
     }
 
     /// The places of row `t`.

@@ -258,6 +258,9 @@ pub(crate) struct Acts<'a> {
     /// added, so that it costs no calculation.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 multiplies raised weights"))]
     pub(crate) begin: &'a [i32],
+    /// The same of 64 codes, where those share a scale; else empty.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 takes two blocks at once"))]
+    pub(crate) begin_pairs: &'a [i32],
     /// Codes per token.
     pub(crate) depth: usize,
     /// Codes per scale.
@@ -277,6 +280,7 @@ impl<'a> Acts<'a> {
             sums16: &self.sums16[cut16],
             sums32: &self.sums32[from * self.depth / 32..(from + n) * self.depth / 32],
             begin: &self.begin[from * begin..(from + n) * begin],
+            begin_pairs: if self.pairs { &self.begin_pairs[from * begin / 2..(from + n) * begin / 2] } else { &[] },
             ..*self
         }
     }

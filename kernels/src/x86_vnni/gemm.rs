@@ -189,14 +189,17 @@ unsafe fn tile_block<V: Lanes, F: Unpack<Unit = Block32>, const N: usize>(a: &Ge
             }
             V::dots::<N>(&mut sum, panel, a.next, y, 0, 8);
             let floats = panel.add(BLOCK_CODES).cast::<f32>();
-            let (d, min) = (V::floats(floats, a.next), V::floats(floats.add(16), a.next));
+            let d = V::floats(floats, a.next);
+            let first = t * (depth / 32) + unit;
+            let dy: [*const f32; N] = rows_from(a.acts.d.as_ptr().add(first), depth / 32);
             for c in 0..N {
-                let at = (t + c) * (depth / 32) + unit;
-                let dy = *a.acts.d.as_ptr().add(at);
-                acc[c] = V::mul_add(acc[c], V::mul(V::to_float(sum[c]), d), V::float(dy));
-                if !F::SIGNED {
-                    let below = V::float(dy * f32::from(*a.acts.sums32.as_ptr().add(at)));
-                    acc[c] = V::mul_sub(acc[c], min, below);
+                acc[c] = V::add_scaled(acc[c], sum[c], d, dy[c]);
+            }
+            if !F::SIGNED {
+                let min = V::floats(floats.add(16), a.next);
+                let sums: [*const i16; N] = rows_from(a.acts.sums32.as_ptr().add(first), depth / 32);
+                for c in 0..N {
+                    acc[c] = V::mul_sub(acc[c], min, V::float(*dy[c] * f32::from(*sums[c])));
                 }
             }
         }
@@ -223,19 +226,20 @@ unsafe fn tile_pairs<V: Lanes, const N: usize>(a: &Gemm, later: &Later<'_>, t: u
             let panel = a.panel.as_ptr().add(u * BLOCK_BYTES);
             let unit = a.unit0 + u;
             let y: [*const i8; N] = rows_from(a.acts.q.as_ptr().add(t * depth + 32 * unit), depth);
-            let begin: [*const i32; N] = rows_from(a.acts.begin.as_ptr().add(t * (depth / 32) + unit), depth / 32);
+            let begin: [*const i32; N] =
+                rows_from(a.acts.begin_pairs.as_ptr().add((t * (depth / 32) + unit) / 2), depth / 64);
             let mut sum = [V::int(0); N];
             for c in 0..N {
-                sum[c] = V::add_int(spread::<V>(begin[c].cast()), spread::<V>(begin[c].add(1).cast()));
+                sum[c] = spread::<V>(begin[c].cast());
             }
             for half in 0..2 {
                 later.fetch();
                 V::dots::<N>(&mut sum, panel.add(half * BLOCK_BYTES), a.next, y, 32 * half, 8);
             }
             let d = V::floats(panel.add(BLOCK_CODES).cast::<f32>(), a.next);
+            let dy: [*const f32; N] = rows_from(a.acts.d.as_ptr().add(t * (depth / 32) + unit), depth / 32);
             for c in 0..N {
-                let dy = *a.acts.d.as_ptr().add((t + c) * (depth / 32) + unit);
-                acc[c] = V::mul_add(acc[c], V::mul(V::to_float(sum[c]), d), V::float(dy));
+                acc[c] = V::add_scaled(acc[c], sum[c], d, dy[c]);
             }
         }
         for c in 0..N {

@@ -85,8 +85,6 @@ pub(super) trait Lanes: Sized {
     unsafe fn dot_words(sum: Self::Int, w: Self::Int, x: Self::Int) -> Self::Int;
     /// The upper 16 bits of every lane, with their sign.
     unsafe fn upper(v: Self::Int) -> Self::Int;
-    /// `a + b`
-    unsafe fn add_int(a: Self::Int, b: Self::Int) -> Self::Int;
     /// `sum + a·b`, in 32 bits.
     unsafe fn mul_add_int(sum: Self::Int, a: Self::Int, b: Self::Int) -> Self::Int;
 
@@ -101,6 +99,15 @@ pub(super) trait Lanes: Sized {
     unsafe fn to_float(v: Self::Int) -> Self::Float;
     /// `a·b`
     unsafe fn mul(a: Self::Float, b: Self::Float) -> Self::Float;
+    /// `sum + v·a·b`: `v·a` rounded, and the result, as by [`Lanes::mul`] and [`Lanes::mul_add`]; `b` is at `b`.
+    ///
+    /// # Safety
+    /// It must be readable.
+    #[inline(always)]
+    unsafe fn add_scaled(sum: Self::Float, v: Self::Int, a: Self::Float, b: *const f32) -> Self::Float {
+        // SAFETY: promised by the caller.
+        unsafe { Self::mul_add(sum, Self::mul(Self::to_float(v), a), Self::float(*b)) }
+    }
     /// `sum + a·b`, rounded once.
     unsafe fn mul_add(sum: Self::Float, a: Self::Float, b: Self::Float) -> Self::Float;
     /// `sum - a·b`, rounded once.
@@ -150,6 +157,24 @@ unsafe fn vpdpwssd_256(mut sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
         std::arch::asm!("{{vex}} vpdpwssd {0}, {1}, {2}", inout(ymm_reg) sum, in(ymm_reg) w, in(ymm_reg) x,
             options(pure, nomem, nostack, preserves_flags));
     }
+    sum
+}
+
+/// `sum + v·a·b` as three instructions that stay together: the compiler would convert all of a tile's sums first, and keep
+/// others in memory for that.
+///
+/// # Safety
+/// The CPU must have AVX-512; `b` must be readable.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn add_scaled_512(mut sum: __m512, mut v: __m512i, a: __m512, b: *const f32) -> __m512 {
+    // SAFETY: promised by the caller; nothing but registers that are declared is changed.
+    unsafe {
+        std::arch::asm!("vcvtdq2ps {v}, {v}", "vmulps {v}, {v}, {a}", "vfmadd231ps {sum}, {v}, dword ptr [{b}]{{1to16}}",
+            sum = inout(zmm_reg) sum, v = inout(zmm_reg) v, a = in(zmm_reg) a, b = in(reg) b,
+            options(readonly, nostack, preserves_flags));
+    }
+    let _ = v;
     sum
 }
 
@@ -294,12 +319,6 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn add_int(a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: see above.
-        unsafe { _mm512_add_epi32(a, b) }
-    }
-
-    #[inline(always)]
     unsafe fn mul_add_int(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
         // SAFETY: see above.
         unsafe { _mm512_add_epi32(sum, _mm512_mullo_epi32(a, b)) }
@@ -327,6 +346,12 @@ impl Lanes for Avx512 {
     unsafe fn mul(a: __m512, b: __m512) -> __m512 {
         // SAFETY: see above.
         unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_scaled(sum: __m512, v: __m512i, a: __m512, b: *const f32) -> __m512 {
+        // SAFETY: see above.
+        unsafe { add_scaled_512(sum, v, a, b) }
     }
 
     #[inline(always)]
@@ -408,12 +433,6 @@ impl<V: Lanes, const TOKENS: usize> Lanes for Pair<V, TOKENS> {
     }
 
     #[inline(always)]
-    unsafe fn add_int(a: Self::Int, b: Self::Int) -> Self::Int {
-        // SAFETY: see above.
-        unsafe { [V::add_int(a[0], b[0]), V::add_int(a[1], b[1])] }
-    }
-
-    #[inline(always)]
     unsafe fn mul_add_int(sum: Self::Int, a: Self::Int, b: Self::Int) -> Self::Int {
         // SAFETY: see above.
         unsafe { [V::mul_add_int(sum[0], a[0], b[0]), V::mul_add_int(sum[1], a[1], b[1])] }
@@ -441,6 +460,12 @@ impl<V: Lanes, const TOKENS: usize> Lanes for Pair<V, TOKENS> {
     unsafe fn mul(a: Self::Float, b: Self::Float) -> Self::Float {
         // SAFETY: see above.
         unsafe { [V::mul(a[0], b[0]), V::mul(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn add_scaled(sum: Self::Float, v: Self::Int, a: Self::Float, b: *const f32) -> Self::Float {
+        // SAFETY: see above.
+        unsafe { [V::add_scaled(sum[0], v[0], a[0], b), V::add_scaled(sum[1], v[1], a[1], b)] }
     }
 
     #[inline(always)]
@@ -565,12 +590,6 @@ impl<D: Dots, const TOKENS: usize> Lanes for Halves<D, TOKENS> {
     unsafe fn upper(v: Self::Int) -> Self::Int {
         // SAFETY: see above.
         unsafe { [_mm256_srai_epi32::<16>(v[0]), _mm256_srai_epi32::<16>(v[1])] }
-    }
-
-    #[inline(always)]
-    unsafe fn add_int(a: Self::Int, b: Self::Int) -> Self::Int {
-        // SAFETY: see above.
-        unsafe { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] }
     }
 
     #[inline(always)]
