@@ -31,6 +31,9 @@ const SHARE: usize = 8;
 /// still be multiplied at once.
 const MOST: usize = MAX_COLUMNS / 4;
 
+/// Values of a row that are looked at together.
+const LANES: usize = 16;
+
 /// Input of matrix products: rows in the forms that the kernels take, and what is kept out of the codes.
 #[derive(Debug, Default)]
 pub(crate) struct Inputs {
@@ -145,8 +148,13 @@ impl Outliers {
                 let row = &rows[r * width..(r + 1) * width];
                 let Some(mean) = usual(kernels, row, limit) else { continue };
                 any.store(true, Ordering::Relaxed);
-                for (level, value) in levels[number * width..].iter().zip(row) {
-                    if value.abs() > limit * mean {
+                let levels = levels[number * width..].chunks(LANES);
+                for (levels, values) in levels.zip(row.chunks(LANES)) {
+                    // Hardly ever are there any, and finding that out together takes a fraction of the time.
+                    if values.iter().fold(0f32, |most, v| if v.abs() > most { v.abs() } else { most }) <= limit * mean {
+                        continue;
+                    }
+                    for (level, value) in levels.iter().zip(values).filter(|(_, v)| v.abs() > limit * mean) {
                         level.fetch_max((value.abs() / mean).to_bits(), Ordering::Relaxed);
                     }
                 }
@@ -163,12 +171,15 @@ fn usual(kernels: Kernels, row: &[f32], limit: f32) -> Option<f32> {
     if max <= bound || !bound.is_finite() {
         return None;
     }
-    let (mut sum, mut n) = (0f32, 0usize);
-    for value in row.iter().map(|v| v.abs()).filter(|v| *v <= bound) {
-        sum += value;
-        n += 1;
+    let (mut sums, mut counts) = ([0f32; LANES], [0u32; LANES]);
+    for values in row.chunks(LANES) {
+        for ((sum, n), value) in sums.iter_mut().zip(&mut counts).zip(values) {
+            let inside = value.abs() <= bound;
+            *sum += if inside { value.abs() } else { 0.0 };
+            *n += u32::from(inside);
+        }
     }
-    Some(sum / n.max(1) as f32)
+    Some(sums.iter().sum::<f32>() / counts.iter().sum::<u32>().max(1) as f32)
 }
 
 /// Appends the columns of a slice to `out`, ascending, and clears its levels: `known`, and of those noted the most
