@@ -5,9 +5,11 @@ use std::arch::x86_64::*;
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Not, Sub};
 
 use ocelli_quant::lanes::{Lanes, Mask, Simd, Task};
-use ocelli_quant::{Format, GgmlType, QuantError, format, formats};
+use ocelli_quant::{GgmlType, QuantError, format, formats};
 
 use super::RowCodec;
+use crate::x86_avx2::expand::Expansion;
+use crate::x86_avx2::unpack::Known;
 
 /// Proof that the machine has the features: only [`Avx2::detect`] makes one.
 #[derive(Clone, Copy)]
@@ -16,7 +18,8 @@ struct Avx2(());
 impl Avx2 {
     #[inline]
     fn detect() -> Option<Self> {
-        is_x86_feature_detected!("avx2").then_some(Self(()))
+        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c"))
+            .then_some(Self(()))
     }
 }
 
@@ -219,7 +222,7 @@ impl Not for Bits {
     }
 }
 
-/// Defines `quantize` and `dequantize` out of the list of formats, each format compiled into functions of its own.
+/// Defines `quantize` and `dequantize` out of the list of formats, each format quantised by functions of its own.
 macro_rules! compile_formats {
     ($($variant:ident $module:ident $ty:ident),+) => {
         fn quantize(
@@ -245,24 +248,18 @@ macro_rules! compile_formats {
             }
         }
 
-        pub(super) fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
+        fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
             if Avx2::detect().is_none() {
                 return ty.dequantize_row(bytes, out);
             }
-            match ty {
-                $(GgmlType::$variant => {
-                    #[inline(never)]
-                    #[target_feature(enable = "avx2")]
-                    fn go(bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
-                        format::check_dequantize(GgmlType::$variant, bytes, out)?;
-                        <formats::$module::$ty as Format>::dequantize_row(bytes, out);
-                        Ok(())
-                    }
-                    // SAFETY: `Avx2::detect` has just found the features.
-                    unsafe { go(bytes, out) }
-                })+
-                _ => ty.dequantize_row(bytes, out),
-            }
+            let expand = match ty {
+                $(GgmlType::$variant => formats::$module::$ty::visit(Expansion),)+
+                _ => return ty.dequantize_row(bytes, out),
+            };
+            format::check_dequantize(ty, bytes, out)?;
+            // SAFETY: the features were just detected.
+            unsafe { expand(bytes, out) };
+            Ok(())
         }
     };
 }
