@@ -234,8 +234,11 @@ macro_rules! compile_formats {
             out: &mut [u8],
         ) -> Result<(), QuantError> {
             let Some(simd) = Avx512::detect() else { return ty.quantize_row(row, importance, out) };
-            // SAFETY: the features were just detected.
-            if ty == GgmlType::Q8_0 && importance.is_none() && unsafe { rows512::quantize_q8_0(row, out) } {
+            if importance.is_none()
+                && let Some(quantize) = rows512::quantizer(ty)
+                // SAFETY: the features were just detected.
+                && unsafe { quantize(row, out) }
+            {
                 return Ok(());
             }
             match ty {

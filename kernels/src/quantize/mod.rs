@@ -12,6 +12,8 @@ use ocelli_quant::{GgmlType, QuantError};
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(test)]
+mod edge_tests;
 #[cfg(target_arch = "x86_64")]
 mod rows512;
 #[cfg(test)]
