@@ -40,6 +40,16 @@ pub trait Simd: Copy {
     fn load_groups<const N: usize>(self, values: &[f32]) -> [Self::F; N] {
         self.run(LoadGroups(values))
     }
+
+    /// The low bytes of 32 integers. An operation, because compilers make one instruction per byte out of the loop.
+    #[inline(always)]
+    fn low_bytes(self, values: &[i32; 32]) -> [u8; 32] {
+        let mut bytes = [0u8; 32];
+        for (byte, value) in bytes.iter_mut().zip(values) {
+            *byte = *value as u8;
+        }
+        bytes
+    }
 }
 
 /// A piece of work for [`Simd::run`]. Implementations mark [`Task::run`] `#[inline(always)]`.

@@ -4,11 +4,13 @@
 use std::arch::x86_64::*;
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Not, Sub};
 
+use ocelli_quant::formats::f16::F16;
 use ocelli_quant::lanes::{Lanes, Mask, Simd, Task};
-use ocelli_quant::{GgmlType, QuantError, format, formats};
+use ocelli_quant::{Format, GgmlType, QuantError, format, formats};
 
 use super::RowCodec;
 use crate::x86_avx2::expand::Expansion;
+use crate::x86_avx2::float::f32_to_f16;
 use crate::x86_avx2::unpack::Known;
 
 /// Proof that the machine has the features: only [`Avx2::detect`] makes one.
@@ -69,6 +71,22 @@ impl Simd for Avx2 {
         };
         // SAFETY: `self` proves the features; `lanes` holds 8 values, and the load needs no alignment.
         Vector(unsafe { _mm256_loadu_ps(lanes.as_ptr()) })
+    }
+
+    #[inline(always)]
+    fn low_bytes(self, values: &[i32; 32]) -> [u8; 32] {
+        let mut bytes = [0u8; 32];
+        // SAFETY: `self` proves the features; 32 integers in, 32 bytes out.
+        unsafe {
+            let [mut a, mut b, mut c, mut d] = [_mm256_setzero_si256(); 4];
+            for (k, v) in [&mut a, &mut b, &mut c, &mut d].into_iter().enumerate() {
+                *v = _mm256_and_si256(_mm256_loadu_si256(values.as_ptr().add(8 * k).cast()), _mm256_set1_epi32(255));
+            }
+            let mixed = _mm256_packus_epi16(_mm256_packus_epi32(a, b), _mm256_packus_epi32(c, d));
+            let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+            _mm256_storeu_si256(bytes.as_mut_ptr().cast(), _mm256_permutevar8x32_epi32(mixed, order));
+        }
+        bytes
     }
 }
 
@@ -222,6 +240,16 @@ impl Not for Bits {
     }
 }
 
+/// Rounds to half precision by the instruction for it.
+#[inline(never)]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn quantize_f16(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) -> Result<(), QuantError> {
+    format::check_quantize(GgmlType::F16, row, importance, out)?;
+    // SAFETY: this function has the features.
+    unsafe { f32_to_f16(row, out) };
+    F16::first_overflow(out).map_or(Ok(()), |index| Err(QuantError::Overflow { format: F16::NAME, index }))
+}
+
 /// Defines `quantize` and `dequantize` out of the list of formats, each format quantised by functions of its own.
 macro_rules! compile_formats {
     ($($variant:ident $module:ident $ty:ident),+) => {
@@ -232,6 +260,10 @@ macro_rules! compile_formats {
             out: &mut [u8],
         ) -> Result<(), QuantError> {
             let Some(simd) = Avx2::detect() else { return ty.quantize_row(row, importance, out) };
+            if ty == GgmlType::F16 {
+                // SAFETY: the features were just detected.
+                return unsafe { quantize_f16(row, importance, out) };
+            }
             match ty {
                 $(GgmlType::$variant => {
                     #[inline(never)]

@@ -76,6 +76,19 @@ impl Simd for Avx512 {
         // SAFETY: `self` proves the features; `lanes` holds 16 values, and the load needs no alignment.
         Vector(unsafe { _mm512_loadu_ps(lanes.as_ptr()) })
     }
+
+    #[inline(always)]
+    fn low_bytes(self, values: &[i32; 32]) -> [u8; 32] {
+        let mut bytes = [0u8; 32];
+        for (bytes, values) in bytes.as_chunks_mut::<16>().0.iter_mut().zip(values.as_chunks::<16>().0) {
+            // SAFETY: `self` proves the features; 16 integers in, 16 bytes out.
+            unsafe {
+                let narrow = _mm512_cvtepi32_epi8(_mm512_loadu_si512(values.as_ptr().cast()));
+                _mm_storeu_si128(bytes.as_mut_ptr().cast(), narrow);
+            }
+        }
+        bytes
+    }
 }
 
 impl Lanes for Vector {

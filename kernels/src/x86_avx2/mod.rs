@@ -16,7 +16,7 @@
 
 pub(crate) mod expand;
 mod fixed;
-mod float;
+pub(crate) mod float;
 pub(crate) mod gemm;
 pub(crate) mod gemv;
 pub(crate) mod pack;

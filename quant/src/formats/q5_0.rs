@@ -39,7 +39,7 @@ impl Format for Q5_0 {
         }
         for (block, x) in blocks.iter_mut().zip(row.as_chunks::<32>().0) {
             let d = signed_abs_max(s, x) / -16.0;
-            pack(block, d, &limited(&truncated(s, x, 0.0, inverse(d), 16.5), 31));
+            pack(block, d, &limited(s, &truncated(s, x, 0.0, inverse(d), 16.5), 31));
         }
     }
 

@@ -41,7 +41,7 @@ impl Format for Q5_1 {
         for (block, x) in blocks.iter_mut().zip(row.as_chunks::<32>().0) {
             let (min, max) = min_max(s, x);
             let d = (max - min) / 31.0;
-            pack(block, d, min, &limited(&truncated(s, x, min, inverse(d), 0.5), i8::MAX));
+            pack(block, d, min, &limited(s, &truncated(s, x, min, inverse(d), 0.5), i8::MAX));
         }
     }
 

@@ -99,10 +99,10 @@ pub(crate) fn rounded_half_away<S: Simd>(s: S, x: &[f32; 32], inverse: f32) -> [
 
 /// Codes out of integers: the low byte, read as signed, and at most `limit`.
 #[inline(always)]
-pub(crate) fn limited(v: &[i32; 32], limit: i8) -> [u8; 32] {
-    let mut out = [0u8; 32];
-    for (out, v) in out.iter_mut().zip(v) {
-        *out = (*v as i8).min(limit) as u8;
+pub(crate) fn limited<S: Simd>(s: S, v: &[i32; 32], limit: i8) -> [u8; 32] {
+    let mut out = s.low_bytes(v);
+    for out in &mut out {
+        *out = (*out as i8).min(limit) as u8;
     }
     out
 }
