@@ -10,6 +10,8 @@
 
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Not, Sub};
 
+use crate::search::simple::fifth_bits;
+
 /// The most lanes any implementation has; sizes of scratch buffers follow from it.
 pub const MAX_LANES: usize = 16;
 
@@ -49,6 +51,12 @@ pub trait Simd: Copy {
             *byte = *value as u8;
         }
         bytes
+    }
+
+    /// Bit 4 of 32 bytes: bit j of the result belongs to byte j.
+    #[inline(always)]
+    fn fifth_bits(self, bytes: &[u8; 32]) -> [u8; 4] {
+        fifth_bits(bytes)
     }
 }
 

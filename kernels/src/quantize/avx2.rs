@@ -88,6 +88,15 @@ impl Simd for Avx2 {
         }
         bytes
     }
+
+    #[inline(always)]
+    fn fifth_bits(self, bytes: &[u8; 32]) -> [u8; 4] {
+        // SAFETY: `self` proves the features; 32 bytes. Bit 4 of each becomes its highest.
+        unsafe {
+            let raised = _mm256_slli_epi16::<3>(_mm256_loadu_si256(bytes.as_ptr().cast()));
+            _mm256_movemask_epi8(raised).to_le_bytes()
+        }
+    }
 }
 
 impl Lanes for Vector {
