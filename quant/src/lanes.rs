@@ -10,6 +10,8 @@
 
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Not, Sub};
 
+use crate::search::simple::fifth_bits;
+
 /// The most lanes any implementation has; sizes of scratch buffers follow from it.
 pub const MAX_LANES: usize = 16;
 
@@ -39,6 +41,22 @@ pub trait Simd: Copy {
     #[inline(always)]
     fn load_groups<const N: usize>(self, values: &[f32]) -> [Self::F; N] {
         self.run(LoadGroups(values))
+    }
+
+    /// The low bytes of 32 integers. An operation, because compilers make one instruction per byte out of the loop.
+    #[inline(always)]
+    fn low_bytes(self, values: &[i32; 32]) -> [u8; 32] {
+        let mut bytes = [0u8; 32];
+        for (byte, value) in bytes.iter_mut().zip(values) {
+            *byte = *value as u8;
+        }
+        bytes
+    }
+
+    /// Bit 4 of 32 bytes: bit j of the result belongs to byte j.
+    #[inline(always)]
+    fn fifth_bits(self, bytes: &[u8; 32]) -> [u8; 4] {
+        fifth_bits(bytes)
     }
 }
 

@@ -4,10 +4,14 @@
 use std::arch::x86_64::*;
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Not, Sub};
 
+use ocelli_quant::formats::f16::F16;
 use ocelli_quant::lanes::{Lanes, Mask, Simd, Task};
 use ocelli_quant::{Format, GgmlType, QuantError, format, formats};
 
 use super::RowCodec;
+use crate::x86_avx2::expand::Expansion;
+use crate::x86_avx2::float::f32_to_f16;
+use crate::x86_avx2::unpack::Known;
 
 /// Proof that the machine has the features: only [`Avx2::detect`] makes one.
 #[derive(Clone, Copy)]
@@ -16,7 +20,8 @@ struct Avx2(());
 impl Avx2 {
     #[inline]
     fn detect() -> Option<Self> {
-        is_x86_feature_detected!("avx2").then_some(Self(()))
+        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c"))
+            .then_some(Self(()))
     }
 }
 
@@ -66,6 +71,31 @@ impl Simd for Avx2 {
         };
         // SAFETY: `self` proves the features; `lanes` holds 8 values, and the load needs no alignment.
         Vector(unsafe { _mm256_loadu_ps(lanes.as_ptr()) })
+    }
+
+    #[inline(always)]
+    fn low_bytes(self, values: &[i32; 32]) -> [u8; 32] {
+        let mut bytes = [0u8; 32];
+        // SAFETY: `self` proves the features; 32 integers in, 32 bytes out.
+        unsafe {
+            let [mut a, mut b, mut c, mut d] = [_mm256_setzero_si256(); 4];
+            for (k, v) in [&mut a, &mut b, &mut c, &mut d].into_iter().enumerate() {
+                *v = _mm256_and_si256(_mm256_loadu_si256(values.as_ptr().add(8 * k).cast()), _mm256_set1_epi32(255));
+            }
+            let mixed = _mm256_packus_epi16(_mm256_packus_epi32(a, b), _mm256_packus_epi32(c, d));
+            let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+            _mm256_storeu_si256(bytes.as_mut_ptr().cast(), _mm256_permutevar8x32_epi32(mixed, order));
+        }
+        bytes
+    }
+
+    #[inline(always)]
+    fn fifth_bits(self, bytes: &[u8; 32]) -> [u8; 4] {
+        // SAFETY: `self` proves the features; 32 bytes. Bit 4 of each becomes its highest.
+        unsafe {
+            let raised = _mm256_slli_epi16::<3>(_mm256_loadu_si256(bytes.as_ptr().cast()));
+            _mm256_movemask_epi8(raised).to_le_bytes()
+        }
     }
 }
 
@@ -219,7 +249,17 @@ impl Not for Bits {
     }
 }
 
-/// Defines `quantize` and `dequantize` out of the list of formats, each format compiled into functions of its own.
+/// Rounds to half precision by the instruction for it.
+#[inline(never)]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn quantize_f16(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) -> Result<(), QuantError> {
+    format::check_quantize(GgmlType::F16, row, importance, out)?;
+    // SAFETY: this function has the features.
+    unsafe { f32_to_f16(row, out) };
+    F16::first_overflow(out).map_or(Ok(()), |index| Err(QuantError::Overflow { format: F16::NAME, index }))
+}
+
+/// Defines `quantize` and `dequantize` out of the list of formats, each format quantised by functions of its own.
 macro_rules! compile_formats {
     ($($variant:ident $module:ident $ty:ident),+) => {
         fn quantize(
@@ -229,6 +269,10 @@ macro_rules! compile_formats {
             out: &mut [u8],
         ) -> Result<(), QuantError> {
             let Some(simd) = Avx2::detect() else { return ty.quantize_row(row, importance, out) };
+            if ty == GgmlType::F16 {
+                // SAFETY: the features were just detected.
+                return unsafe { quantize_f16(row, importance, out) };
+            }
             match ty {
                 $(GgmlType::$variant => {
                     #[inline(never)]
@@ -245,24 +289,18 @@ macro_rules! compile_formats {
             }
         }
 
-        pub(super) fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
+        fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
             if Avx2::detect().is_none() {
                 return ty.dequantize_row(bytes, out);
             }
-            match ty {
-                $(GgmlType::$variant => {
-                    #[inline(never)]
-                    #[target_feature(enable = "avx2")]
-                    fn go(bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
-                        format::check_dequantize(GgmlType::$variant, bytes, out)?;
-                        <formats::$module::$ty as Format>::dequantize_row(bytes, out);
-                        Ok(())
-                    }
-                    // SAFETY: `Avx2::detect` has just found the features.
-                    unsafe { go(bytes, out) }
-                })+
-                _ => ty.dequantize_row(bytes, out),
-            }
+            let expand = match ty {
+                $(GgmlType::$variant => formats::$module::$ty::visit(Expansion),)+
+                _ => return ty.dequantize_row(bytes, out),
+            };
+            format::check_dequantize(ty, bytes, out)?;
+            // SAFETY: the features were just detected.
+            unsafe { expand(bytes, out) };
+            Ok(())
         }
     };
 }

@@ -7,8 +7,9 @@ use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Not, Sub};
 use ocelli_quant::lanes::{Lanes, Mask, Simd, Task};
 use ocelli_quant::{GgmlType, QuantError, format, formats};
 
-use super::{RowCodec, avx2, rows512};
-use crate::x86_vnni::dequantize_f16;
+use super::{RowCodec, rows512};
+use crate::x86_avx2::unpack::Known;
+use crate::x86_vnni::expand::Expansion;
 
 /// Proof that the machine has the features: only [`Avx512::detect`] makes one.
 #[derive(Clone, Copy)]
@@ -17,7 +18,10 @@ struct Avx512(());
 impl Avx512 {
     #[inline]
     fn detect() -> Option<Self> {
-        (is_x86_feature_detected!("avx512f")
+        (is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
+            && is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl"))
@@ -25,21 +29,9 @@ impl Avx512 {
     }
 }
 
-/// The codec, if the machine has the features. Rows are expanded by the AVX2 code: given 16 lanes, the compiler makes
-/// scatters out of those loops, one store per value.
+/// The codec, if the machine has the features.
 pub(super) fn codec() -> Option<RowCodec> {
-    Avx512::detect().and_then(|_| avx2::codec()).map(|_| RowCodec { name: "avx512", quantize, dequantize })
-}
-
-/// Expands a row.
-fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
-    if ty == GgmlType::F16 && Avx512::detect().is_some() {
-        format::check_dequantize(ty, bytes, out)?;
-        // SAFETY: the features were just detected.
-        unsafe { dequantize_f16(bytes, out) };
-        return Ok(());
-    }
-    avx2::dequantize(ty, bytes, out)
+    Avx512::detect().map(|_| RowCodec { name: "avx512", quantize, dequantize })
 }
 
 /// Vector of 16 f32. Vectors come only out of a [`Avx512`] or out of another vector.
@@ -83,6 +75,19 @@ impl Simd for Avx512 {
         };
         // SAFETY: `self` proves the features; `lanes` holds 16 values, and the load needs no alignment.
         Vector(unsafe { _mm512_loadu_ps(lanes.as_ptr()) })
+    }
+
+    #[inline(always)]
+    fn low_bytes(self, values: &[i32; 32]) -> [u8; 32] {
+        let mut bytes = [0u8; 32];
+        for (bytes, values) in bytes.as_chunks_mut::<16>().0.iter_mut().zip(values.as_chunks::<16>().0) {
+            // SAFETY: `self` proves the features; 16 integers in, 16 bytes out.
+            unsafe {
+                let narrow = _mm512_cvtepi32_epi8(_mm512_loadu_si512(values.as_ptr().cast()));
+                _mm_storeu_si128(bytes.as_mut_ptr().cast(), narrow);
+            }
+        }
+        bytes
     }
 }
 
@@ -232,7 +237,7 @@ impl Not for Bits {
     }
 }
 
-/// Defines `quantize` out of the list of formats, each format compiled into functions of its own.
+/// Defines `quantize` and `dequantize` out of the list of formats, each format quantised by functions of its own.
 macro_rules! compile_formats {
     ($($variant:ident $module:ident $ty:ident),+) => {
         fn quantize(
@@ -242,8 +247,11 @@ macro_rules! compile_formats {
             out: &mut [u8],
         ) -> Result<(), QuantError> {
             let Some(simd) = Avx512::detect() else { return ty.quantize_row(row, importance, out) };
-            // SAFETY: the features were just detected.
-            if ty == GgmlType::Q8_0 && importance.is_none() && unsafe { rows512::quantize_q8_0(row, out) } {
+            if importance.is_none()
+                && let Some(quantize) = rows512::quantizer(ty)
+                // SAFETY: the features were just detected.
+                && unsafe { quantize(row, out) }
+            {
                 return Ok(());
             }
             match ty {
@@ -260,6 +268,20 @@ macro_rules! compile_formats {
                 // The list names every format there is.
                 _ => ty.quantize_row(row, importance, out),
             }
+        }
+
+        fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
+            if Avx512::detect().is_none() {
+                return ty.dequantize_row(bytes, out);
+            }
+            let expand = match ty {
+                $(GgmlType::$variant => formats::$module::$ty::visit(Expansion),)+
+                _ => return ty.dequantize_row(bytes, out),
+            };
+            format::check_dequantize(ty, bytes, out)?;
+            // SAFETY: the features were just detected.
+            unsafe { expand(bytes, out) };
+            Ok(())
         }
     };
 }

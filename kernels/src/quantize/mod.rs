@@ -3,6 +3,9 @@
 //! `ocelli-quant` writes each format once, against lanes ([`ocelli_quant::lanes`]). Here the lanes become vector
 //! registers: one [`RowCodec`] per instruction set, made from the list of formats, so that a format gains every
 //! instruction set the day it is registered. All codecs give the same bytes.
+//!
+//! On x86 rows are expanded by the codes that the products make in registers, and what needs no search has functions of its
+//! own with AVX-512.
 
 use std::sync::OnceLock;
 
@@ -16,6 +19,8 @@ use crate::select::Kernels;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(test)]
+mod edge_tests;
 #[cfg(target_arch = "x86_64")]
 mod rows512;
 #[cfg(test)]

@@ -219,7 +219,7 @@ pub(super) unsafe fn dequantize_f16(bytes: &[u8], out: &mut [f32]) {
 /// # Safety
 /// As [`dequantize_f16`].
 #[target_feature(enable = "avx2,f16c")]
-pub(super) unsafe fn f32_to_f16(x: &[f32], out: &mut [u8]) {
+pub(crate) unsafe fn f32_to_f16(x: &[f32], out: &mut [u8]) {
     let (chunks, rest) = x.as_chunks::<8>();
     let (b, b_rest) = out.as_chunks_mut::<16>();
     for (x, b) in chunks.iter().zip(b) {

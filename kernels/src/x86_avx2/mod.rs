@@ -14,8 +14,9 @@
 
 #![allow(clippy::needless_range_loop, reason = "kernels walk several arrays and pointers in step")]
 
+pub(crate) mod expand;
 mod fixed;
-mod float;
+pub(crate) mod float;
 pub(crate) mod gemm;
 pub(crate) mod gemv;
 pub(crate) mod pack;
@@ -90,8 +91,12 @@ impl Visit for Int {
 }
 
 fn format<F: Known>() -> FormatKernels {
-    let (dequantize, gemv_f32) = (elem::dequantize::<F>, elem::gemv_f32::<F>);
-    FormatKernels { int: F::visit(Int), dequantize, gemv_f32, few_f32: None }
+    FormatKernels {
+        int: F::visit(Int),
+        dequantize: F::visit(expand::Expansion),
+        gemv_f32: elem::gemv_f32::<F>,
+        few_f32: None,
+    }
 }
 
 /// Gives a format of plain floats its products with one and with few tokens.
@@ -117,7 +122,6 @@ pub(crate) fn table() -> Option<&'static KernelTable> {
                 use_floats::<float::Half>(&mut formats[index(GgmlType::F16)]);
                 use_floats::<float::Brain>(&mut formats[index(GgmlType::BF16)]);
                 use_floats::<float::Single>(&mut formats[index(GgmlType::F32)]);
-                formats[index(GgmlType::F16)].dequantize = float::dequantize_f16;
                 KernelTable {
                     name: NAME,
                     mr: MR,

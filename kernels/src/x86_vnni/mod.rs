@@ -7,6 +7,7 @@
 
 #![allow(clippy::needless_range_loop, reason = "kernels walk several arrays and pointers in step")]
 
+pub(crate) mod expand;
 mod gemm;
 mod gemv;
 mod lanes;
@@ -25,7 +26,6 @@ use crate::table::{Few, FewKernel, FormatKernels, Gemm, GemmF32, Gemv, IntKernel
 use crate::x86_avx2::unpack::{Block, Known, Super, Visit};
 use crate::x86_avx2::{self, pack as panels};
 use lanes::{Avx512, Halves, Lanes, Pair, Vnni};
-pub(crate) use quantize::dequantize_f16;
 
 // Of 16 lanes each: the functions that are written once for all instruction sets.
 crate::wide::wide_functions!("avx2,fma,f16c,avx512f,avx512bw,avx512vl");
@@ -185,7 +185,8 @@ fn made(base: &KernelTable, by: By, name: &'static str, panels: usize, nr: usize
     KernelTable { name, panels, nr, formats, fixed, fast_bytes: true, peaks: base.peaks.clone(), ..*base }
 }
 
-/// Puts what AVX-512 has of its own in the place of AVX2's: products with one token and with few, and making panels.
+/// Puts what AVX-512 has of its own in the place of AVX2's: products with one token and with few, making panels, expanding
+/// rows.
 fn use_avx512(kernels: &mut [FormatKernels]) {
     let mut put = |ty: GgmlType, gemv: unsafe fn(&mut Gemv), few: unsafe fn(&Few)| {
         if let Some(int) = &mut kernels[index(ty)].int {
@@ -208,7 +209,12 @@ fn use_avx512(kernels: &mut [FormatKernels]) {
     put(GgmlType::Q5_K, pack::pack_super::<formats::q5_k::Q5_K>);
     put(GgmlType::Q6_K, pack::pack_super::<formats::q6_k::Q6_K>);
     put(GgmlType::Q8_0, pack::pack_q8_0);
-    kernels[index(GgmlType::F16)].dequantize = quantize::dequantize_f16;
+    macro_rules! expansions {
+        ($($ty:ident $module:ident $format:ident),+) => {
+            $(kernels[index(GgmlType::$ty)].dequantize = formats::$module::$format::visit(expand::Expansion);)+
+        };
+    }
+    ocelli_quant::for_each_format!(expansions);
 }
 
 /// The table of AVX-512, where the CPU has every feature that its functions are compiled with.

@@ -1,5 +1,4 @@
-//! Activations to codes, and half precision to single, with registers of 16 floats: the bits are those of every other
-//! table.
+//! Activations to codes with registers of 16 floats: the bits are those of every other table.
 
 use std::arch::x86_64::*;
 
@@ -110,23 +109,6 @@ pub(super) fn fixed_row(x: &[f32], norm: f32, q: &mut [i16], factors: &mut [f32]
             *codes = rounded(x, scale);
         }
         codes_rest.copy_from_slice(&rounded(&last, scale)[..rest.len()]);
-    }
-}
-
-/// Expands half precision.
-///
-/// # Safety
-/// None beyond the features; both sides end where the shorter does.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(crate) unsafe fn dequantize_f16(bytes: &[u8], out: &mut [f32]) {
-    let (chunks, rest) = out.as_chunks_mut::<LANES>();
-    let (b, b_rest) = bytes.as_chunks::<{ 2 * LANES }>();
-    for (out, b) in chunks.iter_mut().zip(b) {
-        // SAFETY: 32 bytes in, 16 floats out.
-        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), _mm512_cvtph_ps(_mm256_loadu_si256(b.as_ptr().cast()))) };
-    }
-    for (out, b) in rest.iter_mut().zip(b_rest.as_chunks::<2>().0) {
-        *out = ocelli_quant::half_bits::f16_to_f32(u16::from_le_bytes(*b));
     }
 }
 

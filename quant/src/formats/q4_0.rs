@@ -38,7 +38,7 @@ impl Format for Q4_0 {
             let d = signed_abs_max(s, x) / -8.0;
             write_f16(block, 0, d);
             let codes = truncated(s, x, 0.0, inverse(d), 8.5);
-            pack_halves(&limited(&codes, 15), &mut block[2..]);
+            pack_halves(&limited(s, &codes, 15), &mut block[2..]);
         }
     }
 

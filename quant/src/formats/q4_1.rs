@@ -41,7 +41,7 @@ impl Format for Q4_1 {
             write_f16(block, 0, d);
             write_f16(block, 2, min);
             let codes = truncated(s, x, min, inverse(d), 0.5);
-            pack_halves(&limited(&codes, 15), &mut block[4..]);
+            pack_halves(&limited(s, &codes, 15), &mut block[4..]);
         }
     }
 

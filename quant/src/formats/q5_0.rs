@@ -13,7 +13,7 @@ use crate::half_bits::{read_f16, write_f16};
 use crate::lanes::Simd;
 use crate::panel::{Block32, Unpack, add_fifth, unpack_halves};
 use crate::search::groups;
-use crate::search::simple::{fifth_bits, inverse, limited, pack_halves, signed_abs_max, truncated, unpack_fifth};
+use crate::search::simple::{inverse, limited, pack_halves, signed_abs_max, truncated, unpack_fifth};
 
 /// 5-bit codes with one scale per 32 weights.
 pub struct Q5_0;
@@ -30,7 +30,7 @@ impl Format for Q5_0 {
         let blocks = out.as_chunks_mut::<22>().0;
         let pack = |block: &mut [u8; 22], d, codes: &[u8; 32]| {
             write_f16(block, 0, d);
-            block[2..6].copy_from_slice(&fifth_bits(codes));
+            block[2..6].copy_from_slice(&s.fifth_bits(codes));
             pack_halves(codes, &mut block[6..]);
         };
         if let Some(importance) = importance {
@@ -39,7 +39,7 @@ impl Format for Q5_0 {
         }
         for (block, x) in blocks.iter_mut().zip(row.as_chunks::<32>().0) {
             let d = signed_abs_max(s, x) / -16.0;
-            pack(block, d, &limited(&truncated(s, x, 0.0, inverse(d), 16.5), 31));
+            pack(block, d, &limited(s, &truncated(s, x, 0.0, inverse(d), 16.5), 31));
         }
     }
 

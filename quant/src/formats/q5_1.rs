@@ -13,7 +13,7 @@ use crate::half_bits::{read_f16, write_f16};
 use crate::lanes::Simd;
 use crate::panel::{Block32, Unpack, add_fifth, unpack_halves};
 use crate::search::groups;
-use crate::search::simple::{fifth_bits, inverse, limited, min_max, pack_halves, truncated, unpack_fifth};
+use crate::search::simple::{inverse, limited, min_max, pack_halves, truncated, unpack_fifth};
 
 /// 5-bit codes with scale and minimum per 32 weights.
 pub struct Q5_1;
@@ -31,7 +31,7 @@ impl Format for Q5_1 {
         let pack = |block: &mut [u8; 24], d, m, codes: &[u8; 32]| {
             write_f16(block, 0, d);
             write_f16(block, 2, m);
-            block[4..8].copy_from_slice(&fifth_bits(codes));
+            block[4..8].copy_from_slice(&s.fifth_bits(codes));
             pack_halves(codes, &mut block[8..]);
         };
         if let Some(importance) = importance {
@@ -41,7 +41,7 @@ impl Format for Q5_1 {
         for (block, x) in blocks.iter_mut().zip(row.as_chunks::<32>().0) {
             let (min, max) = min_max(s, x);
             let d = (max - min) / 31.0;
-            pack(block, d, min, &limited(&truncated(s, x, min, inverse(d), 0.5), i8::MAX));
+            pack(block, d, min, &limited(s, &truncated(s, x, min, inverse(d), 0.5), i8::MAX));
         }
     }
 

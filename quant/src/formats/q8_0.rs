@@ -27,9 +27,7 @@ impl Format for Q8_0 {
             let d = abs_max(s, x) / 127.0;
             write_f16(block, 0, d);
             let codes = rounded_half_away(s, x, inverse(d));
-            for (q, code) in block[2..].iter_mut().zip(codes) {
-                *q = code as u8;
-            }
+            block[2..].copy_from_slice(&s.low_bytes(&codes));
         }
     }
 

@@ -3,7 +3,7 @@
 //! Here a vector holds neighbouring weights. Extremes may be taken in any order except where magnitudes tie or zeros
 //! have different signs, which is settled afterwards.
 
-use crate::lanes::{Lanes, MAX_LANES, Mask, Simd};
+use crate::lanes::{Lanes, MAX_LANES, Simd};
 
 // Plain loops throughout: a closure with lane operations is compiled on its own before it is inlined, and on its own it
 // lacks the instruction set.
@@ -27,30 +27,9 @@ pub(crate) fn abs_max<S: Simd>(s: S, x: &[f32]) -> f32 {
     f32::from_bits(lanes(max).iter().fold(0, |max, v| max.max(v.to_bits())))
 }
 
-/// The value of largest magnitude with its sign: the first one on ties, +0 for a block of zeros.
+/// Smallest and largest value; of zeros with different signs, any.
 #[inline(always)]
-pub(crate) fn signed_abs_max<S: Simd>(s: S, x: &[f32]) -> f32 {
-    let max = abs_max(s, x);
-    if max == 0.0 {
-        return 0.0;
-    }
-    let (plus, minus) = (s.splat(max), s.splat(-max));
-    let (mut has_plus, mut has_minus) = (plus.lt(plus), plus.lt(plus));
-    for x in x.chunks_exact(S::W) {
-        let v = s.load(x);
-        has_plus = has_plus | v.eq(plus);
-        has_minus = has_minus | v.eq(minus);
-    }
-    match (has_plus.any(), has_minus.any()) {
-        (true, false) => max,
-        (false, _) => -max,
-        (true, true) => x.iter().copied().find(|v| v.abs() == max).unwrap_or(max),
-    }
-}
-
-/// Smallest and largest value; of zeros with different signs, the first.
-#[inline(always)]
-pub(crate) fn min_max<S: Simd>(s: S, x: &[f32]) -> (f32, f32) {
+fn extremes<S: Simd>(s: S, x: &[f32]) -> (f32, f32) {
     let (mut low, mut high) = (s.load(x), s.load(x));
     for x in x.chunks_exact(S::W) {
         let v = s.load(x);
@@ -66,10 +45,31 @@ pub(crate) fn min_max<S: Simd>(s: S, x: &[f32]) -> (f32, f32) {
         }
         half /= 2;
     }
+    (low[0], high[0])
+}
+
+/// The value of largest magnitude with its sign: the first one on ties, +0 for a block of zeros.
+///
+/// By both extremes, whose comparison needs no branch: where looking for the magnitude with either sign branches, every
+/// second block is guessed wrong.
+#[inline(always)]
+pub(crate) fn signed_abs_max<S: Simd>(s: S, x: &[f32]) -> f32 {
+    let (low, high) = extremes(s, x);
+    if high == -low {
+        return if high == 0.0 { 0.0 } else { x.iter().copied().find(|v| v.abs() == high).unwrap_or(high) };
+    }
+    let (low, high) = (s.splat(low), s.splat(high));
+    lanes(S::F::select((-low).lt(high), high, low))[0]
+}
+
+/// Smallest and largest value; of zeros with different signs, the first.
+#[inline(always)]
+pub(crate) fn min_max<S: Simd>(s: S, x: &[f32]) -> (f32, f32) {
+    let (low, high) = extremes(s, x);
     let first_zero = |value: f32| {
         if value == 0.0 { x.iter().copied().find(|v| *v == 0.0).unwrap_or(value) } else { value }
     };
-    (first_zero(low[0]), first_zero(high[0]))
+    (first_zero(low), first_zero(high))
 }
 
 /// `(x − low)·inverse + offset` without fractions.
@@ -99,10 +99,10 @@ pub(crate) fn rounded_half_away<S: Simd>(s: S, x: &[f32; 32], inverse: f32) -> [
 
 /// Codes out of integers: the low byte, read as signed, and at most `limit`.
 #[inline(always)]
-pub(crate) fn limited(v: &[i32; 32], limit: i8) -> [u8; 32] {
-    let mut out = [0u8; 32];
-    for (out, v) in out.iter_mut().zip(v) {
-        *out = (*v as i8).min(limit) as u8;
+pub(crate) fn limited<S: Simd>(s: S, v: &[i32; 32], limit: i8) -> [u8; 32] {
+    let mut out = s.low_bytes(v);
+    for out in &mut out {
+        *out = (*out as i8).min(limit) as u8;
     }
     out
 }
