@@ -10,6 +10,7 @@
 pub(crate) mod expand;
 mod gemm;
 mod gemv;
+mod halves;
 mod lanes;
 mod pack;
 mod peak;
@@ -25,7 +26,8 @@ use crate::fixed::{FixedKernels, Panel16};
 use crate::table::{Few, FewKernel, FormatKernels, Gemm, GemmF32, Gemv, IntKernels, KernelTable, Pack, Prompt, index};
 use crate::x86_avx2::unpack::{Block, Known, Super, Visit};
 use crate::x86_avx2::{self, pack as panels};
-use lanes::{Avx512, Halves, Lanes, Pair, Vnni};
+use halves::{Halves, Vnni};
+use lanes::{Avx512, Lanes, Pair};
 
 // Of 16 lanes each: the functions that are written once for all instruction sets.
 crate::wide::wide_functions!("avx2,fma,f16c,avx512f,avx512bw,avx512vl");
@@ -56,9 +58,9 @@ enum By {
 type TwoOf<V> = Pair<V, 6>;
 type OfAvx = Halves<Vnni, 3>;
 #[cfg(feature = "emulated")]
-type Emulated512 = Halves<lanes::Emulated, { Avx512::TOKENS }>;
+type Emulated512 = Halves<halves::Emulated, { Avx512::TOKENS }>;
 #[cfg(feature = "emulated")]
-type EmulatedAvx = Halves<lanes::Emulated, { OfAvx::TOKENS }>;
+type EmulatedAvx = Halves<halves::Emulated, { OfAvx::TOKENS }>;
 
 /// Makes the functions of a table's slots out of those of [`gemm`], compiled with the table's features. AVX-VNNI has no use
 /// for that of floats: the tiles of AVX2's own are larger.
