@@ -2,8 +2,9 @@
 
 use ocelli_kernels::{ActBuf, ActNeeds, AttnScratch, Precision};
 
+use crate::memory::{self, Floats};
 use crate::weights::Weights;
-use crate::{Config, RuntimeError, memory};
+use crate::{Config, RuntimeError};
 
 /// Rows of logits computed at a time.
 pub(crate) const LOGIT_ROWS: usize = 32;
@@ -12,19 +13,19 @@ pub(crate) const LOGIT_ROWS: usize = 32;
 #[derive(Debug)]
 pub(crate) struct Workspace {
     /// Residual stream, `[n, n_embd]`.
-    pub(crate) x: Vec<f32>,
+    pub(crate) x: Floats,
     /// Normed rows, and results on their way into `x`, `[n, n_embd]`.
-    pub(crate) h: Vec<f32>,
+    pub(crate) h: Floats,
     /// Queries, `[n, q_width]`.
-    pub(crate) q: Vec<f32>,
+    pub(crate) q: Floats,
     /// Keys, `[n, kv_width]`.
     pub(crate) k: Vec<f32>,
     /// Values, `[n, kv_width]`.
     pub(crate) v: Vec<f32>,
     /// Attention results, `[n, q_width]`.
-    pub(crate) attn: Vec<f32>,
+    pub(crate) attn: Floats,
     /// Inside of the feed-forward, `[n, n_ff]`.
-    pub(crate) ff: Vec<f32>,
+    pub(crate) ff: Floats,
     /// (Cosine, sine) pairs of the positions, `[n, n_rot]`.
     pub(crate) rope: Vec<f32>,
     /// Logits of some rows, `[LOGIT_ROWS, n_vocab]`.
@@ -55,16 +56,18 @@ impl Workspace {
         let floats = floats.and_then(|f| f.checked_mul(n as u64));
         let floats = floats.and_then(|f| f.checked_add(logits as u64 * config.n_vocab as u64));
         let bytes = floats.and_then(|f| f.checked_mul(4));
-        memory::check(format!("the workspace for micro-batches of {n} tokens"), bytes)?;
+        let what = || format!("the workspace for micro-batches of {n} tokens");
+        memory::check(what(), bytes)?;
+        let floats = |n| Floats::new(n).ok_or_else(|| memory::too_large(what(), bytes.unwrap_or(u64::MAX)));
         let needs = ActNeeds::new(precision, weights.types());
         Ok(Self {
-            x: vec![0.0; n * config.n_embd],
-            h: vec![0.0; n * config.n_embd],
-            q: vec![0.0; n * q],
+            x: floats(n * config.n_embd)?,
+            h: floats(n * config.n_embd)?,
+            q: floats(n * q)?,
             k: vec![0.0; n * kv],
             v: vec![0.0; n * kv],
-            attn: vec![0.0; n * q],
-            ff: vec![0.0; n * config.n_ff],
+            attn: floats(n * q)?,
+            ff: floats(n * config.n_ff)?,
             rope: vec![0.0; n * config.rope.n_rot],
             logits: vec![0.0; logits * config.n_vocab],
             acts: ActBuf::with_capacity(n, widest.next_multiple_of(256), needs),

@@ -8,9 +8,6 @@
 
 use std::ops::Range;
 
-#[cfg(target_os = "linux")]
-use memmap2::Advice;
-use memmap2::{MmapMut, MmapOptions};
 use ocelli_kernels::quantize::{RowCodec, quantize_pairs};
 use ocelli_kernels::{KernelError, Kernels, WeightRef};
 use ocelli_quant::GgmlType;
@@ -18,8 +15,9 @@ use ocelli_quant::GgmlType;
 use super::VisionError;
 use super::engine::Stored;
 use super::outliers;
+use crate::RuntimeError;
+use crate::memory::{self, Large};
 use crate::weights::{Matrix, Weights};
-use crate::{RuntimeError, memory};
 
 /// The format of the rows: 32 codes of 8 bits and a scale, of which every two are the same.
 pub(super) const FORMAT: GgmlType = GgmlType::Q8_0;
@@ -38,7 +36,7 @@ struct Form {
 pub(crate) struct Int8 {
     matrices: Vec<Option<Form>>,
     /// The rows of all matrices, in one piece: with pages of 4 KiB, making them would take a hundred thousand page faults.
-    bytes: MmapMut,
+    bytes: Large,
 }
 
 impl Int8 {
@@ -59,10 +57,7 @@ impl Int8 {
             bytes: bytes as u64,
             remedy: "use --precision exact, which needs none",
         };
-        // A mapping of nothing is an error.
-        let mut bytes = MmapOptions::new().len(bytes.max(1)).map_anon().map_err(|_| no_memory())?;
-        #[cfg(target_os = "linux")]
-        let _ = bytes.advise(Advice::HugePage);
+        let mut bytes = Large::new(bytes).ok_or_else(no_memory)?;
         let (mut matrices, mut at) = (Vec::with_capacity(stored.len()), 0);
         for s in stored {
             if !wanted(s) {

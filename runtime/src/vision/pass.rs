@@ -8,8 +8,9 @@ use ocelli_kernels::{FEW_TOKENS, Precision, SpanScratch};
 use super::engine::Engine;
 use super::outliers::Inputs;
 use super::{Positions, VisionConfig, VisionProbe};
+use crate::RuntimeError;
 use crate::image::Rgb8;
-use crate::{RuntimeError, memory};
+use crate::memory::{self, Floats};
 
 /// A slice of the batch.
 #[derive(Debug, Clone, Copy)]
@@ -97,19 +98,19 @@ const SMALLER: &str = "close other programs, or have pictures cut into fewer sli
 #[derive(Debug, Default)]
 pub(crate) struct Workspace {
     /// Residual stream, `[n, n_embd]`.
-    pub(crate) x: Vec<f32>,
+    pub(crate) x: Floats,
     /// Normed rows, and results on their way into `x`; `[n, n_embd]` or `[out_rows, projection_dim]`.
-    pub(crate) h: Vec<f32>,
+    pub(crate) h: Floats,
     /// Queries, `[n, n_embd]`.
-    pub(crate) q: Vec<f32>,
+    pub(crate) q: Floats,
     /// Keys, `[n, n_embd]` or `[n, projection_dim]`.
-    pub(crate) k: Vec<f32>,
+    pub(crate) k: Floats,
     /// Values, like the keys.
-    pub(crate) v: Vec<f32>,
+    pub(crate) v: Floats,
     /// Attention results, like `h`.
-    pub(crate) attn: Vec<f32>,
+    pub(crate) attn: Floats,
     /// Patches, the inside of the feed-forward or the projected rows, `[n, …]`.
-    pub(crate) ff: Vec<f32>,
+    pub(crate) ff: Floats,
     /// Input of the matrix products, in the forms they take.
     pub(crate) acts: Inputs,
     /// Attention's own.
@@ -145,10 +146,11 @@ impl Workspace {
             Precision::Fast => n * wide * 3 + n * wide / 8 * size_of::<f32>(),
         };
         let bytes = (missing * size_of::<f32>() + acts) as u64;
-        memory::check_or(format!("the workspace for {n} image patches"), Some(bytes), SMALLER)?;
-        for (buffer, n) in buffers.into_iter().zip(wanted) {
-            if buffer.len() < n {
-                buffer.resize(n, 0.0);
+        let what = || format!("the workspace for {n} image patches");
+        memory::check_or(what(), Some(bytes), SMALLER)?;
+        for (buffer, floats) in buffers.into_iter().zip(wanted) {
+            if buffer.len() < floats {
+                *buffer = Floats::new(floats).ok_or_else(|| memory::too_little(what(), bytes, SMALLER))?;
             }
         }
         Ok(())
