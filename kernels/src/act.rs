@@ -94,12 +94,35 @@ fn act_kind(ty: GgmlType) -> Option<ActKind> {
 /// Bytes of a line of the cache.
 const LINE: usize = 64;
 
+/// Codes that begin where a line of the cache does: kernels load whole lines.
+#[derive(Debug, Default)]
+struct Lines {
+    codes: Vec<i8>,
+    first: usize,
+}
+
+impl Lines {
+    fn resize(&mut self, n: usize) {
+        self.codes.resize(n + LINE, 0);
+        self.first = self.codes.as_ptr().align_offset(LINE).min(LINE);
+    }
+
+    /// The first `n` codes.
+    fn rows(&self, n: usize) -> &[i8] {
+        &self.codes[self.first..][..n]
+    }
+
+    fn as_mut_ptr(&mut self) -> *mut i8 {
+        self.codes[self.first..].as_mut_ptr()
+    }
+}
+
 /// Quantised rows.
 #[derive(Debug, Default)]
 struct Codes {
-    /// The codes begin at `first`, where a line of the cache does: kernels load whole lines.
-    q: Vec<i8>,
-    first: usize,
+    q: Lines,
+    /// The same codes of a few tokens in another order, see [`Acts::crossed`].
+    crossed: Lines,
     /// The same, 16 bits wide, for tables that want that; only beside one scale per 32.
     q16: Vec<i16>,
     d: Vec<f32>,
@@ -112,10 +135,10 @@ struct Codes {
 }
 
 impl Codes {
-    fn resize(&mut self, n: usize, unit: usize, wide: bool, pairs: bool) {
-        let sums16 = unit == 256;
-        self.q.resize(n + LINE, 0);
-        self.first = self.q.as_ptr().align_offset(LINE).min(LINE);
+    fn resize(&mut self, tokens: usize, depth: usize, unit: usize, wide: bool, pairs: bool) {
+        let (n, sums16) = (tokens.saturating_mul(depth), unit == 256);
+        self.q.resize(n);
+        self.crossed.resize(if sums16 { tokens.min(FEW_TOKENS).saturating_mul(depth) } else { 0 });
         self.d.resize(n / unit, 0.0);
         self.q16.resize(if sums16 || !wide { 0 } else { n }, 0);
         self.sums16.resize(if sums16 { n / 16 } else { 0 }, 0);
@@ -123,10 +146,15 @@ impl Codes {
         self.begin.resize(if sums16 { n / 16 } else { n / 32 }, 0);
         self.begin_pairs.resize(if pairs { n / 64 } else { 0 }, 0);
     }
+}
 
-    /// The first `n` codes.
-    fn rows(&self, n: usize) -> &[i8] {
-        &self.q[self.first..][..n]
+/// Writes each half of a super-block's codes as its runs of 32 in the order 0, 2, 1, 3.
+fn cross(q: &[i8], crossed: &mut [i8]) {
+    for (q, crossed) in q.as_chunks::<128>().0.iter().zip(crossed.as_chunks_mut::<128>().0) {
+        crossed[..32].copy_from_slice(&q[..32]);
+        crossed[32..64].copy_from_slice(&q[64..96]);
+        crossed[64..96].copy_from_slice(&q[32..64]);
+        crossed[96..].copy_from_slice(&q[96..]);
     }
 }
 
@@ -273,10 +301,10 @@ impl ActBuf {
             self.fixed.factors.resize(tokens.saturating_mul(fixed::units(depth)), 0.0);
         }
         if needs.q8k {
-            self.q8k.resize(n, 256, wide, false);
+            self.q8k.resize(tokens, depth, 256, wide, false);
         }
         if needs.q8b {
-            self.q8b.resize(n, 32, wide, needs.pairs);
+            self.q8b.resize(tokens, depth, 32, wide, needs.pairs);
         }
     }
 
@@ -319,6 +347,9 @@ impl ActBuf {
                         (kernels.table.quantize_q8k)(row, q, d, s16, s32);
                         for (begin, sum) in k.begin(t, depth / 16).iter_mut().zip(s16) {
                             *begin = -RAISED16 * i32::from(*sum);
+                        }
+                        if tokens <= FEW_TOKENS {
+                            cross(q, k.crossed(t, depth));
                         }
                     }
                 }
@@ -366,7 +397,11 @@ impl ActBuf {
             ActKind::Q8B => (needs.q8b, &self.q8b, 32),
         };
         have.then(|| Acts {
-            q: codes.rows(self.tokens * self.depth),
+            q: codes.q.rows(self.tokens * self.depth),
+            crossed: match kind {
+                ActKind::Q8K if self.tokens <= FEW_TOKENS => codes.crossed.rows(self.tokens * self.depth),
+                _ => &[],
+            },
             q16: &codes.q16,
             d: &codes.d,
             pairs: needs.pairs && kind == ActKind::Q8B,
@@ -388,6 +423,7 @@ impl ActBuf {
 /// Where rows of codes are written from several threads.
 struct CodesPtr {
     q: *mut i8,
+    crossed: *mut i8,
     q16: *mut i16,
     has_wide: bool,
     d: *mut f32,
@@ -404,7 +440,8 @@ unsafe impl Sync for CodesPtr {}
 impl CodesPtr {
     fn new(codes: &mut Codes) -> Self {
         Self {
-            q: codes.q[codes.first..].as_mut_ptr(),
+            q: codes.q.as_mut_ptr(),
+            crossed: codes.crossed.as_mut_ptr(),
             q16: codes.q16.as_mut_ptr(),
             has_wide: !codes.q16.is_empty(),
             d: codes.d.as_mut_ptr(),
@@ -424,6 +461,16 @@ impl CodesPtr {
     unsafe fn wide(&self, t: usize, depth: usize) -> &mut [i16] {
         // SAFETY: promised by the caller.
         unsafe { std::slice::from_raw_parts_mut(self.q16.add(t * depth), depth) }
+    }
+
+    /// The place of the codes of row `t` in the other order.
+    ///
+    /// # Safety
+    /// As [`CodesPtr::row`]; tokens must be few.
+    #[expect(clippy::mut_from_ref, reason = "rows are disjoint, which the caller promises")]
+    unsafe fn crossed(&self, t: usize, depth: usize) -> &mut [i8] {
+        // SAFETY: promised by the caller.
+        unsafe { std::slice::from_raw_parts_mut(self.crossed.add(t * depth), depth) }
     }
 
     /// The place of the `n` beginnings of row `t`.

@@ -243,6 +243,10 @@ pub(crate) const RAISED16: i32 = 32;
 pub(crate) struct Acts<'a> {
     /// Codes −127…127, `depth` per token.
     pub(crate) q: &'a [i8],
+    /// Of [`ActKind::Q8K`], where tokens are at most [`crate::FEW_TOKENS`], the same codes with the runs 0 … 7 of 32 of each
+    /// super-block in the order 0, 2, 1, 3, 4, 6, 5, 7: that in which whole lines of nibbles come. Else empty.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AVX-512 takes runs in this order"))]
+    pub(crate) crossed: &'a [i8],
     /// The same codes, 16 bits wide; empty for [`ActKind::Q8K`], and where [`KernelTable::fast_bytes`] says that bytes serve.
     pub(crate) q16: &'a [i16],
     /// One scale per unit (256 or 32 weights).
@@ -273,8 +277,10 @@ impl<'a> Acts<'a> {
         let cut16 = if self.sums16.is_empty() { 0..0 } else { from * self.depth / 16..(from + n) * self.depth / 16 };
         let begin = if self.unit == 256 { self.depth / 16 } else { self.depth / 32 };
         let wide = if self.q16.is_empty() { 0..0 } else { from * self.depth..(from + n) * self.depth };
+        let crossed = if self.crossed.is_empty() { 0..0 } else { from * self.depth..(from + n) * self.depth };
         Acts {
             q: &self.q[from * self.depth..(from + n) * self.depth],
+            crossed: &self.crossed[crossed],
             q16: &self.q16[wide],
             d: &self.d[from * self.depth / self.unit..(from + n) * self.depth / self.unit],
             sums16: &self.sums16[cut16],

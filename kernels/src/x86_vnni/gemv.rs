@@ -9,75 +9,94 @@ use super::lanes::vpdpwssd_512;
 use super::unpack::Wide;
 use crate::table::{Acts, Few, Gemv, rows_from};
 use crate::x86_avx2::gemv::{Blocks, TOGETHER, fetch_ahead, halves_of, products, put, sum};
-use crate::x86_avx2::unpack::Block;
+use crate::x86_avx2::unpack::{Block, load};
 
 /// How far ahead of the products weights are asked for, in bytes: with 2,048 of them a Zen 5 reads a tenth to a fifth slower.
 pub(super) const AHEAD: usize = 8192;
 
-/// For every pair of runs: which 16-bit scale belongs to which lane of 32 bits, of groups of 32 and of 16.
-static SCALES: [[[u16; 32]; 4]; 2] = {
-    let mut places = [[[0; 32]; 4]; 2];
-    let mut j = 0;
-    while j < 4 {
-        let mut word = 0;
-        while word < 32 {
-            places[0][j][word] = (2 * j + word / 16) as u16;
-            places[1][j][word] = (4 * j + word / 8) as u16;
-            word += 1;
-        }
-        j += 1;
+/// For both halves of a super-block: which 16-bit scale belongs to which 16-bit sum. Packing two registers puts four sums of
+/// the one beside four of the other.
+const fn places(runs: [[usize; 2]; 4], group: usize) -> [[u16; 32]; 2] {
+    let mut places = [[0; 32]; 2];
+    let mut i = 0;
+    while i < 64 {
+        let (half, lane, register) = (i / 32, i % 32 / 8, 2 * (i / 32) + i % 8 / 4);
+        // A lane has 16 codes, half a run.
+        let run = runs[register][lane / 2];
+        places[half][i % 32] = if group == 32 { run } else { 2 * run + lane % 2 } as u16;
+        i += 1;
     }
     places
-};
+}
 
-/// The lower word of every lane.
-const LOWER: __mmask32 = 0x5555_5555;
-
-/// One row of super-blocks times `T` tokens from number `t0` on. The bits of a result do not depend on `T`.
-///
-/// A lane has four products, at most 4·63·127 = 32,004 together, which fits 16 bits; times a scale of 128, summed over the
-/// four pairs of runs, below 2²⁵, and so are the sums of mins, of which a lane has two of 4096·2032.
+/// Codes of a token as a format's registers take them.
 ///
 /// # Safety
-/// The row holds as many weights as a token of `acts`, which has `t0 + T` tokens in units of 256.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn row_super<F: Wide, const T: usize>(row: &[u8], acts: &Acts<'_>, t0: usize) -> [f32; T] {
-    let sums: &[i16] = if F::GROUP == 32 { acts.sums32 } else { acts.sums16 };
-    let (groups, units) = (256 / F::GROUP, acts.depth / 256);
-    let q: [*const i8; T] = rows_from(acts.q[t0 * acts.depth..].as_ptr(), acts.depth);
-    let d: [*const f32; T] = rows_from(acts.d[t0 * units..].as_ptr(), units);
-    let own: [*const i16; T] = rows_from(sums[t0 * units * groups..].as_ptr(), units * groups);
-    // A shuffle that the compiler knows may become several others.
-    let places = std::hint::black_box(&SCALES[usize::from(F::GROUP == 16)]);
-    let mut acc = [_mm512_setzero_ps(); T];
-    let mut below = [_mm256_setzero_ps(); T];
-    for (k, block) in row.chunks_exact(F::BLOCK_BYTES).enumerate() {
-        let b = block.as_ptr();
-        if t0 == 0 {
-            fetch_ahead::<AHEAD>(b, F::BLOCK_BYTES);
+/// 256 codes must be readable, in the order that the format asks for. To be inlined into a function that is compiled with
+/// AVX-512.
+#[inline(always)]
+unsafe fn codes_of<F: Wide>(register: usize, q: *const i8) -> __m512i {
+    let runs = F::RUNS[register];
+    // SAFETY: promised by the caller.
+    unsafe {
+        if F::CROSSED || runs[1] == runs[0] + 1 {
+            return _mm512_loadu_si512(q.add(64 * register).cast());
         }
-        // SAFETY: a whole block; of unit k of each token 256 codes, a sum for every group and a scale.
-        unsafe {
+        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(load(q.add(32 * runs[0]))), load(q.add(32 * runs[1])))
+    }
+}
+
+/// Sums of one row of super-blocks times `T` tokens from number `t0` on, of which [`totals`] makes results. Their bits do
+/// not depend on `T`.
+///
+/// A lane has four products, at most 4·63·127 = 32,004 together, which fits 16 bits; times a scale of 128, summed over the
+/// eight of them, below 2²⁵, and so are the sums of mins, of which a lane has two of 4096·2032.
+///
+/// # Safety
+/// The row holds as many weights as a token of `acts`, which has `t0 + T` tokens in units of 256. To be inlined into a
+/// function that is compiled with the table's features.
+#[inline(always)]
+unsafe fn row_super<F: Wide, const T: usize>(row: *const u8, acts: &Acts<'_>, t0: usize) -> [__m512; T] {
+    let sums: &[i16] = if F::GROUP == 32 { acts.sums32 } else { acts.sums16 };
+    let codes = if F::CROSSED { acts.crossed } else { acts.q };
+    debug_assert_eq!(codes.len(), acts.q.len());
+    let (groups, units) = (256 / F::GROUP, acts.depth / 256);
+    let q: [*const i8; T] = rows_from(codes.as_ptr().wrapping_add(t0 * acts.depth), acts.depth);
+    let d: [*const f32; T] = rows_from(acts.d.as_ptr().wrapping_add(t0 * units), units);
+    let own: [*const i16; T] = rows_from(sums.as_ptr().wrapping_add(t0 * units * groups), units * groups);
+    // SAFETY: promised by the caller: `units` whole blocks; of each token 256 codes, a sum for every group and a scale for
+    // every unit.
+    unsafe {
+        // A shuffle that the compiler knows may become several others.
+        let places = std::hint::black_box(const { &places(F::RUNS, F::GROUP) });
+        let places = [places[0], places[1]].map(|place| _mm512_loadu_si512(place.as_ptr().cast()));
+        let mut acc = [_mm512_setzero_ps(); T];
+        let mut below = [_mm256_setzero_ps(); T];
+        for k in 0..units {
+            let b = row.add(k * F::BLOCK_BYTES);
+            if t0 == 0 {
+                fetch_ahead::<AHEAD>(b, F::BLOCK_BYTES);
+            }
             let [scales, mins] = F::steps(b);
-            let scales = _mm512_castsi256_si512(scales);
             let mut total = [_mm512_setzero_si512(); T];
-            macro_rules! pair {
-                ($($j:literal)+) => {$(
+            macro_rules! halves {
+                ($($h:literal)+) => {$(
+                    // Without it everything is unpacked first, which spills it.
                     if T > 1 {
                         compiler_fence(Ordering::SeqCst);
                     }
-                    let w = F::pair::<$j>(b);
-                    let place = _mm512_loadu_si512(places[$j].as_ptr().cast());
-                    let scale = _mm512_maskz_permutexvar_epi16(LOWER, place, scales);
+                    let w = F::half::<$h>(b);
+                    let scale = _mm512_permutexvar_epi16(places[$h], _mm512_castsi256_si512(scales));
                     for t in 0..T {
-                        let y = _mm512_loadu_si512(q[t].add(256 * k + 64 * $j).cast());
-                        let dot = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, y);
-                        total[t] = vpdpwssd_512(total[t], dot, scale);
+                        let dot = |i: usize| {
+                            let y = codes_of::<F>(2 * $h + i, q[t].add(256 * k));
+                            _mm512_dpbusd_epi32(_mm512_setzero_si512(), w[i], y)
+                        };
+                        total[t] = vpdpwssd_512(total[t], _mm512_packs_epi32(dot(0), dot(1)), scale);
                     }
                 )+};
             }
-            pair!(0 1 2 3);
+            halves!(0 1);
             let [d_row, dmin] = F::floats(b);
             for t in 0..T {
                 let own = own[t].add(groups * k);
@@ -85,7 +104,7 @@ unsafe fn row_super<F: Wide, const T: usize>(row: &[u8], acts: &Acts<'_>, t0: us
                     let own = _mm_loadu_si128(own.cast());
                     _mm256_zextsi128_si256(_mm_madd_epi16(_mm256_castsi256_si128(mins), own))
                 } else {
-                    _mm256_madd_epi16(mins, _mm256_loadu_si256(own.cast()))
+                    _mm256_madd_epi16(mins, load(own))
                 };
                 let dy = *d[t].add(k);
                 if F::RAISED != 0 {
@@ -96,12 +115,70 @@ unsafe fn row_super<F: Wide, const T: usize>(row: &[u8], acts: &Acts<'_>, t0: us
                 acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total[t]), _mm512_set1_ps(d_row * dy), acc[t]);
             }
         }
+        for t in 0..T {
+            acc[t] = _mm512_sub_ps(acc[t], _mm512_zextps256_ps512(below[t]));
+        }
+        acc
     }
-    let mut out = [0.0; T];
-    for t in 0..T {
-        out[t] = sum(_mm256_sub_ps(folded(acc[t]), below[t]));
+}
+
+/// The sum of all lanes of each of four registers.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn totals(v: [__m512; 4]) -> __m128 {
+    let two = |a, b| _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
+    let (a, b) = (two(v[0], v[1]), two(v[2], v[3]));
+    let (low, high) = (_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    let four = folded(_mm512_add_ps(low, high));
+    _mm_add_ps(_mm256_castps256_ps128(four), _mm256_extractf128_ps::<1>(four))
+}
+
+/// See [`crate::table::IntKernels::gemv`].
+///
+/// # Safety
+/// Lengths as [`Gemv`] states them.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(super) unsafe fn gemv_super<F: Wide>(a: &mut Gemv) {
+    let mut row = a.rows.as_ptr();
+    for out in a.out.chunks_mut(4) {
+        let mut sums = [_mm512_setzero_ps(); 4];
+        for sum in sums.iter_mut().take(out.len()) {
+            // SAFETY: the contract of this function.
+            [*sum] = unsafe { row_super::<F, 1>(row, &a.acts, 0) };
+            row = row.wrapping_add(a.row_bytes);
+        }
+        // SAFETY: no more results than there are places.
+        unsafe { _mm_mask_storeu_ps(out.as_mut_ptr(), (1u8 << out.len()) - 1, totals(sums)) };
     }
-    out
+}
+
+/// See [`crate::table::IntKernels::few`].
+///
+/// # Safety
+/// Lengths as [`Few`] states them.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(super) unsafe fn few_super<F: Wide>(a: &Few) {
+    for (r, row) in a.rows.chunks_exact(a.row_bytes).enumerate() {
+        let row = row.as_ptr();
+        for t in (0..a.tokens).step_by(4) {
+            let mut sums = [_mm512_setzero_ps(); 4];
+            let n = 4.min(a.tokens - t);
+            // SAFETY: the contract of this function: there are that many tokens, and places for their results.
+            unsafe {
+                match n {
+                    1 => sums[..1].copy_from_slice(&row_super::<F, 1>(row, &a.acts, t)),
+                    2 => sums[..2].copy_from_slice(&row_super::<F, 2>(row, &a.acts, t)),
+                    3 => sums[..3].copy_from_slice(&row_super::<F, 3>(row, &a.acts, t)),
+                    _ => sums = row_super::<F, 4>(row, &a.acts, t),
+                }
+                let mut results = [0f32; 4];
+                _mm_storeu_ps(results.as_mut_ptr(), totals(sums));
+                for (i, result) in results.into_iter().take(n).enumerate() {
+                    a.out.add((t + i) * a.out_stride + r).write(result);
+                }
+            }
+        }
+    }
 }
 
 /// Both halves added.
@@ -222,5 +299,4 @@ unsafe fn some_blocks<F: Block, const T: usize, const ALL: bool>(at: &Blocks<T>,
     }
 }
 
-products!("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni", Wide, row_super, gemv_super, few_super);
 products!("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni", Block, row_block, gemv_block, few_block);

@@ -1,4 +1,4 @@
-//! Two runs of a super-block at once, and two blocks of 32: 64 codes in a register of AVX-512.
+//! Half a super-block at once in registers of AVX-512: two of 64 codes each.
 
 use std::arch::x86_64::*;
 
@@ -15,8 +15,26 @@ use crate::x86_avx2::unpack::{Super, load};
 /// # Safety
 /// As for [`Super`]; the CPU must have AVX-512 F and BW, too.
 pub(super) trait Wide: Super {
-    /// Codes `64·J .. 64·J + 64`: runs `2J` and `2J + 1`.
-    unsafe fn pair<const J: usize>(b: *const u8) -> __m512i;
+    /// The two runs of each of the four registers of a super-block: those that come out of whole lines of what is stored. A
+    /// load that fills both halves with the same 32 bytes takes a Zen 4 longer.
+    const RUNS: [[usize; 2]; 4];
+
+    /// Whether that is the order of [`Acts::crossed`](crate::table::Acts::crossed).
+    const CROSSED: bool = matches!(Self::RUNS, OF_NIBBLES);
+
+    /// The registers `2H` and `2H + 1`.
+    unsafe fn half<const H: usize>(b: *const u8) -> [__m512i; 2];
+}
+
+/// 64 bytes from `at` on.
+///
+/// # Safety
+/// They must be readable.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn line(at: *const u8) -> __m512i {
+    // SAFETY: promised by the caller.
+    unsafe { _mm512_loadu_si512(at.cast()) }
 }
 
 /// 32 bytes from `at` on, in both halves.
@@ -27,88 +45,76 @@ pub(super) trait Wide: Super {
 #[target_feature(enable = "avx512f")]
 unsafe fn twice(at: *const u8) -> __m512i {
     // SAFETY: promised by the caller.
-    _mm512_broadcast_i64x4(unsafe { load(at) })
+    let bytes = _mm512_castsi256_si512(unsafe { load(at) });
+    _mm512_shuffle_i64x2::<0x44>(bytes, bytes)
 }
 
-/// `low` in every byte of the lower half, `high` in every byte of the upper one.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn by_half(low: u8, high: u8) -> __m512i {
-    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(_mm256_set1_epi8(low as i8)), _mm256_set1_epi8(high as i8))
-}
-
-/// Every byte shifted to the right by `low` bits in the lower half, by `high` in the upper; other bytes' bits come in above.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn right(bytes: __m512i, low: i64, high: i64) -> __m512i {
-    _mm512_srlv_epi64(bytes, _mm512_setr_epi64(low, low, low, low, high, high, high, high))
-}
-
-/// Runs `2J` and `2J + 1` of the nibbles of Q4_K and Q5_K: 32 bytes hold both.
-///
-/// # Safety
-/// 128 bytes must be readable.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn nibbles<const J: usize>(at: *const u8) -> __m512i {
-    // SAFETY: promised by the caller.
-    let bytes = unsafe { twice(at.add(32 * J)) };
-    _mm512_and_si512(right(bytes, 0, 4), _mm512_set1_epi8(15))
-}
-
-/// Runs `2J` and `2J + 1` of the two bits of Q2_K and Q3_K: 32 bytes hold four runs.
-///
-/// # Safety
-/// 64 bytes must be readable.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn two_bits<const J: usize>(at: *const u8) -> __m512i {
-    // SAFETY: promised by the caller.
-    let bytes = unsafe { twice(at.add(32 * (J / 2))) };
-    let bytes = if J.is_multiple_of(2) { right(bytes, 0, 2) } else { right(bytes, 4, 6) };
-    _mm512_and_si512(bytes, _mm512_set1_epi8(3))
-}
-
-/// `codes`, raised by `value` where bits `2J` (lower half) and `2J + 1` (upper half) of the 32 bytes at `at` are set.
-///
-/// # Safety
-/// They must be readable.
+/// The low nibbles of every byte, and the high ones.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn raised<const J: usize>(codes: __m512i, at: *const u8, value: i8) -> __m512i {
-    // SAFETY: promised by the caller.
-    let set = _mm512_test_epi8_mask(unsafe { twice(at) }, by_half(1 << (2 * J), 2 << (2 * J)));
-    _mm512_mask_add_epi8(codes, set, codes, _mm512_set1_epi8(value))
+fn nibbles(bytes: __m512i) -> [__m512i; 2] {
+    let fifteen = _mm512_set1_epi8(15);
+    [_mm512_and_si512(bytes, fifteen), _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), fifteen)]
 }
 
-/// Implements [`Wide::pair`], its safety comment with it.
+/// Bits `4H` and `4H + 1` of every byte, and those above them.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn two_bits<const H: usize>(bytes: __m512i) -> [__m512i; 2] {
+    let three = _mm512_set1_epi8(3);
+    let bytes = if H == 0 { bytes } else { _mm512_srli_epi16::<4>(bytes) };
+    [_mm512_and_si512(bytes, three), _mm512_and_si512(_mm512_srli_epi16::<2>(bytes), three)]
+}
+
+/// `codes` with bit `TO` set where the bits of their runs are set in `bits`, of which both halves are the same.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn with_bit<F: Wide, const H: usize, const TO: usize>(codes: [__m512i; 2], bits: __m512i) -> [__m512i; 2] {
+    let mut with = codes;
+    for (codes, runs) in with.iter_mut().zip(&F::RUNS[2 * H..]) {
+        let [low, high] = runs.map(|run| (run as i64 - TO as i64).rem_euclid(64));
+        let there = _mm512_rorv_epi64(bits, _mm512_setr_epi64(low, low, low, low, high, high, high, high));
+        // The codes, or'ed with what both others have.
+        *codes = _mm512_ternarylogic_epi64::<0xf8>(*codes, there, _mm512_set1_epi8(1 << TO));
+    }
+    with
+}
+
+/// Implements [`Wide`], its safety comment with it.
 macro_rules! wide_format {
-    ($ty:ident, |$b:ident| pair $j:ident: $pair:expr) => {
+    ($ty:ident, $runs:expr, |$b:ident| half $h:ident: $half:expr) => {
         impl Wide for $ty {
+            const RUNS: [[usize; 2]; 4] = $runs;
+
             #[inline]
             #[target_feature(enable = "avx512f,avx512bw")]
-            unsafe fn pair<const $j: usize>($b: *const u8) -> __m512i {
+            unsafe fn half<const $h: usize>($b: *const u8) -> [__m512i; 2] {
                 // SAFETY: a block is readable.
-                unsafe { $pair }
+                unsafe { $half }
             }
         }
     };
 }
 
-wide_format!(Q4_K, |b| pair J: nibbles::<J>(b.add(16)));
-wide_format!(Q5_K, |b| pair J: raised::<J>(nibbles::<J>(b.add(48)), b.add(16), 16));
-wide_format!(Q3_K, |b| pair J: raised::<J>(two_bits::<J>(b.add(32)), b, 4));
-wide_format!(Q2_K, |b| pair J: two_bits::<J>(b.add(16)));
-wide_format!(Q6_K, |b| pair J: {
-    let half = J / 2;
-    let (low, top) = (_mm512_loadu_si512(b.add(64 * half).cast()), twice(b.add(128 + 32 * half)));
-    let (low, top) = if J.is_multiple_of(2) {
-        (low, _mm512_sllv_epi64(top, _mm512_setr_epi64(4, 4, 4, 4, 2, 2, 2, 2)))
-    } else {
-        (_mm512_srli_epi16::<4>(low), right(top, 0, 2))
-    };
-    _mm512_or_si512(
-        _mm512_and_si512(low, _mm512_set1_epi8(15)),
-        _mm512_and_si512(top, _mm512_set1_epi8(0x30)),
-    )
+/// 32 bytes hold two runs of nibbles.
+const OF_NIBBLES: [[usize; 2]; 4] = [[0, 2], [1, 3], [4, 6], [5, 7]];
+
+/// 32 bytes hold four runs of two bits.
+const OF_TWO_BITS: [[usize; 2]; 4] = [[0, 4], [1, 5], [2, 6], [3, 7]];
+
+wide_format!(Q4_K, OF_NIBBLES, |b| half H: nibbles(line(b.add(16 + 64 * H))));
+wide_format!(Q5_K, OF_NIBBLES, |b| half H: with_bit::<Q5_K, H, 4>(nibbles(line(b.add(48 + 64 * H))), twice(b.add(16))));
+wide_format!(Q3_K, OF_TWO_BITS, |b| half H: with_bit::<Q3_K, H, 2>(two_bits::<H>(line(b.add(32))), twice(b)));
+wide_format!(Q2_K, OF_TWO_BITS, |b| half H: two_bits::<H>(line(b.add(16))));
+// 64 bytes hold two runs in their low nibbles, and the two after those in the high ones; 32 bytes the upper bits of all four.
+wide_format!(Q6_K, [[0, 1], [2, 3], [4, 5], [6, 7]], |b| half H: {
+    let top = twice(b.add(128 + 32 * H));
+    let high = [
+        _mm512_sllv_epi64(top, _mm512_setr_epi64(4, 4, 4, 4, 2, 2, 2, 2)),
+        _mm512_srlv_epi64(top, _mm512_setr_epi64(0, 0, 0, 0, 2, 2, 2, 2)),
+    ];
+    let [low, next] = nibbles(line(b.add(64 * H)));
+    let upper = _mm512_set1_epi8(0x30);
+    // The codes, or'ed with what both have of the upper bits.
+    [_mm512_ternarylogic_epi64::<0xf8>(low, high[0], upper), _mm512_ternarylogic_epi64::<0xf8>(next, high[1], upper)]
 });
