@@ -117,8 +117,13 @@ fn text_attention(c: &mut Criterion) {
             layout.store(Kernels::scalar(), &mut k, &mut v, &table, 0, &k_rows, &v_rows).expect("the cache has room");
             let view = KvView::new(layout, &k, &v, &table, len).expect("the table covers it");
             let q = noise(tokens * heads * head_dim, 5);
-            let shape =
-                AttnShape { n_heads: heads, pos0: before, scale: (head_dim as f32).sqrt().recip(), causal: true };
+            let shape = AttnShape {
+                n_heads: heads,
+                pos0: before,
+                scale: (head_dim as f32).sqrt().recip(),
+                causal: true,
+                precision: ocelli_kernels::Precision::Fast,
+            };
             let mut scratch = AttnScratch::new();
             let few = tokens.min(4) * heads * head_dim;
             let mut want = vec![0f32; few];

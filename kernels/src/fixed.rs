@@ -39,7 +39,7 @@ pub(crate) fn units(depth: usize) -> usize {
 
 /// Rows of a panel, or of two, times rows.
 #[derive(Debug)]
-pub(crate) struct Panel16 {
+pub(crate) struct Panel16<'a> {
     /// Codes in pairs, `[depth / 2][F32_LANES][2]`.
     pub(crate) panel: *const f32,
     /// Factors, `[units][F32_LANES]`.
@@ -67,6 +67,9 @@ pub(crate) struct Panel16 {
     pub(crate) out_stride: usize,
     /// Whether to add to the result instead of storing it.
     pub(crate) accumulate: bool,
+    /// Bytes that will be wanted next, to be asked for meanwhile; they may be anything.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 asks for them"))]
+    pub(crate) later: &'a [u8],
 }
 
 /// Kernels for fixed-point numbers, where a table has them.
@@ -77,8 +80,81 @@ pub(crate) struct FixedKernels {
     pub(crate) row: unsafe fn(&[f32], f32, &mut [i16], &mut [f32]),
     /// Multiplies a panel with rows.
     pub(crate) gemm: unsafe fn(&Panel16),
+    /// Codes of what attention reads.
+    pub(crate) pairs: PairKernels,
+    /// Weights of a softmax for 16 queries: scores of `n` keys a stride apart, and their codes in pairs of keys.
+    pub(crate) weigh: unsafe fn(&mut [f32], usize, usize, &mut Weights, &mut [f32]),
     /// Panels that it takes at once.
     pub(crate) panels: usize,
+}
+
+/// Makes codes in pairs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PairKernels {
+    /// The bits of the largest magnitude: of one that is no number where there is one.
+    pub(crate) largest: unsafe fn(&[f32]) -> u32,
+    /// The lower 16 bits of values with a number added, those of the first slice below those of the second. Both have the
+    /// same number of values, a multiple of 16; every 16 pairs go to a place of their own, a stride apart.
+    pub(crate) pair: unsafe fn(&[f32], &[f32], f32, *mut f32, usize),
+    /// The same from half precision.
+    pub(crate) halves: Option<HalfKernels>,
+}
+
+/// [`PairKernels`] that read half precision, little endian.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HalfKernels {
+    /// The bits of the largest magnitude, in single precision.
+    pub(crate) largest: unsafe fn(&[u8]) -> u32,
+    /// See [`PairKernels::pair`].
+    pub(crate) pair: unsafe fn(&[u8], &[u8], f32, *mut f32, usize),
+}
+
+/// What a tile of keys makes of the weights of 16 queries. A code is at most [`MAX_CODE`] and the norm of a query's codes at
+/// most [`ROW_NORM`].
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Weights {
+    /// Largest score so far; −∞ before the first.
+    pub(crate) max: [f32; LANES],
+    /// What results are to be divided by so far.
+    pub(crate) sum: [f32; LANES],
+    /// Keys of this tile that each query sees.
+    pub(crate) seen: [u32; LANES],
+    /// What results so far are to be multiplied with.
+    pub(crate) shrink: [f32; LANES],
+    /// What a code of this tile stands for.
+    pub(crate) factor: [f32; LANES],
+}
+
+impl Weights {
+    /// Takes what a tile has: the largest score of each query (−∞ where it sees none), the sum of the squares of its
+    /// weights, the factor on those that made their codes, and the sum of the codes. `exp` is the table's own.
+    #[inline(always)]
+    pub(crate) fn take(
+        &mut self,
+        largest: &[f32; LANES],
+        squares: &[f32; LANES],
+        scale: &[f32; LANES],
+        codes: &[u32; LANES],
+        exp: impl Fn(f32) -> f32,
+    ) {
+        for l in 0..LANES {
+            let max = if largest[l] > self.max[l] { largest[l] } else { self.max[l] };
+            self.shrink[l] = if self.max[l] == max { 1.0 } else { exp(self.max[l] - max) };
+            let weight = if largest[l] == f32::NEG_INFINITY { 0.0 } else { exp(largest[l] - max) };
+            // Squares that are no number show in the result.
+            self.factor[l] = weight / scale[l] + squares[l] * 0.0;
+            self.sum[l] = self.sum[l] * self.shrink[l] + self.factor[l] * codes[l] as f32;
+            self.max[l] = max;
+        }
+    }
+
+    /// The factor on weights whose squares add up to these that makes codes of them.
+    #[inline(always)]
+    pub(crate) fn scale(squares: f32) -> f32 {
+        let scale = ROW_NORM / squares.sqrt();
+        if scale < MAX_CODE { scale } else { MAX_CODE }
+    }
 }
 
 /// What a unit's scale is made of: lanes of squares, added up, and of largest magnitudes.

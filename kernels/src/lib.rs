@@ -38,7 +38,7 @@ mod x86_avx2;
 mod x86_vnni;
 
 pub use act::{ActBuf, ActNeeds, Precision};
-pub use attention::{AttnScratch, AttnShape, attention};
+pub use attention::{AttnScratch, AttnShape, attention, attention_unit};
 pub use attention_spans::{AttnSpan, SpanHeads, SpanScratch, attention_spans};
 pub use columns::{KeptColumns, MAX_COLUMNS};
 pub use error::{IsaError, KernelError};

@@ -521,6 +521,7 @@ impl<'a> Strips<'a> {
                     out,
                     out_stride: stride,
                     accumulate: k0 != 0,
+                    later: &[],
                 });
             }
         }

@@ -3,7 +3,8 @@
 mod common;
 
 use common::{Failures, Rng, pool, tables};
-use ocelli_kernels::{AttnScratch, AttnShape, Kernels, KvLayout, KvView, Pool, attention};
+use ocelli_kernels::measure::Unit;
+use ocelli_kernels::{AttnScratch, AttnShape, Kernels, KvLayout, KvView, Pool, Precision, attention, attention_unit};
 use ocelli_quant::GgmlType;
 
 struct Case {
@@ -44,10 +45,11 @@ impl Case {
         Self { layout, n_heads: heads.0, pos0, tokens, causal, k, v, table, q, len }
     }
 
-    fn run(&self, kernels: Kernels, pool: &Pool) -> Vec<f32> {
+    fn run(&self, kernels: Kernels, precision: Precision, pool: &Pool) -> Vec<f32> {
         let view = KvView::new(self.layout, &self.k, &self.v, &self.table, self.len).expect("covered");
         let scale = 1.0 / (self.layout.head_dim() as f32).sqrt();
-        let shape = AttnShape { n_heads: self.n_heads, pos0: self.pos0, scale, causal: self.causal };
+        let (n_heads, pos0, causal) = (self.n_heads, self.pos0, self.causal);
+        let shape = AttnShape { n_heads, pos0, scale, causal, precision };
         let mut out = vec![f32::NAN; self.q.len()];
         attention(pool, kernels, &mut AttnScratch::new(), shape, &self.q, &view, &mut out).expect("fits");
         out
@@ -125,7 +127,7 @@ fn agrees_with_a_plain_softmax() {
     for case in cases() {
         let want = case.reference();
         for kernels in tables() {
-            let got = case.run(kernels, &pool);
+            let got = case.run(kernels, Precision::Exact, &pool);
             // Weights sum to 1 and values are at most 1: the error is that of the scores (head_dim roundings of terms
             // up to 4/sqrt(head_dim)) and of the weighted sum.
             let bound = 1e-5;
@@ -150,11 +152,86 @@ fn agrees_with_a_plain_softmax() {
     failures.check();
 }
 
+/// In fixed point an error is that of the codes: of scores, terms up to 4/√head_dim with a code's share of 2⁻¹² of the
+/// largest of a tile on one side and of √head_dim/32,752 on the other, random; of weights and values 2⁻¹³ and 2⁻¹².
+#[test]
+fn fixed_point_is_as_good_as_its_codes() {
+    let pool = pool();
+    let mut failures = Failures::default();
+    let mut fixed = 0;
+    for case in cases() {
+        let group = case.n_heads / case.layout.n_kv_heads();
+        let want = case.reference();
+        for kernels in tables() {
+            if attention_unit(kernels, Precision::Fast, &case.layout, group, case.tokens) != Unit::Int16 {
+                let same = case.run(kernels, Precision::Fast, &pool) == case.run(kernels, Precision::Exact, &pool);
+                assert!(same, "{}: nothing else is computed otherwise", kernels.name());
+                continue;
+            }
+            fixed += 1;
+            let got = case.run(kernels, Precision::Fast, &pool);
+            let off = got.iter().zip(&want).map(|(g, w)| if g.is_nan() { f32::INFINITY } else { (g - w).abs() });
+            let (worst, mean) = off.fold((0f32, 0f64), |(worst, sum), off| (worst.max(off), sum + f64::from(off)));
+            let mean = mean / want.len() as f64;
+            if worst > 2e-3 || mean > 2e-4 {
+                failures.push(format!(
+                    "{} {} heads of {} dim {} pos {} tokens {}: off by {worst:e}, {mean:e} in the mean",
+                    kernels.name(),
+                    case.n_heads,
+                    case.layout.n_kv_heads(),
+                    case.layout.head_dim(),
+                    case.pos0,
+                    case.tokens
+                ));
+            }
+        }
+    }
+    assert!(fixed > 0, "no case is computed in fixed point");
+    failures.check();
+}
+
+#[test]
+fn what_is_no_number_shows_in_its_own_head_only() {
+    let pool = pool();
+    for kernels in tables() {
+        for (in_keys, value) in [(true, f32::NAN), (true, f32::INFINITY), (false, f32::NEG_INFINITY), (false, f32::NAN)]
+        {
+            let mut case = Case::new((GgmlType::F16, GgmlType::F16), (16, 2), 32, 70, 1, true);
+            let width = 2 * 32;
+            let mut row = [vec![0.5f32; width], vec![0.25; width]];
+            row[usize::from(!in_keys)][3] = value;
+            let [keys, values] = &row;
+            case.layout
+                .store(Kernels::scalar(), &mut case.k, &mut case.v, &case.table, 66, keys, values)
+                .expect("half precision has values that are no numbers");
+            for precision in [Precision::Exact, Precision::Fast] {
+                let got = case.run(kernels, precision, &pool);
+                let (first, second) = got.split_at(8 * 32);
+                let name = kernels.name();
+                let bad = first.iter().filter(|v| !v.is_finite()).count();
+                assert!(bad >= 8, "{name} {precision:?}: {value} in keys: {in_keys}, {bad} results show it");
+                assert!(second.iter().all(|v| v.is_finite()), "{name} {precision:?}: {value}, in keys: {in_keys}");
+            }
+        }
+        let mut case = Case::new((GgmlType::F16, GgmlType::F16), (16, 2), 32, 70, 1, true);
+        case.q[32 + 3] = f32::NAN;
+        for precision in [Precision::Exact, Precision::Fast] {
+            let got = case.run(kernels, precision, &pool);
+            for (head, row) in got.chunks(32).enumerate() {
+                assert!(row.iter().all(|v| v.is_nan() == (head == 1)), "{} {precision:?}: head {head}", kernels.name());
+            }
+        }
+    }
+}
+
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
     for case in cases() {
         for kernels in tables() {
-            assert_eq!(case.run(kernels, &Pool::new(1)), case.run(kernels, &Pool::new(3)), "{}", kernels.name());
+            for precision in [Precision::Exact, Precision::Fast] {
+                let run = |threads| case.run(kernels, precision, &Pool::new(threads));
+                assert_eq!(run(1), run(3), "{} {precision:?}", kernels.name());
+            }
         }
     }
 }
@@ -166,7 +243,7 @@ fn a_view_that_is_too_short_is_an_error() {
     let mut out = vec![0.0; case.q.len()];
     let mut scratch = AttnScratch::with_capacity(4, 32, 64);
     let view = KvView::new(case.layout, &case.k, &case.v, &case.table, 11).expect("covered");
-    let shape = AttnShape { n_heads: 4, pos0: 10, scale: 1.0, causal: true };
+    let shape = AttnShape { n_heads: 4, pos0: 10, scale: 1.0, causal: true, precision: Precision::Fast };
     assert!(attention(&pool, kernels, &mut scratch, shape, &case.q, &view, &mut out).is_err());
     let view = KvView::new(case.layout, &case.k, &case.v, &case.table, 12).expect("covered");
     assert!(attention(&pool, kernels, &mut scratch, shape, &case.q, &view, &mut out[1..]).is_err());

@@ -239,8 +239,11 @@ fn the_least_work_is_counted_once() {
     assert!(two.bytes > 1.5 * prompt.bytes, "and again for the next one");
 
     let repeat = Repeat { times: 2, warm_up: true };
-    let measured = time_text(&mut context, &test(8, 2, 4), repeat).unwrap();
+    let measured = time_text(&mut context, &test(8, 2, 4), repeat, &mut || {}).unwrap();
     assert_eq!(measured.times.seconds().len(), 2);
     assert!(measured.joins.jobs > 0 && measured.joins.threads == 1);
-    assert!(matches!(time_text(&mut context, &test(60, 8, 0), repeat), Err(RuntimeError::ContextFull { .. })));
+    assert!(matches!(
+        time_text(&mut context, &test(60, 8, 0), repeat, &mut || {}),
+        Err(RuntimeError::ContextFull { .. })
+    ));
 }

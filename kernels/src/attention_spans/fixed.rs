@@ -92,6 +92,7 @@ impl<'s> Rows<'s> {
                 out,
                 out_stride,
                 accumulate: false,
+                later: &[],
             });
         }
     }

@@ -234,17 +234,22 @@ fn peak(pool: &Pool, each: &PeakLoop) -> f64 {
     (0..ROUNDS).map(|_| round()).fold(0.0, f64::max)
 }
 
-/// Bytes per second that all threads read: the best round of some passes over `memory`.
+/// Bytes per second that all threads of `pool` read now, once over `memory`: what others on the machine leave changes from
+/// one moment to the next.
+#[must_use]
+pub fn reading_rate(pool: &Pool, kernels: Kernels, memory: &[u64]) -> f64 {
+    let per = memory.len().div_ceil(pool.threads()).max(1);
+    let started = Instant::now();
+    pool.run(|worker, _| {
+        let part = memory.chunks(per).nth(worker).unwrap_or_default();
+        // SAFETY: takes any slice; the table's features were detected.
+        std::hint::black_box(unsafe { (kernels.table.read)(part) });
+    });
+    size_of_val(memory) as f64 / started.elapsed().as_secs_f64().max(1e-9)
+}
+
+/// The best rate of some passes over `memory`.
 fn bandwidth(pool: &Pool, kernels: Kernels, memory: &[u64]) -> f64 {
-    let round = |words: &[u64]| {
-        let per = words.len().div_ceil(pool.threads()).max(1);
-        let started = Instant::now();
-        pool.run(|worker, _| {
-            let part = words.chunks(per).nth(worker).unwrap_or_default();
-            // SAFETY: takes any slice; the table's features were detected.
-            std::hint::black_box(unsafe { (kernels.table.read)(part) });
-        });
-        size_of_val(words) as f64 / started.elapsed().as_secs_f64().max(1e-9)
-    };
+    let round = |words: &[u64]| reading_rate(pool, kernels, words);
     (0..PASSES).flat_map(|_| memory.chunks(WORDS)).map(round).fold(0.0, f64::max)
 }

@@ -18,7 +18,7 @@ mod samples;
 #[cfg(test)]
 mod tests;
 
-pub use limits::{Bound, Limits, Peak, Unit, Work};
+pub use limits::{Bound, Limits, Peak, Unit, Work, reading_rate};
 pub use other::others;
 pub use product::{SHAPES, Shape, products};
 pub use samples::Samples;

@@ -6,7 +6,7 @@ use ocelli_quant::GgmlType;
 
 use super::{EachTimed, Plan, Timed, Unit, Work, noise, sample};
 use crate::act::{ActBuf, ActNeeds, Precision};
-use crate::attention::{AttnScratch, AttnShape, attention};
+use crate::attention::{AttnScratch, AttnShape, attention, attention_unit};
 use crate::attention_spans::{AttnSpan, SpanHeads, SpanScratch, attention_spans};
 use crate::error::KernelError;
 use crate::kv::{KvLayout, KvView};
@@ -178,7 +178,8 @@ impl Set<'_> {
         let (keys, values) = (k.repeat(layers), v.repeat(layers));
         let q = noise(tokens * HEADS * HEAD_DIM, 9);
         let mut out = vec![f32::NAN; q.len()];
-        let shape = AttnShape { n_heads: HEADS, pos0: before, scale: 1.0 / (HEAD_DIM as f32).sqrt(), causal: true };
+        let (scale, precision) = (1.0 / (HEAD_DIM as f32).sqrt(), Precision::Fast);
+        let shape = AttnShape { n_heads: HEADS, pos0: before, scale, causal: true, precision };
         let mut scratch = AttnScratch::new();
         let mut run = |kernels: Kernels, layer: usize, n: usize, out: &mut [f32]| {
             let layer = layer % layers;
@@ -200,6 +201,7 @@ impl Set<'_> {
         let ops = 4.0 * pairs * (HEADS * HEAD_DIM) as f64;
         let row = (k_bytes + v_bytes) as f64 / (blocks * BLOCK) as f64;
         let bytes = (before + tokens) as f64 * row + 8.0 * (tokens * HEADS * HEAD_DIM) as f64;
+        let unit = attention_unit(self.kernels, precision, &layout, HEADS / KV_HEADS, tokens);
         Ok(Timed {
             kernel: "attention",
             format: ty.name(),
@@ -207,7 +209,7 @@ impl Set<'_> {
             rows: tokens,
             cols: HEAD_DIM,
             tokens: all,
-            work: Work::of(Unit::F32, ops, bytes),
+            work: Work::of(unit, ops, bytes),
             cached: false,
             times,
         })

@@ -3,6 +3,7 @@
 //! All are `unsafe fn` only because tables hold such pointers; lengths are checked by slicing and zipping.
 
 use crate::act::TINY;
+use crate::fixed::{LANES, Weights};
 
 /// See [`crate::act`] for the arithmetic.
 ///
@@ -185,4 +186,53 @@ pub(super) unsafe fn f32_to_f16(x: &[f32], out: &mut [u8]) {
     for (out, x) in out.as_chunks_mut::<2>().0.iter_mut().zip(x) {
         *out = ocelli_quant::half_bits::f32_to_f16(*x).to_le_bytes();
     }
+}
+
+/// See [`crate::fixed::PairKernels::pair`].
+///
+/// # Safety
+/// `out` must be valid for 16 pairs at every stride.
+pub(super) unsafe fn pair(low: &[f32], high: &[f32], magic: f32, out: *mut f32, stride: usize) {
+    for (i, (low, high)) in low.iter().zip(high).enumerate() {
+        let [low, high] = [low, high].map(|x| (x + magic).to_bits() & 0xffff);
+        // SAFETY: promised by the caller.
+        unsafe { out.add(i / LANES * stride + i % LANES).write(f32::from_bits(low | high << 16)) };
+    }
+}
+
+/// See [`crate::fixed::PairKernels::largest`].
+///
+/// # Safety
+/// None.
+pub(super) unsafe fn largest(x: &[f32]) -> u32 {
+    x.iter().map(|x| x.abs().to_bits()).max().unwrap_or(0)
+}
+
+/// See [`crate::fixed::FixedKernels::weigh`]: query by query.
+///
+/// # Safety
+/// None.
+pub(super) unsafe fn weigh(scores: &mut [f32], stride: usize, n: usize, w: &mut Weights, pairs: &mut [f32]) {
+    let (mut largest, mut squares) = ([f32::NEG_INFINITY; LANES], [0f32; LANES]);
+    let (mut scale, mut sums) = ([0f32; LANES], [0u32; LANES]);
+    for l in 0..LANES {
+        let seen = n.min(w.seen[l] as usize);
+        let of = |key: usize| key * stride + l;
+        for key in 0..seen {
+            largest[l] = if scores[of(key)] > largest[l] { scores[of(key)] } else { largest[l] };
+        }
+        for key in 0..n {
+            let weight = if key < seen { (scores[of(key)] - largest[l]).exp() } else { 0.0 };
+            scores[of(key)] = weight;
+            squares[l] += weight * weight;
+        }
+        scale[l] = Weights::scale(squares[l]);
+        let code = |key: usize| if key < n { (scores[of(key)] * scale[l]).round_ties_even() as u32 } else { 0 };
+        for (i, pair) in pairs.chunks_exact_mut(LANES).take(n.div_ceil(2)).enumerate() {
+            let (low, high) = (code(2 * i), code(2 * i + 1));
+            sums[l] += low + high;
+            pair[l] = f32::from_bits(low | high << 16);
+        }
+    }
+    w.take(&largest, &squares, &scale, &sums, f32::exp);
 }

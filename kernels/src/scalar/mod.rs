@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use ocelli_quant::Unpack;
 use ocelli_quant::panel::{Block32, SuperBlock, Unquantized};
 
-use crate::fixed::FixedKernels;
+use crate::fixed::{FixedKernels, PairKernels};
 use crate::table::{ActKind, FewKernel, FormatKernels, IntKernels, KernelTable};
 
 pub(crate) const NAME: &str = "scalar";
@@ -83,7 +83,13 @@ pub(crate) fn table() -> &'static KernelTable {
         may_saturate: false,
         formats: ocelli_quant::for_each_format!(formats),
         gemm_f32: matmul::gemm_f32,
-        fixed: Some(FixedKernels { row: crate::fixed::row, gemm: matmul::gemm_fixed, panels: 1 }),
+        fixed: Some(FixedKernels {
+            row: crate::fixed::row,
+            gemm: matmul::gemm_fixed,
+            pairs: PairKernels { largest: elem::largest, pair: elem::pair, halves: None },
+            weigh: elem::weigh,
+            panels: 1,
+        }),
         fast_bytes: true,
         dot_f32: matmul::dot_f32,
         quantize_q8k: elem::quantize_q8k,

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::gemm::{apart, broadcast, over_tokens, store};
 use crate::fixed::{LANES, Panel16, Spread, UNIT};
-use crate::table::{F32_LANES, rows_from, tile_tokens};
+use crate::table::{F32_LANES, fetch, rows_from, tile_tokens};
 
 /// See [`crate::fixed::FixedKernels::row`].
 #[target_feature(enable = "avx2,fma")]
@@ -54,6 +54,44 @@ fn lanes(v: [__m256; 2]) -> [f32; LANES] {
     lanes
 }
 
+/// See [`crate::fixed::PairKernels::largest`].
+#[target_feature(enable = "avx2")]
+pub(super) fn largest(x: &[f32]) -> u32 {
+    let (chunks, rest) = x.as_chunks::<32>();
+    let mut most = [_mm256_setzero_si256(); 4];
+    for x in chunks {
+        for (i, most) in most.iter_mut().enumerate() {
+            // SAFETY: 32 floats.
+            let x = unsafe { _mm256_loadu_si256(x.as_ptr().add(8 * i).cast()) };
+            *most = _mm256_max_epu32(*most, _mm256_and_si256(x, _mm256_set1_epi32(i32::MAX)));
+        }
+    }
+    let [a, b, c, d] = most;
+    let most = _mm256_max_epu32(_mm256_max_epu32(a, b), _mm256_max_epu32(c, d));
+    let mut lanes = [0u32; 8];
+    // SAFETY: 8 places.
+    unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), most) };
+    rest.iter().map(|x| x.abs().to_bits()).chain(lanes).fold(0, u32::max)
+}
+
+/// See [`crate::fixed::PairKernels::pair`].
+///
+/// # Safety
+/// `out` must be valid for 16 pairs at every stride.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn pair(low: &[f32], high: &[f32], magic: f32, out: *mut f32, stride: usize) {
+    let magic = _mm256_set1_ps(magic);
+    for (i, (low, high)) in low.as_chunks::<8>().0.iter().zip(high.as_chunks::<8>().0).enumerate() {
+        // SAFETY: 8 floats each; the rest is promised by the caller.
+        unsafe {
+            let [low, high] =
+                [low, high].map(|x| _mm256_castps_si256(_mm256_add_ps(_mm256_loadu_ps(x.as_ptr()), magic)));
+            let both = _mm256_blend_epi16::<0xaa>(low, _mm256_slli_epi32::<16>(high));
+            _mm256_storeu_si256(out.add(i / 2 * stride + i % 2 * 8).cast(), both);
+        }
+    }
+}
+
 /// Nearest integers of `x · scale`, which fit 16 bits; ties to even.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -74,6 +112,7 @@ fn rounded(x: &[f32; LANES], scale: f32) -> [i16; LANES] {
 /// Pointers valid for the sizes that [`Panel16`] states.
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn gemm(a: &Panel16) {
+    fetch(a.later);
     over_tokens!(6 or [1 2 3 4 5], a.cols, tile, a);
 }
 

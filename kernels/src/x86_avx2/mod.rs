@@ -29,7 +29,7 @@ use std::sync::OnceLock;
 use ocelli_quant::panel::Unquantized;
 use ocelli_quant::{GgmlType, Unpack};
 
-use crate::fixed::FixedKernels;
+use crate::fixed::{FixedKernels, PairKernels};
 use crate::table::{ActKind, FewKernel, FormatKernels, IntKernels, KernelTable, index};
 use unpack::{Block, Known, Super, Visit};
 
@@ -130,7 +130,13 @@ pub(crate) fn table() -> Option<&'static KernelTable> {
                     may_saturate: false,
                     formats,
                     gemm_f32: gemm::gemm_f32,
-                    fixed: Some(FixedKernels { row: fixed::row, gemm: fixed::gemm, panels: 1 }),
+                    fixed: Some(FixedKernels {
+                        row: fixed::row,
+                        gemm: fixed::gemm,
+                        pairs: PairKernels { largest: fixed::largest, pair: fixed::pair, halves: None },
+                        weigh: elem::weigh,
+                        panels: 1,
+                    }),
                     // Both are 16 bits wide, and bytes have a scale for every 32.
                     fast_bytes: false,
                     dot_f32: elem::dot_f32,

@@ -283,13 +283,17 @@ unsafe fn tile_f32<V: Lanes, const N: usize>(a: &GemmF32, first: usize) {
     }
 }
 
+/// Steps of a fixed-point panel between two parts that are asked for.
+const STEPS: usize = 4;
+
 /// See [`crate::fixed::FixedKernels::gemm`].
 ///
 /// # Safety
 /// As for [`Lanes`]; pointers valid for the sizes that [`Panel16`] states.
 #[inline(always)]
 pub(super) unsafe fn gemm_fixed<V: Lanes>(a: &Panel16) {
-    over_tokens!(V::PAIRS, a.cols, tile_fixed::<V>, a);
+    let later = Later::new(a.later, a.depth.div_ceil(2 * STEPS) * a.cols.div_ceil(V::PAIRS));
+    over_tokens!(V::PAIRS, a.cols, tile_fixed::<V>, a, &later);
 }
 
 /// `N` rows from `first`.
@@ -297,7 +301,7 @@ pub(super) unsafe fn gemm_fixed<V: Lanes>(a: &Panel16) {
 /// # Safety
 /// As [`gemm_fixed`]; rows `first..first + N` must exist.
 #[inline(always)]
-unsafe fn tile_fixed<V: Lanes, const N: usize>(a: &Panel16, first: usize) {
+unsafe fn tile_fixed<V: Lanes, const N: usize>(a: &Panel16, later: &Later<'_>, first: usize) {
     if N > V::PAIRS {
         return;
     }
@@ -310,10 +314,14 @@ unsafe fn tile_fixed<V: Lanes, const N: usize>(a: &Panel16, first: usize) {
             let panel = a.panel.add(k0 / 2 * F32_LANES);
             let x: [*const i16; N] = apart(rows_from(a.x.add(first * a.x_stride + k0), a.x_stride));
             let mut total = [V::int(0); N];
-            for k in 0..UNIT.min(a.depth - k0) / 2 {
-                let w = V::ints(panel.add(k * F32_LANES).cast(), next);
-                for c in 0..N {
-                    total[c] = V::dot_words(total[c], w, spread::<V>(x[c].add(2 * k).cast()));
+            let pairs = UNIT.min(a.depth - k0) / 2;
+            for k0 in (0..pairs).step_by(STEPS) {
+                later.fetch();
+                for k in k0..pairs.min(k0 + STEPS) {
+                    let w = V::ints(panel.add(k * F32_LANES).cast(), next);
+                    for c in 0..N {
+                        total[c] = V::dot_words(total[c], w, spread::<V>(x[c].add(2 * k).cast()));
+                    }
                 }
             }
             let factors = V::floats(a.factors.add(u * F32_LANES), next);

@@ -13,6 +13,7 @@ mod gemv;
 mod halves;
 mod lanes;
 mod pack;
+mod pairs;
 mod peak;
 mod quantize;
 mod unpack;
@@ -22,7 +23,7 @@ use std::sync::OnceLock;
 use ocelli_quant::panel::{Block32, Unquantized};
 use ocelli_quant::{GgmlType, Unpack, formats};
 
-use crate::fixed::{FixedKernels, Panel16};
+use crate::fixed::{FixedKernels, HalfKernels, PairKernels, Panel16};
 use crate::table::{Few, FewKernel, FormatKernels, Gemm, GemmF32, Gemv, IntKernels, KernelTable, Pack, Prompt, index};
 use crate::x86_avx2::unpack::{Block, Known, Super, Visit};
 use crate::x86_avx2::{self, pack as panels};
@@ -233,7 +234,16 @@ pub(crate) fn avx512_table() -> Option<&'static KernelTable> {
             use_avx512(&mut made.formats);
             Some(KernelTable {
                 gemm_f32: avx512::gemm_f32,
-                fixed: made.fixed.map(|fixed| FixedKernels { row: quantize::fixed_row, ..fixed }),
+                fixed: made.fixed.map(|fixed| FixedKernels {
+                    row: quantize::fixed_row,
+                    pairs: PairKernels {
+                        largest: pairs::largest,
+                        pair: pairs::pair,
+                        halves: Some(HalfKernels { largest: pairs::largest_half, pair: pairs::pair_halves }),
+                    },
+                    weigh: elem::weigh,
+                    ..fixed
+                }),
                 quantize_q8k: elem::quantize_q8k,
                 quantize_q8b: quantize::quantize_q8b,
                 rmsnorm: elem::rmsnorm,

@@ -19,6 +19,28 @@ use ocelli_kernels::measure::Samples;
 pub use ocelli_kernels::{JoinTimes, Kernels, Pool, measure};
 
 use crate::RuntimeError;
+use crate::memory::Large;
+
+/// Memory to measure the rate of reading with, in large pages where the system gives them: those of mapped models are.
+#[derive(Debug)]
+pub struct Stretch(Large);
+
+impl Stretch {
+    /// `words` numbers, all of them there; `None` without the memory for them.
+    #[must_use]
+    pub fn new(words: usize) -> Option<Self> {
+        let mut stretch = Large::new(words.checked_mul(size_of::<u64>())?)?;
+        stretch.fill(1);
+        Some(Self(stretch))
+    }
+
+    /// The numbers.
+    #[must_use]
+    pub fn words(&self) -> &[u64] {
+        // A mapping begins where a page does; nothing may begin anywhere.
+        if self.0.is_empty() { &[] } else { bytemuck::cast_slice(&self.0) }
+    }
+}
 
 /// How often a test is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,11 +88,12 @@ impl Measured {
     }
 }
 
-/// Runs `once` as often as `repeat` says; `prepare` comes before each run and is not timed. `joins` switches the timing of
-/// joins and gives what was measured.
+/// Runs `once` as often as `repeat` says; `prepare` comes before each run and is not timed, nor is `pause` before each that
+/// counts. `joins` switches the timing of joins and gives what was measured.
 fn repeated<S>(
     state: &mut S,
     repeat: Repeat,
+    pause: &mut dyn FnMut(),
     prepare: impl Fn(&mut S) -> Result<(), RuntimeError>,
     mut once: impl FnMut(&mut S) -> Result<(), RuntimeError>,
     joins: impl Fn(&S, bool) -> JoinTimes,
@@ -83,6 +106,7 @@ fn repeated<S>(
     let mut seconds = Vec::with_capacity(repeat.times);
     for _ in 0..repeat.times {
         prepare(state)?;
+        pause();
         joins(state, true);
         let started = Instant::now();
         once(state)?;

@@ -24,10 +24,11 @@ fn shares_of_time() {
 
 #[test]
 fn repetitions_are_prepared_and_the_first_may_not_count() {
-    let (mut prepared, times) = ((0, 0), 3);
+    let (mut prepared, mut pauses, times) = ((0, 0), 0, 3);
     let measured = repeated(
         &mut prepared,
         Repeat { times, warm_up: true },
+        &mut || pauses += 1,
         |s| {
             s.0 += 1;
             Ok(())
@@ -40,11 +41,12 @@ fn repetitions_are_prepared_and_the_first_may_not_count() {
         |_, _| JoinTimes { jobs: 1, threads: 1, ..JoinTimes::default() },
     )
     .unwrap();
-    assert_eq!((prepared, measured.times.seconds().len(), measured.joins.jobs), ((4, 4), 3, 3));
+    assert_eq!((prepared, pauses, measured.times.seconds().len(), measured.joins.jobs), ((4, 4), 3, 3, 3));
     let mut state = ();
     let failed = repeated(
         &mut state,
         Repeat { times, warm_up: false },
+        &mut || {},
         |()| Ok(()),
         |()| Err(RuntimeError::Interrupted),
         |(), _| JoinTimes::default(),

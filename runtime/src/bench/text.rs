@@ -1,7 +1,7 @@
 //! Prompts and generation.
 
 use ocelli_kernels::measure::{Unit, Work};
-use ocelli_kernels::{JoinTimes, Precision};
+use ocelli_kernels::{JoinTimes, KvLayout, Precision, attention_unit};
 
 use super::{Measured, Repeat, repeated};
 use crate::context::Sequence;
@@ -63,11 +63,16 @@ struct State<'c> {
     seq: Sequence,
 }
 
-/// Times `test`.
+/// Times `test`; `pause` is called before each run that counts.
 ///
 /// # Errors
 /// When the test does not fit the context, or the context is interrupted.
-pub fn text(context: &mut Context, test: &TextTest, repeat: Repeat) -> Result<Measured, RuntimeError> {
+pub fn text(
+    context: &mut Context,
+    test: &TextTest,
+    repeat: Repeat,
+    pause: &mut dyn FnMut(),
+) -> Result<Measured, RuntimeError> {
     let depth = test.depth;
     let filling = ids(context, depth, 1);
     let prompt = ids(context, test.n_prompt, 2);
@@ -94,7 +99,7 @@ pub fn text(context: &mut Context, test: &TextTest, repeat: Repeat) -> Result<Me
         s.context.measure_joins(on);
         times
     };
-    let measured = repeated(&mut state, repeat, prepare, once, joins);
+    let measured = repeated(&mut state, repeat, pause, prepare, once, joins);
     let State { context, mut seq } = state;
     context.clear(&mut seq);
     measured
@@ -152,7 +157,11 @@ pub(super) fn batch_work(context: &Context, at: usize, n: usize, wanted: usize) 
     let pairs = |from: usize| -> f64 { (from..n).map(|t| (at + t + 1) as f64).sum() };
     let layers = config.n_layer.saturating_sub(1) as f64;
     let scores = layers * pairs(0) + pairs(n - wanted);
-    work.f32 += 4.0 * scores * (config.n_head * config.head_dim) as f64;
+    let shape = context.kv_shape();
+    let layout = KvLayout::new(shape.type_k, shape.type_v, shape.n_head_kv, shape.head_dim, KvLayout::BLOCK_LEN)?;
+    let group = config.n_head / config.n_head_kv;
+    let unit = attention_unit(context.kernels(), context.precision(), &layout, group, n);
+    work += Work::of(unit, 4.0 * scores * (config.n_head * config.head_dim) as f64, 0.0);
     work.bytes += context.kv_shape().bytes_per_position()? as f64 * (at + n) as f64;
     Ok(work)
 }

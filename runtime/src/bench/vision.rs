@@ -62,7 +62,7 @@ impl Picture {
     }
 }
 
-/// Times encoding all slices of `picture`.
+/// Times encoding all slices of `picture`; `pause` is called before each run that counts.
 ///
 /// # Errors
 /// When the picture cannot be encoded, or `interrupt` is set.
@@ -70,12 +70,14 @@ pub fn encode(
     encoder: &mut VisionEncoder,
     picture: &Picture,
     repeat: Repeat,
+    pause: &mut dyn FnMut(),
     interrupt: &AtomicBool,
 ) -> Result<Measured, RuntimeError> {
     let slices: Vec<&Rgb8> = picture.slices.iter().collect();
     repeated(
         encoder,
         repeat,
+        pause,
         |_| Ok(()),
         |encoder| encoder.encode(&slices, None, &mut |_, _| {}, interrupt).map(drop),
         |encoder, on| {
@@ -93,7 +95,7 @@ struct State<'s> {
 }
 
 /// Times the way from a decoded picture and a question of 24 tokens to the id of the answer's first token: cutting,
-/// encoding, one pass of the text model.
+/// encoding, one pass of the text model. `pause` is called before each run that counts.
 ///
 /// # Errors
 /// When picture and question do not fit the context, the files do not fit each other, or `interrupt` is set.
@@ -102,6 +104,7 @@ pub fn first_token(
     context: &mut Context,
     picture: &Picture,
     repeat: Repeat,
+    pause: &mut dyn FnMut(),
     interrupt: &AtomicBool,
 ) -> Result<Measured, RuntimeError> {
     let seq = context.new_sequence();
@@ -109,6 +112,7 @@ pub fn first_token(
     let measured = repeated(
         &mut state,
         repeat,
+        pause,
         |s| {
             s.context.clear(&mut s.seq);
             Ok(())

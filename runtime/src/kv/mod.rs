@@ -87,6 +87,10 @@ impl KvShape {
     }
 }
 
+/// Where large pages begin.
+#[cfg(target_os = "linux")]
+const LARGE_FROM: usize = 1 << 20;
+
 /// Query rows `[n, n_head · head_dim]` and the position of the first.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Queries<'q> {
@@ -108,6 +112,12 @@ impl Plane {
         let block_bytes = shape.n_head_kv * BLOCK_LEN * shape.row_bytes(ty)?;
         let bytes = block_bytes * (shape.n_ctx / BLOCK_LEN);
         let map = MmapMut::map_anon(bytes).map_err(|_| memory::too_large("the KV cache".to_owned(), bytes as u64))?;
+        // Behind many positions every step reads all of them: large pages need fewer translations of addresses. The first
+        // positions stay in small ones, for a large one is cleared as a whole. Advice only.
+        #[cfg(target_os = "linux")]
+        if bytes > LARGE_FROM {
+            let _ = map.advise_range(memmap2::Advice::HugePage, LARGE_FROM, bytes - LARGE_FROM);
+        }
         Ok(Self { map, block_bytes })
     }
 
@@ -225,7 +235,8 @@ impl KvCache {
         let n = queries.q.len() / (queries.n_head * head_dim);
         let view = KvView::new(self.layout, &layer.k.map, &layer.v.map, &table.blocks, queries.first + n)?;
         let scale = 1.0 / (head_dim as f32).sqrt();
-        let shape = AttnShape { n_heads: queries.n_head, pos0: queries.first, scale, causal: true };
+        let (n_heads, precision) = (queries.n_head, engine.precision);
+        let shape = AttnShape { n_heads, pos0: queries.first, scale, causal: true, precision };
         Ok(attention(engine.pool, engine.kernels, scratch, shape, queries.q, &view, out)?)
     }
 

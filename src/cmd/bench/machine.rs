@@ -1,7 +1,8 @@
 //! The machine's limits, measured once per instruction set and number of threads.
 
-use ocelli_runtime::bench::measure::{Limits, Unit};
-use ocelli_runtime::bench::{Kernels, Pool, cpu_name};
+use anyhow::Context as _;
+use ocelli_runtime::bench::measure::{Limits, Unit, reading_rate};
+use ocelli_runtime::bench::{Kernels, Pool, Stretch, cpu_name};
 use serde_json::Value;
 
 use super::output::{Fields, Table, number, string};
@@ -10,23 +11,25 @@ use super::output::{Fields, Table, number, string};
 const WORDS: usize = 32 << 20;
 
 /// Limits that were measured.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Machine {
     all: Vec<Limits>,
+    memory: Stretch,
 }
 
 impl Machine {
     /// Measures for every pair of instruction set and number of threads.
     pub(super) fn measure(pairs: impl IntoIterator<Item = (&'static str, usize)>) -> anyhow::Result<Self> {
-        let mut machine = Self::default();
-        let memory = vec![1u64; WORDS];
+        let memory =
+            Stretch::new(WORDS).context("no memory to measure the rate of reading with; close other programs")?;
+        let mut machine = Self { all: Vec::new(), memory };
         for (isa, threads) in pairs {
             if machine.limits(isa, threads).is_some() {
                 continue;
             }
             super::going_on()?;
             let pool = Pool::new(threads);
-            let mut limits = Limits::measure(&pool, Kernels::select(Some(isa))?, &memory);
+            let mut limits = Limits::measure(&pool, Kernels::select(Some(isa))?, machine.memory.words());
             // As asked for, even where the system gave fewer: rows are found by it.
             limits.threads = threads;
             eprintln!("{}", describe(&limits));
@@ -38,6 +41,12 @@ impl Machine {
     /// The limits for `isa` with `threads` threads.
     pub(super) fn limits(&self, isa: &str, threads: usize) -> Option<&Limits> {
         self.all.iter().find(|l| l.isa == isa && l.threads == threads)
+    }
+
+    /// Measures the rate of reading again and again, in bytes per second.
+    pub(super) fn reader(&self, isa: &str, threads: usize) -> anyhow::Result<impl FnMut() -> f64> {
+        let (pool, kernels) = (Pool::new(threads), Kernels::select(Some(isa))?);
+        Ok(move || reading_rate(&pool, kernels, self.memory.words()))
     }
 
     /// All limits.

@@ -10,6 +10,8 @@ use ocelli_runtime::bench::{Measured, Picture, Repeat, encode, first_token, text
 use ocelli_runtime::vision::{VisionEncoder, VisionModel, VisionOptions};
 use ocelli_runtime::{Context, FileOptions, LoadOptions, Model, RuntimeError};
 
+use ocelli_runtime::bench::measure::Samples;
+
 use super::machine::Machine;
 use super::output::{self, Fields, Format};
 use super::plan::{Plan, Setting};
@@ -154,10 +156,11 @@ impl Bench<'_> {
         let context = Context::new(Arc::clone(model), &self.plan.context(setting, n_ctx))?;
         let mut context = context.with_interrupt(progress::interrupt());
         let repeat = self.repeat();
+        let (mut read, mut rates) = (self.machine.reader(setting.isa, setting.threads)?, Vec::new());
         for test in &self.plan.tests {
-            let measured = interrupted(text(&mut context, test, repeat))?;
+            let measured = interrupted(text(&mut context, test, repeat, &mut || rates.push(read())))?;
             let work = text_work(&context, test)?;
-            self.keep(info, setting, Test::Text(*test), &measured, work)?;
+            self.keep(info, setting, Test::Text(*test), &measured, work, &mut rates)?;
         }
         let Some(vision) = vision else { return Ok(()) };
         let options = VisionOptions {
@@ -170,18 +173,19 @@ impl Bench<'_> {
         let flag = progress::interrupt();
         for (picture, &side) in pictures.iter().zip(&self.plan.image_sizes) {
             let slices = picture.slices();
-            let measured = interrupted(encode(&mut encoder, picture, repeat, &flag))?;
+            let measured = interrupted(encode(&mut encoder, picture, repeat, &mut || rates.push(read()), &flag))?;
             let work = vision_work(&encoder, picture, None)?;
-            self.keep(info, setting, Test::Encode { side, slices }, &measured, work)?;
-            let measured = interrupted(first_token(&mut encoder, &mut context, picture, repeat, &flag))?;
+            self.keep(info, setting, Test::Encode { side, slices }, &measured, work, &mut rates)?;
+            let pause = &mut || rates.push(read());
+            let measured = interrupted(first_token(&mut encoder, &mut context, picture, repeat, pause, &flag))?;
             let work = vision_work(&encoder, picture, Some(&context))?;
             let positions = picture.positions(vision);
-            self.keep(info, setting, Test::FirstToken { side, slices, positions }, &measured, work)?;
+            self.keep(info, setting, Test::FirstToken { side, slices, positions }, &measured, work, &mut rates)?;
         }
         Ok(())
     }
 
-    /// Adds a row, telling about it.
+    /// Adds a row, telling about it. Takes the rates of reading that were measured beside it.
     fn keep(
         &mut self,
         model: &ModelInfo,
@@ -189,10 +193,12 @@ impl Bench<'_> {
         test: Test,
         measured: &Measured,
         work: ocelli_runtime::bench::measure::Work,
+        rates: &mut Vec<f64>,
     ) -> anyhow::Result<()> {
         let limits =
             self.machine.limits(setting.isa, setting.threads).context("the limits of a setting are missing")?;
-        let fields = Row { model, plan: self.plan, setting, test, measured, work, limits }.fields();
+        let reads = Samples::new(std::mem::take(rates));
+        let fields = Row { model, plan: self.plan, setting, test, measured, work, limits, reads }.fields();
         let unit = if matches!(test, Test::Text(_)) { " t/s" } else { "" };
         eprintln!(
             "{}, {}, {} threads: {} {}{unit}, {:.1} % of the roofline",

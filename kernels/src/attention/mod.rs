@@ -11,11 +11,17 @@
 //!
 //! and the result is `o / l`. When all queries fit one tile (generation), the keys are cut into chunks of
 //! [`CHUNK`] that threads share; their partial results are merged in order. How work is cut depends on the shapes
-//! only, so results do not depend on the number of threads. Arithmetic is f32 in both precisions.
+//! only, so results do not depend on the number of threads. Arithmetic is f32, or 16-bit fixed point where the table
+//! multiplies that faster and precision is not asked for (see `fixed`).
 
+mod fixed;
+
+use crate::act::Precision;
 use crate::error::{KernelError, check_len};
-use crate::kv::KvView;
+use crate::fixed::{FixedKernels, UNIT};
+use crate::kv::{KvLayout, KvView};
 use crate::matmul::OutPtr;
+use crate::measure::Unit;
 use crate::pool::{Pool, SCRATCH_BYTES};
 use crate::select::Kernels;
 use crate::table::{F32_LANES, GemmF32, KernelTable, fetch, index};
@@ -35,6 +41,7 @@ const FEW_ROWS: usize = 4;
 
 // The largest head must fit a worker's scratch: queries, results, scores twice, keys, values, maxima and sums.
 const _: () = assert!(Pieces::floats(crate::kv::MAX_HEAD_DIM) * 4 <= SCRATCH_BYTES);
+const _: () = assert!((Pieces::floats(UNIT) + fixed::floats(UNIT)) * 4 <= SCRATCH_BYTES);
 
 /// What a call of [`attention`] attends with.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +54,18 @@ pub struct AttnShape {
     pub scale: f32,
     /// Whether a token sees only positions up to its own; else all of the view.
     pub causal: bool,
+    /// How products are computed: `Fast` is fixed point where there are enough queries for a KV head, the cache is F16 or Q8_0
+    /// and the table multiplies such numbers faster.
+    pub precision: Precision,
+}
+
+/// What the products of [`attention`] with `tokens` queries of `group` heads for each KV head are made of.
+#[must_use]
+pub fn attention_unit(kernels: Kernels, precision: Precision, layout: &KvLayout, group: usize, tokens: usize) -> Unit {
+    let heads = group.clamp(1, ROWS);
+    let rows = heads * tokens.min(ROWS / heads);
+    let fixed = precision == Precision::Fast && kernels.fixed_point() && fixed::suits(layout, rows);
+    if fixed { Unit::Int16 } else { Unit::F32 }
 }
 
 /// Partial results of generation steps over long contexts. Reuse one: it keeps the size it has grown to.
@@ -104,8 +123,10 @@ pub fn attention(
     }
     let group = shape.n_heads / kv_heads;
     let heads = group.min(ROWS);
+    let fast = attention_unit(kernels, shape.precision, layout, group, tokens) == Unit::Int16;
     let job = Job {
         table: kernels.table,
+        fixed: kernels.table.fixed.filter(|_| fast),
         shape,
         view: *view,
         q,
@@ -124,6 +145,8 @@ pub fn attention(
 /// One call, readable from all threads.
 struct Job<'a> {
     table: &'static KernelTable,
+    /// Computes in fixed point.
+    fixed: Option<FixedKernels>,
     shape: AttnShape,
     view: KvView<'a>,
     q: &'a [f32],
@@ -179,6 +202,8 @@ struct Pieces<'a> {
     v: &'a mut [f32],
     max: &'a mut [f32],
     sum: &'a mut [f32],
+    /// What is left.
+    rest: &'a mut [f32],
 }
 
 /// Head size rounded up to whole panels.
@@ -203,7 +228,8 @@ impl<'a> Pieces<'a> {
         let (k, rest) = rest.split_at_mut(KEYS * p);
         let (v, rest) = rest.split_at_mut(KEYS * p);
         let (max, rest) = rest.split_at_mut(ROWS);
-        Self { q, o, s, by_key, k, v, max, sum: &mut rest[..ROWS] }
+        let (sum, rest) = rest.split_at_mut(ROWS);
+        Self { q, o, s, by_key, k, v, max, sum, rest }
     }
 }
 
@@ -272,8 +298,10 @@ impl Job<'_> {
 
     /// Attends with the queries of `tile` to keys `from..to`, as far as they see them.
     fn keys(&self, tile: Tile, from: usize, to: usize, p: &mut Pieces<'_>) {
-        let layout = self.view.layout();
-        let (pad, rows) = (padded(layout.head_dim()), tile.rows());
+        let (pad, rows) = (padded(self.view.layout().head_dim()), tile.rows());
+        if let Some(fixed) = &self.fixed {
+            return self.keys_fixed(fixed, tile, from, to, p);
+        }
         self.queries(tile, p);
         p.o[..rows * pad].fill(0.0);
         p.max[..rows].fill(f32::NEG_INFINITY);
@@ -281,17 +309,22 @@ impl Job<'_> {
         let to = to.min(self.seen_by(tile.t1 - 1));
         let mut k0 = from;
         while k0 < to {
-            let k1 = to.min(k0 + KEYS).min((k0 / layout.block_len() + 1) * layout.block_len());
-            // Rows of the next tile are asked for meanwhile, in parts: memory would have nothing to do otherwise, and then all
-            // to do at once.
-            let end = to.min(k1 + KEYS).min((k1 / layout.block_len() + 1) * layout.block_len());
-            let next = (k1 < end).then(|| (self.view.k_rows(tile.kv, k1, end), self.view.v_rows(tile.kv, k1, end)));
-            let (next_k, next_v) = next.unwrap_or_default();
+            let (k1, [next_k, next_v]) = self.step(tile, k0, to);
             self.scores(tile, k0, k1, p);
             self.softmax(tile, k0, k1, next_k, p);
             self.values(tile, k0, k1, next_v, p);
             k0 = k1;
         }
+    }
+
+    /// The end of the keys that are taken together from `k0` on, and the rows of those after them. These are asked for
+    /// meanwhile, in parts: memory would have nothing to do otherwise, and then all to do at once.
+    fn step(&self, tile: Tile, k0: usize, to: usize) -> (usize, [&[u8]; 2]) {
+        let block = self.view.layout().block_len();
+        let end = |from: usize| to.min(from + KEYS).min((from / block + 1) * block);
+        let (k1, k2) = (end(k0), end(end(k0)));
+        let next = (k1 < k2).then(|| [self.view.k_rows(tile.kv, k1, k2), self.view.v_rows(tile.kv, k1, k2)]);
+        (k1, next.unwrap_or_default())
     }
 
     /// Takes the tile's queries, times the scale.
