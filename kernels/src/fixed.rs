@@ -164,27 +164,32 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// The factor on values that makes codes of this norm, and the one on codes that undoes it: NaN where a value is not
-    /// finite.
+    /// The [`scale`] of a unit.
     #[inline(always)]
     pub(crate) fn scale(&self, norm: f32) -> (f32, f32) {
         // In pairs: one after the other would take longer than making the codes.
         let squares = halved(self.squares, |a, b| a + b);
-        let largest = halved(self.largest, |a, b| if b > a { b } else { a });
-        if squares.is_nan() || largest > f32::MAX {
-            return (0.0, f32::NAN);
-        }
-        if largest < TINY {
-            return (0.0, 0.0);
-        }
-        let scale = if squares > 1e-30 && squares < f32::MAX {
-            (norm / squares.sqrt()).min(MAX_CODE / largest)
-        } else {
-            // Squares that are no numbers of this type: a unit's norm is at most 16 times its largest value.
-            norm / 16.0 / largest
-        };
-        (scale, 1.0 / scale)
+        scale(squares, halved(self.largest, |a, b| if b > a { b } else { a }), norm)
     }
+}
+
+/// The factor on values that makes codes of this norm, and the one on codes that undoes it: NaN where a value is not finite.
+/// Of the sum of the squares and the largest magnitude.
+#[inline(always)]
+pub(crate) fn scale(squares: f32, largest: f32, norm: f32) -> (f32, f32) {
+    if squares.is_nan() || largest > f32::MAX {
+        return (0.0, f32::NAN);
+    }
+    if largest < TINY {
+        return (0.0, 0.0);
+    }
+    let scale = if squares > 1e-30 && squares < f32::MAX {
+        (norm / squares.sqrt()).min(MAX_CODE / largest)
+    } else {
+        // Squares that are no numbers of this type: a unit's norm is at most 16 times its largest value.
+        norm / 16.0 / largest
+    };
+    (scale, 1.0 / scale)
 }
 
 /// All lanes as one: the upper half onto the lower, until one is left.

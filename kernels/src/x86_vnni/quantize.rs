@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use crate::act::TINY;
-use crate::fixed::{LANES, Spread, UNIT};
+use crate::fixed::{LANES, UNIT, scale};
 
 /// Units of 32 whose scales are found together.
 const TOGETHER: usize = 16;
@@ -82,45 +82,59 @@ pub(super) fn quantize_q8b(x: &[f32], q: &mut [i8], d: &mut [f32], sums32: &mut 
 pub(super) fn fixed_row(x: &[f32], norm: f32, q: &mut [i16], factors: &mut [f32]) {
     for ((x, q), factor) in x.chunks(UNIT).zip(q.chunks_mut(UNIT)).zip(factors) {
         let (pieces, rest) = x.as_chunks::<LANES>();
-        let mut last = [0f32; LANES];
-        last[..rest.len()].copy_from_slice(rest);
+        let there = (1u32 << rest.len()).wrapping_sub(1) as __mmask16;
+        // SAFETY: as many floats as there are.
+        let last = unsafe { _mm512_maskz_loadu_ps(there, rest.as_ptr()) };
         let (mut squares, mut largest) = (_mm512_setzero_ps(), _mm512_setzero_ps());
-        for piece in pieces.iter().chain((!rest.is_empty()).then_some(&last)) {
-            // SAFETY: 16 floats.
-            let x = unsafe { load(piece.as_ptr()) };
+        let mut take = |x| {
             squares = _mm512_add_ps(squares, _mm512_mul_ps(x, x));
             // The second operand, where the first is no number.
             largest = _mm512_max_ps(size(x), largest);
+        };
+        for piece in pieces {
+            // SAFETY: 16 floats.
+            take(unsafe { load(piece.as_ptr()) });
         }
-        let mut spread = Spread { squares: [0.0; LANES], largest: [0.0; LANES] };
-        // SAFETY: 16 places each.
-        unsafe {
-            _mm512_storeu_ps(spread.squares.as_mut_ptr(), squares);
-            _mm512_storeu_ps(spread.largest.as_mut_ptr(), largest);
+        if !rest.is_empty() {
+            take(last);
         }
-        let (scale, back) = spread.scale(norm);
+        let (scale, back) = scale(total(squares), top(largest), norm);
         *factor = back;
         if back.is_nan() {
             q.fill(0);
             continue;
         }
-        let (codes, codes_rest) = q.as_chunks_mut::<LANES>();
-        for (codes, x) in codes.iter_mut().zip(pieces) {
-            *codes = rounded(x, scale);
+        let scale = _mm512_set1_ps(scale);
+        let codes = |x| _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(_mm512_mul_ps(x, scale)));
+        let (places, places_rest) = q.as_chunks_mut::<LANES>();
+        for (place, piece) in places.iter_mut().zip(pieces) {
+            // SAFETY: 16 floats; 16 codes are 32 bytes.
+            unsafe { _mm256_storeu_si256(place.as_mut_ptr().cast(), codes(load(piece.as_ptr()))) };
         }
-        codes_rest.copy_from_slice(&rounded(&last, scale)[..rest.len()]);
+        // SAFETY: as many places as floats.
+        unsafe { _mm256_mask_storeu_epi16(places_rest.as_mut_ptr(), there, codes(last)) };
     }
 }
 
-/// Nearest integers of `x · scale`, which fit 16 bits; ties to even.
+/// All lanes as one, the upper half onto the lower until one is left: the order of [`crate::fixed::scale`].
+macro_rules! halved {
+    ($v:ident, $two:ident, $four:ident, $one:ident) => {{
+        let upper = _mm512_castpd_ps(_mm512_castpd256_pd512(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd($v))));
+        let v = $two(_mm512_castps512_ps256($v), _mm512_castps512_ps256(upper));
+        let v = $four(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+        let v = $four(v, _mm_movehl_ps(v, v));
+        _mm_cvtss_f32($one(v, _mm_movehdup_ps(v)))
+    }};
+}
+
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn rounded(x: &[f32; LANES], scale: f32) -> [i16; LANES] {
-    let mut codes = [0i16; LANES];
-    // SAFETY: 16 floats; 16 codes are 32 bytes.
-    unsafe {
-        let x = _mm512_cvtps_epi32(_mm512_mul_ps(load(x.as_ptr()), _mm512_set1_ps(scale)));
-        _mm256_storeu_si256(codes.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(x));
-    }
-    codes
+fn total(v: __m512) -> f32 {
+    halved!(v, _mm256_add_ps, _mm_add_ps, _mm_add_ss)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn top(v: __m512) -> f32 {
+    halved!(v, _mm256_max_ps, _mm_max_ps, _mm_max_ss)
 }
