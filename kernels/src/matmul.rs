@@ -278,8 +278,9 @@ struct Strips<'a> {
     path: Path<'a>,
     /// Rows of a strip.
     step: usize,
-    /// Tokens up to which a strip is multiplied without a panel.
-    few: usize,
+    /// Whether a strip is multiplied without a panel. All tokens of the activations decide, not those that are multiplied at a
+    /// time: few have forms that many have not, and a result must not depend on how its neighbours are cut.
+    few: bool,
     /// Threads that take strips in turn.
     threads: usize,
 }
@@ -310,13 +311,14 @@ impl<'a> Strips<'a> {
                 (.., x) => Path::Float(format, x.ok_or(missing)?),
             },
         };
-        let few = match &path {
+        let most = match &path {
             Path::Int(int, _) => int.few.most,
             Path::Fixed(..) => 0,
             Path::Float(format, _) => format.few_floats(),
         };
-        debug_assert!(few <= FEW_TOKENS);
-        let step = if act.tokens() <= few {
+        debug_assert!(most <= FEW_TOKENS);
+        let few = act.tokens() <= most;
+        let step = if few {
             // Some turns per thread to even out, but at least 16 rows per turn.
             (weight.rows / (threads * 8)).clamp(16, 256) & !7
         } else {
@@ -357,7 +359,7 @@ impl<'a> Strips<'a> {
         let rows = &w.bytes[r0 * w.row_bytes..r1 * w.row_bytes];
         match &self.path {
             // SAFETY: rows are whole (checked by `WeightRef::new`), `out` is promised, and the table is detected.
-            Path::Int(int, acts) if t1 - t0 <= self.few => unsafe {
+            Path::Int(int, acts) if self.few => unsafe {
                 match int.few.run {
                     Some(few) if t1 - t0 > 1 => {
                         let (tokens, row_bytes) = (t1 - t0, w.row_bytes);
@@ -372,7 +374,7 @@ impl<'a> Strips<'a> {
                 }
             },
             // SAFETY: as above.
-            Path::Float(format, x) if t1 - t0 <= self.few => unsafe {
+            Path::Float(format, x) if self.few => unsafe {
                 if let Some(few) = format.few_f32.filter(|_| t1 - t0 > 1) {
                     let (row_bytes, cols, tokens) = (w.row_bytes, w.cols, t1 - t0);
                     let x = &x[t0 * cols..t1 * cols];

@@ -338,6 +338,34 @@ fn fused_swiglu_equals_its_parts() {
     }
 }
 
+/// More tokens than the results of a strip have room for in a worker's memory, and a few behind those.
+#[test]
+fn a_few_tokens_behind_many_are_as_good() {
+    let pool = pool();
+    for kernels in tables() {
+        for ty in [GgmlType::Q4_K, GgmlType::Q6_K, GgmlType::Q8_0, GgmlType::F16] {
+            let (rows, cols, tokens) = (32, 256, 2 * 512 + 3);
+            let mut rng = Rng::new(23);
+            let [gate, up] = [1, 2].map(|_| weight(ty, rows, cols, Fill::Random, &mut rng));
+            let [gate, up] = [&gate, &up].map(|bytes| WeightRef::new(ty, bytes, rows, cols).expect("fits"));
+            let x = rng.vec(tokens * cols, 1.0);
+            let (mut act, needs) = (ActBuf::new(), ActNeeds::new(Precision::Fast, [ty]));
+            act.fill(&pool, kernels, &x, tokens, cols, needs).expect("fits");
+            let mut fused = vec![f32::NAN; tokens * rows];
+            matmul_swiglu(&pool, kernels, &gate, &up, &act, &mut fused).expect("fits");
+            let [mut g, u] = [gate, up].map(|weight| {
+                let mut out = vec![f32::NAN; tokens * rows];
+                matmul(&pool, kernels, &weight, &act, &mut out).expect("fits");
+                out
+            });
+            ops::swiglu(&pool, kernels, &mut g, &u).expect("fits");
+            for (i, (a, b)) in fused.iter().zip(&g).enumerate() {
+                assert!((a - b).abs() <= 1e-5 * b.abs().max(1.0), "{} {ty} {i}: {a} {b}", kernels.name());
+            }
+        }
+    }
+}
+
 #[test]
 fn shapes_that_do_not_fit_are_errors() {
     let (pool, kernels) = (pool(), Kernels::scalar());
