@@ -24,9 +24,6 @@ use crate::table::{F32_LANES, index};
 use crate::transpose::to_panel;
 use ocelli_quant::GgmlType;
 
-/// Rows of a tile below which lanes would be empty more often than not.
-const FEWEST: usize = F32_LANES / 2;
-
 /// Largest magnitude of a code of keys and values, as a power of two.
 const BITS: u32 = 12;
 
@@ -34,10 +31,10 @@ const BITS: u32 = 12;
 const VALUES: usize = (KEYS / 2 + 1) * F32_LANES;
 
 /// Whether attention with tiles of so many rows is computed like this, where precision is not asked for.
-pub(super) fn suits(layout: &KvLayout, rows: usize) -> bool {
+pub(super) fn suits(fixed: &FixedKernels, layout: &KvLayout, rows: usize) -> bool {
     // Half precision, and what is made of it, lies within the range of the codes' powers of two.
     let fits = |ty: GgmlType| matches!(ty, GgmlType::F16 | GgmlType::Q8_0);
-    rows >= FEWEST && wide(layout.head_dim()) <= UNIT && fits(layout.k_type()) && fits(layout.v_type())
+    rows >= fixed.queries && wide(layout.head_dim()) <= UNIT && fits(layout.k_type()) && fits(layout.v_type())
 }
 
 /// Values of a head with zeros behind them: whole registers in both halves.

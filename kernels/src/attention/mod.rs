@@ -64,8 +64,10 @@ pub struct AttnShape {
 pub fn attention_unit(kernels: Kernels, precision: Precision, layout: &KvLayout, group: usize, tokens: usize) -> Unit {
     let heads = group.clamp(1, ROWS);
     let rows = heads * tokens.min(ROWS / heads);
-    let fixed = precision == Precision::Fast && kernels.fixed_point() && fixed::suits(layout, rows);
-    if fixed { Unit::Int16 } else { Unit::F32 }
+    match &kernels.table.fixed {
+        Some(fixed) if precision == Precision::Fast && fixed::suits(fixed, layout, rows) => Unit::Int16,
+        _ => Unit::F32,
+    }
 }
 
 /// Partial results of generation steps over long contexts. Reuse one: it keeps the size it has grown to.

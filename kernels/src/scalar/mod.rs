@@ -89,6 +89,7 @@ pub(crate) fn table() -> &'static KernelTable {
             pairs: PairKernels { largest: elem::largest, pair: elem::pair, halves: None },
             weigh: elem::weigh,
             panels: 1,
+            queries: 8,
         }),
         fast_bytes: true,
         dot_f32: matmul::dot_f32,

@@ -136,6 +136,7 @@ pub(crate) fn table() -> Option<&'static KernelTable> {
                         pairs: PairKernels { largest: fixed::largest, pair: fixed::pair, halves: None },
                         weigh: elem::weigh,
                         panels: 1,
+                        queries: 32,
                     }),
                     // Both are 16 bits wide, and bytes have a scale for every 32.
                     fast_bytes: false,

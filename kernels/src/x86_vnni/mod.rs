@@ -242,6 +242,7 @@ pub(crate) fn avx512_table() -> Option<&'static KernelTable> {
                         halves: Some(HalfKernels { largest: pairs::largest_half, pair: pairs::pair_halves }),
                     },
                     weigh: elem::weigh,
+                    queries: 8,
                     ..fixed
                 }),
                 quantize_q8k: elem::quantize_q8k,
