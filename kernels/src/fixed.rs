@@ -104,6 +104,7 @@ pub(crate) struct PairKernels {
 
 /// [`PairKernels`] that read half precision, little endian.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AVX-512 has them"))]
 pub(crate) struct HalfKernels {
     /// The bits of the largest magnitude, in single precision.
     pub(crate) largest: unsafe fn(&[u8]) -> u32,

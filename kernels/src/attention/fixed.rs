@@ -12,17 +12,18 @@
 //! picked out of a register, those of two registers come side by side by a shift. Codes up to 4096 have at most the norm
 //! 4096·√256 in a key, which times 32,760 fits 32 bits, and 4096·√64 in a column of values, which times 65,508 does.
 //!
-//! Weights are scaled by the largest of their own query and tile, so that a tile far below the best keeps its precision,
-//! and what a result is divided by is the sum of the codes.
+//! Weights are scaled by the norm of those of their own query and tile, so that a tile far below the best keeps its
+//! precision, and what a result is divided by is the sum of the codes.
 
 use std::ops::Range;
+
+use ocelli_quant::GgmlType;
 
 use super::{Job, KEYS, Pieces, ROWS, Tile, padded};
 use crate::fixed::{FixedKernels, PANEL_NORM, Panel16, UNIT, Weights};
 use crate::kv::KvLayout;
 use crate::table::{F32_LANES, index};
 use crate::transpose::to_panel;
-use ocelli_quant::GgmlType;
 
 /// Largest magnitude of a code of keys and values, as a power of two.
 const BITS: u32 = 12;
@@ -38,20 +39,19 @@ pub(super) fn suits(fixed: &FixedKernels, layout: &KvLayout, rows: usize) -> boo
 }
 
 /// Values of a head with zeros behind them: whole registers in both halves.
-fn wide(head_dim: usize) -> usize {
+const fn wide(head_dim: usize) -> usize {
     head_dim.next_multiple_of(2 * F32_LANES)
 }
 
 /// Floats of a panel of queries with its factors.
-fn query_floats(head_dim: usize) -> usize {
+const fn query_floats(head_dim: usize) -> usize {
     (wide(head_dim) / 2 + 1) * F32_LANES
 }
 
 /// Floats of scratch beside [`Pieces`].
 pub(super) const fn floats(head_dim: usize) -> usize {
-    let wide = head_dim.next_multiple_of(2 * F32_LANES);
-    let queries = ROWS / F32_LANES * (wide / 2 + 1) * F32_LANES;
-    queries + KEYS * wide / 2 + padded(head_dim) / F32_LANES * VALUES + ROWS * KEYS / 2 + KEYS * F32_LANES + KEYS * wide
+    let (queries, keys) = (ROWS / F32_LANES * query_floats(head_dim), KEYS * wide(head_dim));
+    queries + keys / 2 + padded(head_dim) / F32_LANES * VALUES + ROWS * KEYS / 2 + KEYS / 2 * F32_LANES + keys
 }
 
 /// The power of two that a tile's codes are counted in, and what is added to a value for its code to be the lower 16 bits
