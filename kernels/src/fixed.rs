@@ -86,7 +86,8 @@ pub(crate) struct FixedKernels {
     pub(crate) weigh: unsafe fn(&mut [f32], usize, usize, &mut Weights, &mut [f32]),
     /// Panels that it takes at once.
     pub(crate) panels: usize,
-    /// Queries of a tile from which on attention over a cache takes less time like this: codes of keys and values have to pay.
+    /// Query heads of a KV head from which on attention over a cache takes less time like this, also with one token: codes of
+    /// keys and values have to pay.
     pub(crate) queries: usize,
 }
 

@@ -1,4 +1,4 @@
-//! The same attention in 16-bit fixed point, where a tile has enough queries: scores and results are products of integers
+//! The same attention in 16-bit fixed point, where a KV head has enough queries: scores and results are products of integers
 //! (see [`crate::fixed`]), the softmax between them f32, its lanes the queries.
 //!
 //! ```text
@@ -31,11 +31,11 @@ const BITS: u32 = 12;
 /// Floats of a panel of values with its factors.
 const VALUES: usize = (KEYS / 2 + 1) * F32_LANES;
 
-/// Whether attention with tiles of so many rows is computed like this, where precision is not asked for.
-pub(super) fn suits(fixed: &FixedKernels, layout: &KvLayout, rows: usize) -> bool {
+/// Whether attention with so many query heads for each KV head is computed like this, where precision is not asked for.
+pub(super) fn suits(fixed: &FixedKernels, layout: &KvLayout, group: usize) -> bool {
     // Half precision, and what is made of it, lies within the range of the codes' powers of two.
     let fits = |ty: GgmlType| matches!(ty, GgmlType::F16 | GgmlType::Q8_0);
-    rows >= fixed.queries && wide(layout.head_dim()) <= UNIT && fits(layout.k_type()) && fits(layout.v_type())
+    group >= fixed.queries && wide(layout.head_dim()) <= UNIT && fits(layout.k_type()) && fits(layout.v_type())
 }
 
 /// Values of a head with zeros behind them: whole registers in both halves.

@@ -54,18 +54,17 @@ pub struct AttnShape {
     pub scale: f32,
     /// Whether a token sees only positions up to its own; else all of the view.
     pub causal: bool,
-    /// How products are computed: `Fast` is fixed point where there are enough queries for a KV head, the cache is F16 or Q8_0
-    /// and the table multiplies such numbers faster.
+    /// How products are computed: `Fast` is fixed point where there are enough query heads for a KV head, the cache is F16 or
+    /// Q8_0 and the table multiplies such numbers faster.
     pub precision: Precision,
 }
 
-/// What the products of [`attention`] with `tokens` queries of `group` heads for each KV head are made of.
+/// What the products of [`attention`] with `group` query heads for each KV head are made of. The number of tokens does not
+/// matter: what is made of one must not depend on how many go together.
 #[must_use]
-pub fn attention_unit(kernels: Kernels, precision: Precision, layout: &KvLayout, group: usize, tokens: usize) -> Unit {
-    let heads = group.clamp(1, ROWS);
-    let rows = heads * tokens.min(ROWS / heads);
+pub fn attention_unit(kernels: Kernels, precision: Precision, layout: &KvLayout, group: usize) -> Unit {
     match &kernels.table.fixed {
-        Some(fixed) if precision == Precision::Fast && fixed::suits(fixed, layout, rows) => Unit::Int16,
+        Some(fixed) if precision == Precision::Fast && fixed::suits(fixed, layout, group) => Unit::Int16,
         _ => Unit::F32,
     }
 }
@@ -125,7 +124,7 @@ pub fn attention(
     }
     let group = shape.n_heads / kv_heads;
     let heads = group.min(ROWS);
-    let fast = attention_unit(kernels, shape.precision, layout, group, tokens) == Unit::Int16;
+    let fast = attention_unit(kernels, shape.precision, layout, group) == Unit::Int16;
     let job = Job {
         table: kernels.table,
         fixed: kernels.table.fixed.filter(|_| fast),

@@ -201,7 +201,7 @@ impl Set<'_> {
         let ops = 4.0 * pairs * (HEADS * HEAD_DIM) as f64;
         let row = (k_bytes + v_bytes) as f64 / (blocks * BLOCK) as f64;
         let bytes = (before + tokens) as f64 * row + 8.0 * (tokens * HEADS * HEAD_DIM) as f64;
-        let unit = attention_unit(self.kernels, precision, &layout, HEADS / KV_HEADS, tokens);
+        let unit = attention_unit(self.kernels, precision, &layout, HEADS / KV_HEADS);
         Ok(Timed {
             kernel: "attention",
             format: ty.name(),

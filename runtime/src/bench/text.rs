@@ -160,7 +160,7 @@ pub(super) fn batch_work(context: &Context, at: usize, n: usize, wanted: usize) 
     let shape = context.kv_shape();
     let layout = KvLayout::new(shape.type_k, shape.type_v, shape.n_head_kv, shape.head_dim, KvLayout::BLOCK_LEN)?;
     let group = config.n_head / config.n_head_kv;
-    let unit = attention_unit(context.kernels(), context.precision(), &layout, group, n);
+    let unit = attention_unit(context.kernels(), context.precision(), &layout, group);
     work += Work::of(unit, 4.0 * scores * (config.n_head * config.head_dim) as f64, 0.0);
     work.bytes += context.kv_shape().bytes_per_position()? as f64 * (at + n) as f64;
     Ok(work)
