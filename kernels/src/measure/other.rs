@@ -178,7 +178,10 @@ impl Set<'_> {
         let (keys, values) = (k.repeat(layers), v.repeat(layers));
         let q = noise(tokens * HEADS * HEAD_DIM, 9);
         let mut out = vec![f32::NAN; q.len()];
-        let (scale, precision) = (1.0 / (HEAD_DIM as f32).sqrt(), Precision::Fast);
+        let scale = 1.0 / (HEAD_DIM as f32).sqrt();
+        let unit = attention_unit(self.kernels, Precision::Fast, &layout, HEADS / KV_HEADS);
+        // The plain code takes fixed point wherever some table does; it is to compute as this one.
+        let precision = if unit == Unit::F32 { Precision::Exact } else { Precision::Fast };
         let shape = AttnShape { n_heads: HEADS, pos0: before, scale, causal: true, precision };
         let mut scratch = AttnScratch::new();
         let mut run = |kernels: Kernels, layer: usize, n: usize, out: &mut [f32]| {
@@ -201,7 +204,6 @@ impl Set<'_> {
         let ops = 4.0 * pairs * (HEADS * HEAD_DIM) as f64;
         let row = (k_bytes + v_bytes) as f64 / (blocks * BLOCK) as f64;
         let bytes = (before + tokens) as f64 * row + 8.0 * (tokens * HEADS * HEAD_DIM) as f64;
-        let unit = attention_unit(self.kernels, precision, &layout, HEADS / KV_HEADS);
         Ok(Timed {
             kernel: "attention",
             format: ty.name(),
