@@ -9,7 +9,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ocelli_kernels::measure::{SHAPES, Unit};
 use ocelli_kernels::{
     ActBuf, ActNeeds, AttnScratch, AttnShape, AttnSpan, FEW_TOKENS, Kernels, KvLayout, KvView, Pool, Precision,
-    SpanHeads, SpanScratch, WeightRef, attention, attention_spans, matmul, ops,
+    SpanHeads, SpanScratch, WeightRef, attention, attention_spans, attention_unit, matmul, ops,
 };
 use ocelli_quant::GgmlType;
 
@@ -122,19 +122,25 @@ fn text_attention(c: &mut Criterion) {
                 pos0: before,
                 scale: (head_dim as f32).sqrt().recip(),
                 causal: true,
-                precision: ocelli_kernels::Precision::Fast,
+                precision: Precision::Fast,
             };
             let mut scratch = AttnScratch::new();
             let few = tokens.min(4) * heads * head_dim;
-            let mut want = vec![0f32; few];
-            let scalar = Kernels::scalar();
-            attention(&pool, scalar, &mut scratch, shape, &q[..few], &view, &mut want).expect("shapes fit");
+            // The plain code in f32 and in fixed point: a table is held to what it computes in itself.
+            let mut plain = |precision| {
+                let (shape, mut want) = (AttnShape { precision, ..shape }, vec![0f32; few]);
+                attention(&pool, Kernels::scalar(), &mut scratch, shape, &q[..few], &view, &mut want)
+                    .expect("shapes fit");
+                want
+            };
+            let (exact, fast) = (plain(Precision::Exact), plain(Precision::Fast));
             let mut group = c.benchmark_group(format!("attention/{ty}/{tokens}@{before}"));
             group.sample_size(10);
             for kernels in tables() {
                 let mut out = vec![f32::NAN; q.len()];
                 attention(&pool, kernels, &mut scratch, shape, &q, &view, &mut out).expect("shapes fit");
-                assert_close(&out, &want, 1e-4, "attention");
+                let unit = attention_unit(kernels, shape.precision, &layout, heads / kv_heads);
+                assert_close(&out, if unit == Unit::F32 { &exact } else { &fast }, 1e-4, "attention");
                 group.bench_function(kernels.name(), |b| {
                     b.iter(|| attention(&pool, kernels, &mut scratch, shape, black_box(&q), &view, &mut out));
                 });
