@@ -78,6 +78,9 @@ pub(crate) struct FixedKernels {
     /// One row: values, the norm of a unit's codes, codes, and the factor of every unit. A unit with a value that is not
     /// finite gets the factor NaN.
     pub(crate) row: unsafe fn(&[f32], f32, &mut [i16], &mut [f32]),
+    /// The weights of a softmax over one row: scores, codes of `exp(score − largest)`, the factor of every unit, all as by
+    /// `row` with [`ROW_NORM`]; the sum of the weights. Scores may be written over.
+    pub(crate) soften: unsafe fn(&mut [f32], &mut [i16], &mut [f32]) -> f32,
     /// Multiplies a panel with rows.
     pub(crate) gemm: unsafe fn(&Panel16),
     /// Codes of what attention reads.
@@ -345,6 +348,51 @@ mod tests {
                 assert_eq!(want.0, got.0, "{} {row:?}", kernels.name());
                 let bits = |factors: &[f32]| factors.iter().map(|f| f.to_bits()).collect::<Vec<_>>();
                 assert_eq!(bits(&want.1), bits(&got.1), "{}", kernels.name());
+            }
+        }
+    }
+
+    #[test]
+    fn weights_of_a_softmax_are_codes() {
+        for (kernels, fixed) in Kernels::available().into_iter().filter_map(|k| Some((k, k.table.fixed?))) {
+            for len in [1, 2, 15, 16, 17, 31, 32, 33, 72, 255, 256, 257, 304, 700] {
+                for (size, below) in [(0.0, 0.0), (1e-3, 7.0), (1.0, 0.0), (10.0, -300.0), (200.0, 1e4)] {
+                    let mut scores: Vec<f32> = noise(len, len as u64).iter().map(|x| x * size + below).collect();
+                    scores[len / 2] = if len % 2 == 0 { f32::NEG_INFINITY } else { scores[len / 2] };
+                    let largest = scores.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
+                    let want: Vec<f64> = scores.iter().map(|x| f64::from(x - largest).exp()).collect();
+                    let (mut codes, mut factors) = (vec![1; len], vec![7.0; units(len)]);
+                    // SAFETY: as many codes as scores, a factor for every unit; the table was detected.
+                    let sum = unsafe { (fixed.soften)(&mut scores, &mut codes, &mut factors) };
+                    let total: f64 = want.iter().sum();
+                    assert!((f64::from(sum) / total - 1.0).abs() < 3e-6, "{}: {sum} is not {total}", kernels.name());
+                    for ((want, codes), factor) in want.chunks(UNIT).zip(codes.chunks(UNIT)).zip(&factors) {
+                        let squares: f64 = codes.iter().map(|q| f64::from(*q).powi(2)).sum();
+                        assert!(squares.sqrt() <= f64::from(ROW_NORM) + 8.1 && !codes.contains(&i16::MIN));
+                        for (want, q) in want.iter().zip(codes) {
+                            let off = (f64::from(*q) * f64::from(*factor) - want).abs();
+                            assert!(
+                                off <= f64::from(*factor) * 0.501 + 1e-30 + want * 5e-6,
+                                "{}: {want}",
+                                kernels.name()
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_among_scores_shows() {
+        for (kernels, fixed) in Kernels::available().into_iter().filter_map(|k| Some((k, k.table.fixed?))) {
+            for (bad, len) in [(f32::NAN, 300), (f32::INFINITY, 300), (f32::NAN, 5), (f32::INFINITY, 40)] {
+                let mut scores = noise(len, 3);
+                scores[len - 1] = bad;
+                let (mut codes, mut factors) = (vec![1; len], vec![7.0; units(len)]);
+                // SAFETY: as above.
+                let sum = unsafe { (fixed.soften)(&mut scores, &mut codes, &mut factors) };
+                assert!(sum.is_nan() && factors.iter().any(|f| f.is_nan()), "{} {bad}", kernels.name());
             }
         }
     }

@@ -224,6 +224,41 @@ pub fn magnitudes(kernels: Kernels, row: &[f32]) -> (f32, f32) {
     unsafe { (kernels.table.magnitudes)(row) }
 }
 
+/// One row of [`rmsnorm`], by the calling thread: for [`crate::ActBuf::fill_made`]. All have the same length.
+pub fn rmsnorm_row(kernels: Kernels, x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
+    debug_assert!(x.len() == w.len() && out.len() == w.len());
+    // SAFETY: the function takes any lengths, and leaves what is longer alone; the table's features were detected.
+    unsafe { (kernels.table.rmsnorm)(x, w, eps, out) }
+}
+
+/// One row of [`layer_norm`], as [`rmsnorm_row`].
+pub fn layer_norm_row(kernels: Kernels, x: &[f32], w: &[f32], b: &[f32], eps: f32, out: &mut [f32]) {
+    debug_assert!(x.len() == w.len() && b.len() == w.len() && out.len() == w.len());
+    // SAFETY: as above.
+    unsafe { (kernels.table.layer_norm)(x, w, b, eps, out) }
+}
+
+/// One row of [`bias_gelu`], as [`rmsnorm_row`].
+pub fn bias_gelu_row(kernels: Kernels, x: &mut [f32], bias: &[f32]) {
+    debug_assert_eq!(x.len(), bias.len());
+    // SAFETY: as above.
+    unsafe { (kernels.table.bias_gelu)(x, bias) }
+}
+
+/// One row of [`add`], as [`rmsnorm_row`].
+pub fn add_row(kernels: Kernels, x: &mut [f32], y: &[f32]) {
+    debug_assert_eq!(x.len(), y.len());
+    // SAFETY: as above.
+    unsafe { (kernels.table.add)(x, y) }
+}
+
+/// One row of [`add_biased`], as [`rmsnorm_row`].
+pub fn add_biased_row(kernels: Kernels, x: &mut [f32], y: &[f32], bias: &[f32]) {
+    debug_assert!(x.len() == bias.len() && y.len() == bias.len());
+    // SAFETY: as above.
+    unsafe { (kernels.table.add_biased)(x, y, bias) }
+}
+
 /// Runs an element-wise function in pieces of a fixed size, so that tails do not depend on the thread count.
 fn binary(pool: &Pool, f: unsafe fn(&mut [f32], &[f32]), x: &mut [f32], y: &[f32]) {
     const PIECE: usize = 4096;

@@ -56,15 +56,27 @@ impl<'s> Rows<'s> {
         (Self { codes, stride, factors, units }, rest)
     }
 
+    /// The places of `n` codes of row `r`, and of the factors of its units.
+    fn row(&mut self, r: usize, n: usize) -> (&mut [i16], &mut [f32]) {
+        let codes = &mut self.codes[r * self.stride..(r + 1) * self.stride];
+        let (codes, odd) = codes.split_at_mut(n);
+        odd.fill(0);
+        (codes, &mut self.factors[r * self.units..(r + 1) * self.units])
+    }
+
     /// Takes the values of row `r`; the factors of its units.
     fn take(&mut self, fixed: &FixedKernels, r: usize, values: &[f32]) -> &mut [f32] {
-        let codes = &mut self.codes[r * self.stride..(r + 1) * self.stride];
-        let factors = &mut self.factors[r * self.units..(r + 1) * self.units];
-        let (codes, odd) = codes.split_at_mut(values.len());
-        odd.fill(0);
+        let (codes, factors) = self.row(r, values.len());
         // SAFETY: as many codes as values, a factor for every unit; the table's features were detected.
         unsafe { (fixed.row)(values, ROW_NORM, codes, factors) };
         factors
+    }
+
+    /// Takes the weights of row `r` of a softmax, of its scores; their sum.
+    fn soften(&mut self, fixed: &FixedKernels, r: usize, scores: &mut [f32]) -> f32 {
+        let (codes, factors) = self.row(r, scores.len());
+        // SAFETY: as above.
+        unsafe { (fixed.soften)(scores, codes, factors) }
     }
 
     /// Multiplies the first `n` rows with panels, behind each of which its factors are.
@@ -182,10 +194,7 @@ impl Job<'_> {
         }
         let mut inverse = [0f32; ROWS];
         for (i, inverse) in inverse.iter_mut().take(rows).enumerate() {
-            let row = &mut scores[i * stride..][..n_kv];
-            // SAFETY: these functions take any length; the table's features were detected.
-            *inverse = 1.0 / unsafe { (self.table.exp_sum)(row, (self.table.max)(row)) };
-            weights.take(fixed, i, row);
+            *inverse = 1.0 / weights.soften(fixed, i, &mut scores[i * stride..][..n_kv]);
         }
         for (number, panels) in values.chunks(fixed.panels * panel_floats(n_kv)).enumerate() {
             // SAFETY: the results have `per` ≥ `rows` rows of `pad` values, a multiple of the lanes.

@@ -3,7 +3,7 @@
 //! All are `unsafe fn` only because tables hold such pointers; lengths are checked by slicing and zipping.
 
 use crate::act::TINY;
-use crate::fixed::{LANES, Weights};
+use crate::fixed::{LANES, ROW_NORM, Weights};
 
 /// See [`crate::act`] for the arithmetic.
 ///
@@ -206,6 +206,17 @@ pub(super) unsafe fn pair(low: &[f32], high: &[f32], magic: f32, out: *mut f32, 
 /// None.
 pub(super) unsafe fn largest(x: &[f32]) -> u32 {
     x.iter().map(|x| x.abs().to_bits()).max().unwrap_or(0)
+}
+
+/// See [`crate::fixed::FixedKernels::soften`].
+///
+/// # Safety
+/// None.
+pub(super) unsafe fn soften(scores: &mut [f32], q: &mut [i16], factors: &mut [f32]) -> f32 {
+    // SAFETY: neither asks for anything.
+    let sum = unsafe { exp_sum(scores, max(scores)) };
+    crate::fixed::row(scores, ROW_NORM, q, factors);
+    sum
 }
 
 /// See [`crate::fixed::FixedKernels::weigh`]: query by query.

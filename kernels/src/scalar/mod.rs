@@ -85,6 +85,7 @@ pub(crate) fn table() -> &'static KernelTable {
         gemm_f32: matmul::gemm_f32,
         fixed: Some(FixedKernels {
             row: crate::fixed::row,
+            soften: elem::soften,
             gemm: matmul::gemm_fixed,
             pairs: PairKernels { largest: elem::largest, pair: elem::pair, halves: None },
             weigh: elem::weigh,

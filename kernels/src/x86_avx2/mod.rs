@@ -132,6 +132,7 @@ pub(crate) fn table() -> Option<&'static KernelTable> {
                     gemm_f32: gemm::gemm_f32,
                     fixed: Some(FixedKernels {
                         row: fixed::row,
+                        soften: fixed::soften,
                         gemm: fixed::gemm,
                         pairs: PairKernels { largest: fixed::largest, pair: fixed::pair, halves: None },
                         weigh: elem::weigh,

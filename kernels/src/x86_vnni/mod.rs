@@ -16,6 +16,7 @@ mod pack;
 mod pairs;
 mod peak;
 mod quantize;
+mod soften;
 mod unpack;
 
 use std::sync::OnceLock;
@@ -236,6 +237,7 @@ pub(crate) fn avx512_table() -> Option<&'static KernelTable> {
                 gemm_f32: avx512::gemm_f32,
                 fixed: made.fixed.map(|fixed| FixedKernels {
                     row: quantize::fixed_row,
+                    soften: soften::soften,
                     pairs: PairKernels {
                         largest: pairs::largest,
                         pair: pairs::pair,

@@ -5,8 +5,11 @@ use std::arch::x86_64::*;
 use crate::act::TINY;
 use crate::fixed::{LANES, UNIT, scale};
 
-/// Units of 32 whose scales are found together.
+/// Units whose scales are found together.
 const TOGETHER: usize = 16;
+
+/// `1.5·2²³`: adding it rounds to the nearest integer and leaves that in the lower bits.
+pub(super) const MAGIC: f32 = 12_582_912.0;
 
 /// `|x|`
 #[inline]
@@ -26,52 +29,95 @@ unsafe fn load(x: *const f32) -> __m512 {
     unsafe { _mm512_loadu_ps(x) }
 }
 
+/// The largest lanes of 16 registers: lane i is that of register i. `v` has no lanes that are no numbers.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn tops(v: &[__m512; TOGETHER]) -> __m512 {
+    // Of every 128 bits of four registers one is made: their own largest of those.
+    let mut fours = [_mm512_setzero_ps(); 4];
+    for (four, v) in fours.iter_mut().zip(v.as_chunks::<4>().0) {
+        let ab = _mm512_max_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+        let cd = _mm512_max_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+        let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+        let (low, high) = (_mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd));
+        *four = _mm512_max_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+    }
+    let [a, b, c, d] = fours;
+    let ab = _mm512_max_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
+    let cd = _mm512_max_ps(_mm512_shuffle_f32x4::<0x44>(c, d), _mm512_shuffle_f32x4::<0xee>(c, d));
+    _mm512_max_ps(_mm512_shuffle_f32x4::<0x88>(ab, cd), _mm512_shuffle_f32x4::<0xdd>(ab, cd))
+}
+
+/// Codes of two runs of 32, each with its scale: to the nearest, ties to even; of what is no number 0. The second run may be
+/// missing.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn codes(x: &[[f32; 32]], scales: [f32; 2]) -> __m512i {
+    let (magic, low) = (_mm512_set1_ps(MAGIC), _mm512_set1_epi32(0xff));
+    let mut lanes = [_mm512_setzero_si512(); 4];
+    for ((lanes, x), scale) in lanes.as_chunks_mut::<2>().0.iter_mut().zip(x).zip(scales) {
+        for (lanes, x) in lanes.iter_mut().zip(x.as_chunks::<16>().0) {
+            // SAFETY: 16 floats.
+            let x = unsafe { load(x.as_ptr()) };
+            let code = _mm512_add_ps(_mm512_mul_ps(x, _mm512_set1_ps(scale)), magic);
+            *lanes = _mm512_and_si512(_mm512_castps_si512(code), low);
+        }
+    }
+    let [a, b, c, d] = lanes;
+    let packed = _mm512_packus_epi16(_mm512_packus_epi32(a, b), _mm512_packus_epi32(c, d));
+    // Every 128 bits have four codes of each register.
+    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    _mm512_permutexvar_epi32(order, packed)
+}
+
+/// Sums of two runs of 32 codes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn sums(codes: __m512i) -> [i16; 2] {
+    // Of eight bytes at a time, raised by 128 to be unsigned.
+    let raised = _mm512_xor_si512(codes, _mm512_set1_epi8(i8::MIN));
+    let eights = _mm512_sad_epu8(raised, _mm512_setzero_si512());
+    let twos = _mm512_add_epi64(eights, _mm512_shuffle_epi32::<0b01_00_11_10>(eights));
+    let fours = _mm512_add_epi64(twos, _mm512_shuffle_i64x2::<0b10_11_00_01>(twos, twos));
+    let sum = |v: __m128i| (_mm_cvtsi128_si32(v) - 32 * 128) as i16;
+    [sum(_mm512_castsi512_si128(fours)), sum(_mm512_extracti32x4_epi32::<2>(fours))]
+}
+
 /// See [`crate::table::KernelTable::quantize_q8b`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) fn quantize_q8b(x: &[f32], q: &mut [i8], d: &mut [f32], sums32: &mut [i16], pairs: bool) {
-    let values = x.chunks(32 * TOGETHER).zip(q.chunks_mut(32 * TOGETHER));
-    for ((x, q), (d, sums)) in values.zip(d.chunks_mut(TOGETHER).zip(sums32.chunks_mut(TOGETHER))) {
-        let (x, q) = (x.as_chunks::<32>().0, q.as_chunks_mut::<32>().0);
-        let mut largest = [0f32; TOGETHER];
-        for (largest, x) in largest.iter_mut().zip(x) {
-            // SAFETY: 32 floats. Of a number and none, the second operand is taken.
-            let all = unsafe {
-                let low = _mm512_max_ps(size(load(x.as_ptr())), _mm512_setzero_ps());
-                _mm512_max_ps(size(load(x.as_ptr().add(16))), low)
-            };
-            *largest = _mm512_reduce_max_ps(all);
+    // Runs of 32 of a unit.
+    let runs = if pairs { 2 } else { 1 };
+    let n = TOGETHER * runs;
+    let values = x.as_chunks::<32>().0.chunks(n).zip(q.chunks_mut(32 * n));
+    for ((x, q), (d, sums32)) in values.zip(d.chunks_mut(n).zip(sums32.chunks_mut(n))) {
+        let mut largest = [_mm512_setzero_ps(); TOGETHER];
+        for (largest, x) in largest.iter_mut().zip(x.chunks(runs)) {
+            for x in x.as_flattened().as_chunks::<16>().0 {
+                // SAFETY: 16 floats. Of a number and none, the second operand is taken.
+                *largest = _mm512_max_ps(size(unsafe { load(x.as_ptr()) }), *largest);
+            }
         }
-        // SAFETY: 16 floats.
-        let mut largest = unsafe { load(largest.as_ptr()) };
-        if pairs {
-            largest = _mm512_max_ps(largest, _mm512_permute_ps::<0b10_11_00_01>(largest));
-        }
-        // Also where it is no number, which none is here.
+        let largest = tops(&largest);
         let some = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(largest, _mm512_set1_ps(TINY));
         let most = _mm512_set1_ps(127.0);
-        let mut scales = [0f32; TOGETHER];
-        let there = (1u32 << d.len().min(TOGETHER)).wrapping_sub(1) as __mmask16;
-        // SAFETY: 16 places; of `d`, as many as there are.
+        let (mut scales, mut back) = ([0f32; TOGETHER], [0f32; TOGETHER]);
+        // SAFETY: 16 places each.
         unsafe {
             _mm512_storeu_ps(scales.as_mut_ptr(), _mm512_maskz_div_ps(some, most, largest));
-            _mm512_mask_storeu_ps(d.as_mut_ptr(), there, _mm512_maskz_div_ps(some, largest, most));
+            _mm512_storeu_ps(back.as_mut_ptr(), _mm512_maskz_div_ps(some, largest, most));
         }
-        for (((x, q), scale), sum) in x.iter().zip(q).zip(scales).zip(sums) {
-            let scale = _mm512_set1_ps(scale);
-            // SAFETY: 32 floats, and 32 places for codes.
-            unsafe {
-                // To the nearest, ties to even; what is no number becomes 0 in its lowest byte.
-                let low = _mm512_cvtps_epi32(_mm512_mul_ps(load(x.as_ptr()), scale));
-                let high = _mm512_cvtps_epi32(_mm512_mul_ps(load(x.as_ptr().add(16)), scale));
-                let (low, high) = (_mm512_cvtepi32_epi8(low), _mm512_cvtepi32_epi8(high));
-                let codes = _mm256_set_m128i(high, low);
-                _mm256_storeu_si256(q.as_mut_ptr().cast(), codes);
-                // Sums of eight bytes, raised by 128 to be unsigned.
-                let raised = _mm256_xor_si256(codes, _mm256_set1_epi8(i8::MIN));
-                let eights = _mm256_sad_epu8(raised, _mm256_setzero_si256());
-                let pair = _mm_add_epi64(_mm256_castsi256_si128(eights), _mm256_extracti128_si256::<1>(eights));
-                let all = _mm_add_epi64(pair, _mm_unpackhi_epi64(pair, pair));
-                *sum = (_mm_cvtsi128_si32(all) - 32 * 128) as i16;
+        for (d, back) in d.chunks_mut(runs).zip(back) {
+            d.fill(back);
+        }
+        for (i, (x, q)) in x.chunks(2).zip(q.chunks_mut(64)).enumerate() {
+            let scales = if pairs { [scales[i]; 2] } else { [scales[2 * i], scales[2 * i + 1]] };
+            let codes = codes(x, scales);
+            let there = u64::MAX >> (64 - q.len());
+            // SAFETY: as many places as codes.
+            unsafe { _mm512_mask_storeu_epi8(q.as_mut_ptr(), there, codes) };
+            for (sum, value) in sums32[2 * i..].iter_mut().zip(sums(codes)) {
+                *sum = value;
             }
         }
     }
@@ -129,12 +175,12 @@ macro_rules! halved {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn total(v: __m512) -> f32 {
+pub(super) fn total(v: __m512) -> f32 {
     halved!(v, _mm256_add_ps, _mm_add_ps, _mm_add_ss)
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn top(v: __m512) -> f32 {
+pub(super) fn top(v: __m512) -> f32 {
     halved!(v, _mm256_max_ps, _mm_max_ps, _mm_max_ss)
 }

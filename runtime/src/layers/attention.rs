@@ -2,7 +2,7 @@
 
 use super::{Linear, Pass};
 use crate::RuntimeError;
-use crate::weights::Loader;
+use crate::weights::{Loader, Vector};
 
 /// Attention of one layer.
 #[derive(Debug)]
@@ -25,14 +25,18 @@ impl Attention {
         })
     }
 
-    /// Stores keys and values of the normed rows, and adds the attention over all positions so far to the residual
-    /// stream. In the last layer only the rows whose logits are wanted go on from there.
-    pub(crate) fn run(&self, il: usize, pass: &mut Pass<'_>) -> Result<(), RuntimeError> {
+    /// Stores keys and values of the residual stream, normed, and leaves the attention over all positions so far in `ws.h`,
+    /// which is to be added to it. In the last layer only the rows whose logits are wanted go on from there.
+    pub(crate) fn run(&self, il: usize, norm: &Vector, pass: &mut Pass<'_>) -> Result<(), RuntimeError> {
         let n = pass.n;
         let (n_embd, q_width, kv_width) = (pass.config.n_embd, pass.config.q_width(), pass.config.kv_width());
+        let eps = pass.config.rms_eps;
         let (engine, ws) = (pass.engine, &mut *pass.ws);
         let (q, k, v) = (&mut ws.q[..n * q_width], &mut ws.k[..n * kv_width], &mut ws.v[..n * kv_width]);
-        engine.prepare(&mut ws.acts, &ws.h[..n * n_embd], n, &[&self.q.weight, &self.k.weight, &self.v.weight])?;
+        let (x, h, readers) = (&mut ws.x[..n * n_embd], &mut ws.h[..n * n_embd], [&self.q, &self.k, &self.v]);
+        engine.prepare_made(&mut ws.acts, h, x, n, &readers.map(|linear| &linear.weight), |h, x| {
+            engine.rmsnorm_row(x, norm, eps, h);
+        })?;
         engine.multiply(
             &ws.acts,
             &mut [(&self.q.weight, &mut *q), (&self.k.weight, &mut *k), (&self.v.weight, &mut *v)],
@@ -47,7 +51,6 @@ impl Attention {
         let (n, ws) = (pass.n, &mut *pass.ws);
         engine.prepare(&mut ws.acts, &ws.attn[..n * q_width], n, &[&self.o.weight])?;
         engine.multiply(&ws.acts, &mut [(&self.o.weight, &mut ws.h[..n * n_embd])])?;
-        engine.add_bias(&self.o, &mut ws.h[..n * n_embd])?;
-        engine.add(&mut ws.x[..n * n_embd], &ws.h[..n * n_embd])
+        engine.add_bias(&self.o, &mut ws.h[..n * n_embd])
     }
 }

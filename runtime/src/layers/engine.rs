@@ -38,6 +38,26 @@ impl<'e> Engine<'e> {
         Ok(acts.fill(self.pool, self.kernels, rows, n, depth, needs)?)
     }
 
+    /// As [`Engine::prepare`], of rows that are made just before, while they are in the cache: `make` is given a row and that
+    /// of `beside`.
+    pub(crate) fn prepare_made(
+        &self,
+        acts: &mut ActBuf,
+        rows: &mut [f32],
+        beside: &mut [f32],
+        n: usize,
+        readers: &[&Matrix],
+        make: impl Fn(&mut [f32], &mut [f32]) + Sync,
+    ) -> Result<(), RuntimeError> {
+        let needs = ActNeeds::new(self.precision, readers.iter().map(|m| m.ty()));
+        let depth = readers.first().map_or(0, |m| m.cols());
+        let make = |_: usize, row: &mut [f32], beside: &mut [f32]| {
+            make(row, beside);
+            true
+        };
+        Ok(acts.fill_made(self.pool, self.kernels, rows, beside, n, depth, needs, make)?)
+    }
+
     /// Multiplies the rows of `acts` with up to three matrices.
     pub(crate) fn multiply(&self, acts: &ActBuf, products: &mut [(&Matrix, &mut [f32])]) -> Result<(), RuntimeError> {
         for chunk in products.chunks_mut(MAX_SHARED) {
@@ -76,6 +96,16 @@ impl<'e> Engine<'e> {
     /// `x += y`.
     pub(crate) fn add(&self, x: &mut [f32], y: &[f32]) -> Result<(), RuntimeError> {
         Ok(ops::add(self.pool, self.kernels, x, y)?)
+    }
+
+    /// `x += y`, of one row.
+    pub(crate) fn add_row(&self, x: &mut [f32], y: &[f32]) {
+        ops::add_row(self.kernels, x, y);
+    }
+
+    /// Normalises one row.
+    pub(crate) fn rmsnorm_row(&self, x: &[f32], weight: &Vector, eps: f32, out: &mut [f32]) {
+        ops::rmsnorm_row(self.kernels, x, self.weights.vector(weight), eps, out);
     }
 
     /// Normalises every row of `x` into `out`.

@@ -2,7 +2,7 @@
 
 use super::Pass;
 use crate::RuntimeError;
-use crate::weights::{Loader, Matrix};
+use crate::weights::{Loader, Matrix, Vector};
 
 /// SwiGLU feed-forward of one layer, without biases.
 #[derive(Debug)]
@@ -22,12 +22,16 @@ impl Mlp {
         })
     }
 
-    /// Adds the feed-forward of the normed rows to the residual stream.
-    pub(crate) fn run(&self, pass: &mut Pass<'_>) -> Result<(), RuntimeError> {
-        let n = pass.n;
+    /// Adds what attention left in `ws.h` to the residual stream, and then the feed-forward of that, normed.
+    pub(crate) fn run(&self, norm: &Vector, pass: &mut Pass<'_>) -> Result<(), RuntimeError> {
+        let (n, eps) = (pass.n, pass.config.rms_eps);
         let (n_embd, n_ff) = (pass.config.n_embd, pass.config.n_ff);
         let (engine, ws) = (pass.engine, &mut *pass.ws);
-        engine.prepare(&mut ws.acts, &ws.h[..n * n_embd], n, &[&self.gate, &self.up])?;
+        let (x, h) = (&mut ws.x[..n * n_embd], &mut ws.h[..n * n_embd]);
+        engine.prepare_made(&mut ws.acts, h, x, n, &[&self.gate, &self.up], |h, x| {
+            engine.add_row(x, h);
+            engine.rmsnorm_row(x, norm, eps, h);
+        })?;
         engine.gated(&self.gate, &self.up, &ws.acts, &mut ws.ff[..n * n_ff])?;
         engine.prepare(&mut ws.acts, &ws.ff[..n * n_ff], n, &[&self.down])?;
         engine.multiply(&ws.acts, &mut [(&self.down, &mut ws.h[..n * n_embd])])?;

@@ -17,7 +17,6 @@ pub(crate) use workspace::Workspace;
 
 use crate::kv::{BlockTable, KvCache, Queries};
 use crate::rope::Rope;
-use crate::weights::Vector;
 use crate::{Config, RuntimeError};
 
 /// Sees the residual stream after every layer; for comparison with other implementations.
@@ -45,12 +44,6 @@ pub(crate) struct Pass<'p> {
 }
 
 impl Pass<'_> {
-    /// Normalises the residual stream into `h`.
-    pub(crate) fn norm(&mut self, weight: &Vector) -> Result<(), RuntimeError> {
-        let len = self.n * self.config.n_embd;
-        self.engine.rmsnorm(&self.ws.x[..len], weight, self.config.rms_eps, &mut self.ws.h[..len])
-    }
-
     /// Computes the rotations of this batch's positions, once for all layers.
     pub(crate) fn prepare_rope(&mut self) {
         self.rope.fill(self.first, &mut self.ws.rope[..self.n * self.config.rope.n_rot]);

@@ -38,9 +38,7 @@ pub(super) fn load(loader: &mut Loader<'_>) -> Result<Box<dyn TextModel>, Runtim
 impl TextModel for Llama {
     fn layer(&self, il: usize, pass: &mut Pass<'_>) -> Result<(), RuntimeError> {
         let layer = &self.layers[il];
-        pass.norm(&layer.attn_norm)?;
-        layer.attention.run(il, pass)?;
-        pass.norm(&layer.ffn_norm)?;
-        layer.mlp.run(pass)
+        layer.attention.run(il, &layer.attn_norm, pass)?;
+        layer.mlp.run(&layer.ffn_norm, pass)
     }
 }

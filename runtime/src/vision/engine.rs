@@ -156,33 +156,55 @@ impl<'e> Engine<'e> {
         limit: f32,
         readers: &[&Linear],
     ) -> Result<(), RuntimeError> {
+        self.prepare_made(inputs, rows, &mut [], slices, limit, readers, |_, _, _| {})
+    }
+
+    /// As [`Engine::prepare`], where every row is made just before, while it is in the cache: `make` is given its number, the
+    /// row, and that of `beside`.
+    #[expect(clippy::too_many_arguments, reason = "rows with their division, who makes and who reads them")]
+    pub(crate) fn prepare_made(
+        &self,
+        inputs: &mut Inputs,
+        rows: &mut [f32],
+        beside: &mut [f32],
+        slices: &[Range<usize>],
+        limit: f32,
+        readers: &[&Linear],
+        make: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+    ) -> Result<(), RuntimeError> {
         let mut types = [int8::FORMAT; 3];
         let (mut depth, mut width, mut coded, mut float, mut pairs) = (0, 0, false, true, false);
+        let mut known: Vec<u32> = Vec::new();
         for (ty, reader) in types.iter_mut().zip(readers) {
             let (view, stored) = (self.view(reader)?, &self.matrices[reader.slot]);
             (*ty, depth, width) = (view.ty(), view.cols(), stored.matrix.cols());
             coded |= self.precision == Precision::Fast && stored.int8 && view.ty().is_quantized();
             float &= !stored.int8 && !view.ty().is_quantized();
             pairs |= view.is_in_pairs();
+            known.extend_from_slice(self.int8.map_or(&[], |int8| int8.without(reader.slot)));
         }
+        known.sort_unstable();
+        known.dedup();
         let n = rows.len() / width.max(1);
         let precision = if float { Precision::Exact } else { self.precision };
         let mut needs = ActNeeds::new(precision, types.into_iter().take(readers.len())).rounded();
         if pairs {
             needs = needs.in_pairs();
         }
-        inputs.kept.clear();
-        if coded {
-            let mut known: Vec<u32> = Vec::new();
-            for reader in readers {
-                known.extend_from_slice(self.int8.map_or(&[], |int8| int8.without(reader.slot)));
-            }
-            known.sort_unstable();
-            known.dedup();
-            inputs.kept.take(self.pool, self.kernels, rows, width, slices, limit, &known);
+        let Inputs { codes, kept } = inputs;
+        // Nothing is looked for where nothing becomes codes.
+        let slices = if coded { slices } else { &[] };
+        kept.begin(slices, width);
+        codes.fill_made(self.pool, self.kernels, rows, beside, n, depth, needs, |t, row, beside| {
+            make(t, row, beside);
+            let slice = slices.partition_point(|slice| slice.end <= t);
+            // Codes of a slice in which something was found would be made twice.
+            slice == slices.len() || kept.look(self.kernels, slice, row, limit) && known.is_empty()
+        })?;
+        for slice in kept.take(rows, width, slices, &known) {
+            codes.refill(self.pool, self.kernels, rows, slice)?;
         }
-        inputs.codes.fill_padded(self.pool, self.kernels, rows, n, depth, needs)?;
-        inputs.kept.put_back(rows, width);
+        kept.put_back(rows, width);
         Ok(())
     }
 
@@ -236,9 +258,23 @@ impl<'e> Engine<'e> {
         Ok(())
     }
 
-    /// `x = gelu(x + bias)`, the tanh form.
-    pub(crate) fn bias_gelu(&self, bias: &Vector, x: &mut [f32]) -> Result<(), RuntimeError> {
-        Ok(ops::bias_gelu(self.pool, self.kernels, x, self.weights.vector(bias))?)
+    /// As [`Engine::add_biased`], of one row.
+    pub(crate) fn add_row(&self, linear: &Linear, x: &mut [f32], y: &[f32]) {
+        match &linear.bias {
+            Some(bias) => ops::add_biased_row(self.kernels, x, y, self.weights.vector(bias)),
+            None => ops::add_row(self.kernels, x, y),
+        }
+    }
+
+    /// `x = gelu(x + bias)`, the tanh form, of one row.
+    pub(crate) fn gelu_row(&self, bias: &Vector, x: &mut [f32]) {
+        ops::bias_gelu_row(self.kernels, x, self.weights.vector(bias));
+    }
+
+    /// Normalises one row.
+    pub(crate) fn norm_row(&self, norm: &Norm, eps: f32, x: &[f32], out: &mut [f32]) {
+        let (weight, bias) = (self.weights.vector(&norm.weight), self.weights.vector(&norm.bias));
+        ops::layer_norm_row(self.kernels, x, weight, bias, eps, out);
     }
 
     /// Normalises every row of `x` into `out`.

@@ -16,7 +16,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use ocelli_kernels::{ActBuf, Kernels, MAX_COLUMNS, Pool, ops};
+use ocelli_kernels::{ActBuf, Kernels, MAX_COLUMNS, ops};
 
 /// Times the mean magnitude of its row that a value is an outlier, where rows are sums of many terms or normed.
 pub(crate) const LIMIT: f32 = 8.0;
@@ -47,6 +47,8 @@ pub(crate) struct Outliers {
     /// For every slice and column the bits of the largest ratio of an outlier to the mean, 0 without one. Ratios are
     /// positive, so their bits are in the order of their values.
     levels: Vec<AtomicU32>,
+    /// Whether a slice has any; all false between calls, as levels are 0.
+    found: Vec<AtomicBool>,
     columns: Vec<u32>,
     values: Vec<f32>,
     groups: Vec<Group>,
@@ -71,25 +73,49 @@ impl Outliers {
         self.groups.clear();
     }
 
-    /// Finds the columns of every slice, a range of rows of `width` values, and sets them to zero. `known` are taken
-    /// out in any case.
-    #[expect(clippy::too_many_arguments, reason = "rows with their division, and who looks at them")]
+    /// Begins to look for the columns of `slices`, ranges of rows of `width` values.
+    pub(super) fn begin(&mut self, slices: &[Range<usize>], width: usize) {
+        self.clear();
+        let wanted = slices.len() * width;
+        if self.levels.len() < wanted {
+            self.levels.resize_with(wanted, AtomicU32::default);
+        }
+        self.found.resize_with(self.found.len().max(slices.len()), AtomicBool::default);
+    }
+
+    /// Notes the outliers of a row of slice number `slice`; whether none was found in that slice so far.
+    pub(super) fn look(&self, kernels: Kernels, slice: usize, row: &[f32], limit: f32) -> bool {
+        let found = &self.found[slice];
+        let Some(mean) = usual(kernels, row, limit) else { return !found.load(Ordering::Relaxed) };
+        found.store(true, Ordering::Relaxed);
+        let levels = self.levels[slice * row.len()..].chunks(LANES);
+        for (levels, values) in levels.zip(row.chunks(LANES)) {
+            // Hardly ever are there any, and finding that out together takes a fraction of the time.
+            if values.iter().fold(0f32, |most, v| if v.abs() > most { v.abs() } else { most }) <= limit * mean {
+                continue;
+            }
+            for (level, value) in levels.iter().zip(values).filter(|(_, v)| v.abs() > limit * mean) {
+                level.fetch_max((value.abs() / mean).to_bits(), Ordering::Relaxed);
+            }
+        }
+        false
+    }
+
+    /// Sets the columns that were found in `slices`, which [`Outliers::begin`] was told, to zero. `known` are taken out of
+    /// every slice in any case. Returns the slices that were changed.
     pub(super) fn take(
         &mut self,
-        pool: &Pool,
-        kernels: Kernels,
         rows: &mut [f32],
         width: usize,
         slices: &[Range<usize>],
-        limit: f32,
         known: &[u32],
-    ) {
-        self.clear();
-        let any = self.search(pool, kernels, rows, width, slices, limit);
-        if !any && known.is_empty() {
-            return;
-        }
+    ) -> Vec<Range<usize>> {
+        let mut changed = Vec::new();
         for (number, slice) in slices.iter().enumerate() {
+            if !std::mem::take(self.found[number].get_mut()) && known.is_empty() {
+                continue;
+            }
+            changed.push(slice.clone());
             let first = self.columns.len();
             let levels = &mut self.levels[number * width..(number + 1) * width];
             choose(levels, known, &mut self.columns);
@@ -103,6 +129,7 @@ impl Outliers {
             let (columns, values) = (first..self.columns.len(), start..self.values.len());
             self.groups.push(Group { rows: slice.clone(), columns, values });
         }
+        changed
     }
 
     /// Undoes [`Outliers::take`] to the rows.
@@ -120,47 +147,6 @@ impl Outliers {
     /// What was taken out.
     pub(super) fn each(&self) -> impl Iterator<Item = Kept<'_>> {
         self.groups.iter().map(|g| (g.rows.clone(), &self.columns[g.columns.clone()], &self.values[g.values.clone()]))
-    }
-
-    /// Notes the outliers of all slices in `levels`; whether there are any.
-    fn search(
-        &mut self,
-        pool: &Pool,
-        kernels: Kernels,
-        rows: &[f32],
-        width: usize,
-        slices: &[Range<usize>],
-        limit: f32,
-    ) -> bool {
-        let wanted = slices.len() * width;
-        if self.levels.len() < wanted {
-            self.levels.resize_with(wanted, AtomicU32::default);
-        }
-        let (levels, any) = (&self.levels, AtomicBool::new(false));
-        let n = rows.len() / width.max(1);
-        let per = n.div_ceil(pool.threads() * 4).max(1);
-        pool.for_each(n.div_ceil(per), |turn, _| {
-            for r in turn * per..n.min((turn + 1) * per) {
-                let number = slices.partition_point(|s| s.end <= r);
-                if number == slices.len() {
-                    return;
-                }
-                let row = &rows[r * width..(r + 1) * width];
-                let Some(mean) = usual(kernels, row, limit) else { continue };
-                any.store(true, Ordering::Relaxed);
-                let levels = levels[number * width..].chunks(LANES);
-                for (levels, values) in levels.zip(row.chunks(LANES)) {
-                    // Hardly ever are there any, and finding that out together takes a fraction of the time.
-                    if values.iter().fold(0f32, |most, v| if v.abs() > most { v.abs() } else { most }) <= limit * mean {
-                        continue;
-                    }
-                    for (level, value) in levels.iter().zip(values).filter(|(_, v)| v.abs() > limit * mean) {
-                        level.fetch_max((value.abs() / mean).to_bits(), Ordering::Relaxed);
-                    }
-                }
-            }
-        });
-        any.into_inner()
     }
 }
 
@@ -237,11 +223,20 @@ mod tests {
     }
 
     fn taken(rows: &mut [f32], width: usize, slices: &[Range<usize>], known: &[u32]) -> Vec<(Range<usize>, Vec<u32>)> {
-        let (pool, before, mut outliers) = (Pool::new(2), rows.to_vec(), Outliers::default());
+        let (before, mut outliers) = (rows.to_vec(), Outliers::default());
         let mut found = Vec::new();
         // What a call leaves behind must not disturb the next one.
         for _ in 0..2 {
-            outliers.take(&pool, Kernels::scalar(), rows, width, slices, LIMIT, known);
+            outliers.begin(slices, width);
+            for (number, slice) in slices.iter().enumerate() {
+                let mut any = false;
+                for row in rows[slice.start * width..slice.end * width].chunks_exact(width) {
+                    any |= !outliers.look(Kernels::scalar(), number, row, LIMIT);
+                }
+                assert_eq!(any, outliers.found[number].load(Ordering::Relaxed));
+            }
+            let changed = outliers.take(rows, width, slices, known);
+            assert!(changed.iter().eq(outliers.groups.iter().map(|group| &group.rows)));
             found = outliers.each().map(|(rows, columns, _)| (rows, columns.to_vec())).collect();
             for (slice, columns) in &found {
                 for (row, column) in slice.clone().flat_map(|r| columns.iter().map(move |c| (r, *c as usize))) {

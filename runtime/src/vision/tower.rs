@@ -70,11 +70,16 @@ impl Tower {
         let spans: Vec<AttnSpan> =
             pass.slices.iter().map(|s| AttnSpan { q: s.first, n_q: s.len(), kv: s.first, n_kv: s.len() }).collect();
         let slices = pass.patch_rows();
+        let mut before = None;
         for block in &self.blocks {
-            block.run(pass, &spans, &slices)?;
+            block.run(pass, &spans, &slices, before)?;
             pass.step()?;
+            before = Some(&block.fc2);
         }
         let (len, ws) = (pass.n * pass.config.n_embd, &mut *pass.ws);
+        if let Some(linear) = before {
+            pass.engine.add_biased(linear, &mut ws.x[..len], &ws.h[..len])?;
+        }
         pass.engine.norm(&self.post_ln, pass.config.layer_norm_eps, &ws.x[..len], &mut ws.h[..len])
     }
 
@@ -125,13 +130,25 @@ impl Block {
         })
     }
 
-    fn run(&self, pass: &mut Pass<'_>, spans: &[AttnSpan], slices: &[Range<usize>]) -> Result<(), RuntimeError> {
+    /// Leaves the last product in `ws.h`, without its bias: whoever reads the residual stream next adds it. That product of
+    /// the block before is one with `before`.
+    fn run(
+        &self,
+        pass: &mut Pass<'_>,
+        spans: &[AttnSpan],
+        slices: &[Range<usize>],
+        before: Option<&Linear>,
+    ) -> Result<(), RuntimeError> {
         let (c, engine, n, ws) = (pass.config, pass.engine, pass.n, &mut *pass.ws);
-        let (len, wide) = (n * c.n_embd, n * c.n_ff);
+        let (len, wide, eps) = (n * c.n_embd, n * c.n_ff, c.layer_norm_eps);
         let (x, h) = (&mut ws.x[..len], &mut ws.h[..len]);
         let (q, k, v) = (&mut ws.q[..len], &mut ws.k[..len], &mut ws.v[..len]);
-        engine.norm(&self.ln1, c.layer_norm_eps, x, h)?;
-        engine.prepare(&mut ws.acts, h, slices, LIMIT, &[&self.q, &self.k, &self.v])?;
+        engine.prepare_made(&mut ws.acts, h, x, slices, LIMIT, &[&self.q, &self.k, &self.v], |_, h, x| {
+            if let Some(linear) = before {
+                engine.add_row(linear, x, h);
+            }
+            engine.norm_row(&self.ln1, eps, x, h);
+        })?;
         engine.multiply3(&ws.acts, [&self.q, &self.k, &self.v], [&mut *q, &mut *k, &mut *v])?;
         for (linear, rows) in [(&self.q, &mut *q), (&self.k, &mut *k), (&self.v, &mut *v)] {
             engine.bias(linear, rows)?;
@@ -143,15 +160,16 @@ impl Block {
         rest.fill(0.0);
         engine.prepare(&mut ws.acts, &mut ws.attn[..len], slices, LIMIT, &[&self.out])?;
         engine.multiply(&ws.acts, &self.out, h)?;
-        engine.add_biased(&self.out, x, h)?;
-        engine.norm(&self.ln2, c.layer_norm_eps, x, h)?;
+        engine.prepare_made(&mut ws.acts, h, x, slices, LIMIT, &[&self.fc1], |_, h, x| {
+            engine.add_row(&self.out, x, h);
+            engine.norm_row(&self.ln2, eps, x, h);
+        })?;
         let ff = &mut ws.ff[..wide];
-        engine.prepare(&mut ws.acts, h, slices, LIMIT, &[&self.fc1])?;
         engine.multiply(&ws.acts, &self.fc1, ff)?;
-        engine.bias_gelu(&self.fc1_bias, ff)?;
-        engine.prepare(&mut ws.acts, ff, slices, LIMIT_GELU, &[&self.fc2])?;
-        engine.multiply(&ws.acts, &self.fc2, h)?;
-        engine.add_biased(&self.fc2, x, h)
+        engine.prepare_made(&mut ws.acts, ff, &mut [], slices, LIMIT_GELU, &[&self.fc2], |_, ff, _| {
+            engine.gelu_row(&self.fc1_bias, ff);
+        })?;
+        engine.multiply(&ws.acts, &self.fc2, h)
     }
 }
 

@@ -99,22 +99,23 @@ impl Resampler {
         let kv = &mut ws.ff[..len];
         engine.prepare(&mut ws.acts, &mut ws.h[..n * c.n_embd], &slices, LIMIT, &[&self.kv])?;
         engine.multiply(&ws.acts, &self.kv, &mut ws.k[..len])?;
-        engine.norm(&self.ln_kv, EPS, &ws.k[..len], kv)?;
-        engine.prepare(&mut ws.acts, kv, &slices, LIMIT, &[&self.v])?;
+        engine.prepare_made(&mut ws.acts, kv, &mut ws.k[..len], &slices, LIMIT, &[&self.v], |_, kv, k| {
+            engine.norm_row(&self.ln_kv, EPS, k, kv);
+        })?;
         engine.multiply(&ws.acts, &self.v, &mut ws.v[..len])?;
         engine.bias(&self.v, &mut ws.v[..len])?;
         let sides = pass.slices.iter().map(|s| s.rows.max(s.cols)).max().unwrap_or(0);
         let lines = sines(width, sides);
-        for slice in pass.slices {
-            let rows = &mut kv[slice.first * width..(slice.first + slice.len()) * width];
-            for (i, row) in rows.chunks_exact_mut(width).enumerate() {
-                for (half, at) in row.chunks_exact_mut(width / 2).zip([i % slice.cols, i / slice.cols]) {
-                    let line = &lines[at * (width / 2)..(at + 1) * (width / 2)];
-                    half.iter_mut().zip(line).for_each(|(v, p)| *v += p);
-                }
+        engine.prepare_made(&mut ws.acts, kv, &mut [], &slices, LIMIT, &[&self.k], |t, row, _| {
+            // Rows behind the slices have no position.
+            let number = slices.partition_point(|slice| slice.end <= t);
+            let Some(slice) = pass.slices.get(number) else { return };
+            let i = t - slice.first;
+            for (half, at) in row.chunks_exact_mut(width / 2).zip([i % slice.cols, i / slice.cols]) {
+                let line = &lines[at * (width / 2)..(at + 1) * (width / 2)];
+                half.iter_mut().zip(line).for_each(|(v, p)| *v += p);
             }
-        }
-        engine.prepare(&mut ws.acts, kv, &slices, LIMIT, &[&self.k])?;
+        })?;
         engine.multiply(&ws.acts, &self.k, &mut ws.k[..len])?;
         engine.bias(&self.k, &mut ws.k[..len])?;
         let spans: Vec<AttnSpan> =
@@ -126,8 +127,10 @@ impl Resampler {
         engine.prepare(&mut ws.acts, &mut ws.attn[..out_len], &results, LIMIT, &[&self.out])?;
         engine.multiply(&ws.acts, &self.out, &mut ws.h[..out_len])?;
         engine.bias(&self.out, &mut ws.h[..out_len])?;
-        engine.norm(&self.ln_post, EPS, &ws.h[..out_len], &mut ws.attn[..out_len])?;
-        engine.prepare(&mut ws.acts, &mut ws.attn[..out_len], &results, LIMIT, &[&self.proj])?;
+        let (rows, h) = (&mut ws.attn[..out_len], &mut ws.h[..out_len]);
+        engine.prepare_made(&mut ws.acts, rows, h, &results, LIMIT, &[&self.proj], |_, row, h| {
+            engine.norm_row(&self.ln_post, EPS, h, row);
+        })?;
         engine.multiply(&ws.acts, &self.proj, &mut ws.k[..out_len])?;
         pass.out.copy_from_slice(&ws.k[..pass.out.len()]);
         Ok(())

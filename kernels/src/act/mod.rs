@@ -10,14 +10,19 @@
 //!
 //! Values below 1e-30 throughout a unit count as zeros, so that no scale overflows. Codes are −127…127, so that no kernel meets −128 as an activation.
 
+mod rows;
+
+use std::ops::Range;
+
 use ocelli_quant::GgmlType;
 
 use crate::error::{KernelError, check_len};
 use crate::fixed;
 use crate::matmul::{FEW_TOKENS, OutPtr};
-use crate::pool::{Pool, SCRATCH_BYTES};
+use crate::pool::Pool;
 use crate::select::Kernels;
-use crate::table::{ActKind, Acts, RAISED16, RAISED32, index};
+use crate::table::{ActKind, Acts, index};
+use rows::Rows;
 
 /// A unit whose largest magnitude is below this is all zeros.
 pub(crate) const TINY: f32 = 1e-30;
@@ -148,16 +153,6 @@ impl Codes {
     }
 }
 
-/// Writes each half of a super-block's codes as its runs of 32 in the order 0, 2, 1, 3.
-fn cross(q: &[i8], crossed: &mut [i8]) {
-    for (q, crossed) in q.as_chunks::<128>().0.iter().zip(crossed.as_chunks_mut::<128>().0) {
-        crossed[..32].copy_from_slice(&q[..32]);
-        crossed[32..64].copy_from_slice(&q[64..96]);
-        crossed[64..96].copy_from_slice(&q[32..64]);
-        crossed[96..].copy_from_slice(&q[96..]);
-    }
-}
-
 /// Fixed-point rows.
 #[derive(Debug, Default)]
 struct Rows16 {
@@ -184,6 +179,8 @@ pub(crate) struct FixedRows<'a> {
 pub struct ActBuf {
     tokens: usize,
     depth: usize,
+    /// Values of a row that were filled in; zeros follow.
+    width: usize,
     needs: Option<ActNeeds>,
     /// Whether `f32` and `fixed` are filled.
     filled: (bool, bool),
@@ -253,18 +250,83 @@ impl ActBuf {
         depth: usize,
         needs: ActNeeds,
     ) -> Result<(), KernelError> {
+        let width = self.begin(kernels, x.len(), tokens, depth, needs)?;
+        let rows = Rows::of(self, kernels, needs);
+        rows.over(pool, 0..tokens, |t| Some(&x[t * width..(t + 1) * width]));
+        self.needs = Some(needs);
+        Ok(())
+    }
+
+    /// As [`ActBuf::fill_padded`], where rows are made just before they are taken in, by the thread that does that: `make` is
+    /// given the number of a token, its row of `x` and its row of `beside`, which holds rows of any width, perhaps 0. Rows
+    /// of which it says no are not taken in: [`ActBuf::refill`] must do so.
+    ///
+    /// # Errors
+    /// As [`ActBuf::fill_padded`], and when `beside` does not divide into `tokens` rows.
+    #[expect(clippy::too_many_arguments, reason = "two inputs, their division and who makes them")]
+    pub fn fill_made(
+        &mut self,
+        pool: &Pool,
+        kernels: Kernels,
+        x: &mut [f32],
+        beside: &mut [f32],
+        tokens: usize,
+        depth: usize,
+        needs: ActNeeds,
+        make: impl Fn(usize, &mut [f32], &mut [f32]) -> bool + Sync,
+    ) -> Result<(), KernelError> {
+        let width = self.begin(kernels, x.len(), tokens, depth, needs)?;
+        if tokens != 0 && !beside.len().is_multiple_of(tokens) {
+            return Err(KernelError::Multiple { what: "rows beside activations", got: beside.len(), of: tokens });
+        }
+        let other = beside.len() / tokens.max(1);
+        let (x, beside) = (OutPtr(x.as_mut_ptr()), OutPtr(beside.as_mut_ptr()));
+        let rows = Rows::of(self, kernels, needs);
+        rows.over(pool, 0..tokens, |t| {
+            // SAFETY: both hold rows of these widths for every token, of which one turn takes each.
+            let (row, beside) = unsafe {
+                (
+                    std::slice::from_raw_parts_mut(x.get().add(t * width), width),
+                    std::slice::from_raw_parts_mut(beside.get().add(t * other), other),
+                )
+            };
+            make(t, row, beside).then_some(&*row)
+        });
+        self.needs = Some(needs);
+        Ok(())
+    }
+
+    /// Takes rows `range` of what was filled in again.
+    ///
+    /// # Errors
+    /// When nothing was filled in, `x` has another length than then, or there are no such rows.
+    pub fn refill(&mut self, pool: &Pool, kernels: Kernels, x: &[f32], range: Range<usize>) -> Result<(), KernelError> {
+        let needs = self.needs.ok_or(KernelError::Empty { what: "set of activations" })?;
+        check_len("activations", x.len(), self.tokens * self.width)?;
+        if range.end > self.tokens {
+            return Err(KernelError::TooLarge { what: "end of activations", got: range.end, limit: self.tokens });
+        }
+        let width = self.width;
+        Rows::of(self, kernels, needs).over(pool, range, |t| Some(&x[t * width..(t + 1) * width]));
+        Ok(())
+    }
+
+    /// Checks that `tokens` rows of `len` values in all can be taken in, and makes room; the width of a row.
+    fn begin(
+        &mut self,
+        kernels: Kernels,
+        len: usize,
+        tokens: usize,
+        depth: usize,
+        needs: ActNeeds,
+    ) -> Result<usize, KernelError> {
         self.needs = None;
-        let n = tokens.saturating_mul(depth);
-        if tokens != 0 && !x.len().is_multiple_of(tokens) {
-            return Err(KernelError::Multiple { what: "activations", got: x.len(), of: tokens });
+        if tokens != 0 && !len.is_multiple_of(tokens) {
+            return Err(KernelError::Multiple { what: "activations", got: len, of: tokens });
         }
-        let limit = if tokens == 0 { 0 } else { n };
-        if x.len() > limit {
-            return Err(KernelError::TooLarge { what: "number of activations", got: x.len(), limit });
-        }
-        // A padded row passes through a worker's scratch.
-        if x.len() != n && depth > SCRATCH_BYTES / 4 {
-            return Err(KernelError::TooLarge { what: "padded depth", got: depth, limit: SCRATCH_BYTES / 4 });
+        let limit = if tokens == 0 { 0 } else { tokens.saturating_mul(depth) };
+        if len > limit {
+            return Err(KernelError::TooLarge { what: "number of activations", got: len, limit });
         }
         for (need, unit) in [(needs.q8k, 256), (needs.q8b, if needs.pairs { 64 } else { 32 })] {
             if need && !depth.is_multiple_of(unit) {
@@ -274,21 +336,8 @@ impl ActBuf {
         let fixed = needs.half && tokens > FEW_TOKENS && kernels.table.fixed.is_some();
         self.filled = (needs.f32 || needs.half && !fixed, fixed);
         self.resize(tokens, depth, needs, self.filled, !kernels.table.fast_bytes);
-        (self.tokens, self.depth) = (tokens, depth);
-        if self.filled.0 && x.len() == n {
-            self.f32.copy_from_slice(x);
-        } else if self.filled.0 {
-            let width = x.len() / tokens.max(1);
-            for (t, row) in self.f32.chunks_exact_mut(depth.max(1)).enumerate() {
-                row[..width].copy_from_slice(&x[t * width..(t + 1) * width]);
-                row[width..].fill(0.0);
-            }
-        }
-        if n != 0 && (needs.q8k || needs.q8b || fixed) {
-            self.quantize(pool, kernels, x, needs);
-        }
-        self.needs = Some(needs);
-        Ok(())
+        (self.tokens, self.depth, self.width) = (tokens, depth, len / tokens.max(1));
+        Ok(self.width)
     }
 
     fn resize(&mut self, tokens: usize, depth: usize, needs: ActNeeds, (f32, fixed): (bool, bool), wide: bool) {
@@ -306,75 +355,6 @@ impl ActBuf {
         if needs.q8b {
             self.q8b.resize(tokens, depth, 32, wide, needs.pairs);
         }
-    }
-
-    fn quantize(&mut self, pool: &Pool, kernels: Kernels, x: &[f32], needs: ActNeeds) {
-        let (tokens, depth) = (self.tokens, self.depth);
-        let width = x.len() / tokens;
-        // Several rows per turn when there are many, so that threads do not meet on the counter for every row.
-        let per = tokens.div_ceil(pool.threads() * 4).max(1);
-        let k = CodesPtr::new(&mut self.q8k);
-        let b = CodesPtr::new(&mut self.q8b);
-        let fixed = kernels.table.fixed.filter(|_| self.filled.1);
-        let (stride, units) = (fixed::even(depth), fixed::units(depth));
-        let (codes, factors) = (OutPtr(self.fixed.q.as_mut_ptr()), OutPtr(self.fixed.factors.as_mut_ptr()));
-        pool.for_each(tokens.div_ceil(per), |item, scratch| {
-            // SAFETY: a worker's scratch is aligned to 64 and SCRATCH_BYTES long; f32 has no invalid bits.
-            let padded =
-                unsafe { std::slice::from_raw_parts_mut(scratch.as_mut_ptr().cast::<f32>(), scratch.len() / 4) };
-            for t in item * per..tokens.min((item + 1) * per) {
-                let mut row = &x[t * width..(t + 1) * width];
-                if width < depth {
-                    // `fill_padded` has checked that a row fits.
-                    padded[..width].copy_from_slice(row);
-                    padded[width..depth].fill(0.0);
-                    row = &padded[..depth];
-                }
-                if let Some(fixed) = fixed {
-                    // SAFETY: as below; a row has `stride` codes, of which the last may lie behind its values.
-                    unsafe {
-                        let q = std::slice::from_raw_parts_mut(codes.get().add(t * stride), stride);
-                        let factors = std::slice::from_raw_parts_mut(factors.get().add(t * units), units);
-                        (fixed.row)(row, fixed::ROW_NORM, &mut q[..depth], factors);
-                        q[depth..].fill(0);
-                    }
-                }
-                if needs.q8k {
-                    // SAFETY: `resize` made room for all tokens; every row is written by one turn; the table's
-                    // features were detected, and `fill` has checked that 256 divides the row.
-                    unsafe {
-                        let (q, d, s16, s32) = k.row(t, depth, 256);
-                        (kernels.table.quantize_q8k)(row, q, d, s16, s32);
-                        for (begin, sum) in k.begin(t, depth / 16).iter_mut().zip(s16) {
-                            *begin = -RAISED16 * i32::from(*sum);
-                        }
-                        if tokens <= FEW_TOKENS {
-                            cross(q, k.crossed(t, depth));
-                        }
-                    }
-                }
-                if needs.q8b {
-                    // SAFETY: as above, with 32.
-                    unsafe {
-                        let (q, d, _, s32) = b.row(t, depth, 32);
-                        (kernels.table.quantize_q8b)(row, q, d, s32, needs.pairs);
-                        if b.has_wide {
-                            for (wide, q) in b.wide(t, depth).iter_mut().zip(q) {
-                                *wide = i16::from(*q);
-                            }
-                        }
-                        for (begin, sum) in b.begin(t, depth / 32).iter_mut().zip(s32.iter()) {
-                            *begin = -RAISED32 * i32::from(*sum);
-                        }
-                        if needs.pairs {
-                            for (begin, sums) in b.begin_pairs(t, depth / 64).iter_mut().zip(s32.as_chunks::<2>().0) {
-                                *begin = -RAISED32 * (i32::from(sums[0]) + i32::from(sums[1]));
-                            }
-                        }
-                    }
-                }
-            }
-        });
     }
 
     /// The f32 rows.
@@ -417,98 +397,5 @@ impl ActBuf {
     /// Whether quantised weights are to be expanded to f32.
     pub(crate) fn exact(&self) -> bool {
         self.needs.is_some_and(|n| n.precision == Precision::Exact)
-    }
-}
-
-/// Where rows of codes are written from several threads.
-struct CodesPtr {
-    q: *mut i8,
-    crossed: *mut i8,
-    q16: *mut i16,
-    has_wide: bool,
-    d: *mut f32,
-    sums16: *mut i16,
-    has16: bool,
-    sums32: *mut i16,
-    begin: *mut i32,
-    begin_pairs: *mut i32,
-}
-
-// SAFETY: threads write disjoint rows, see `row`.
-unsafe impl Sync for CodesPtr {}
-
-impl CodesPtr {
-    fn new(codes: &mut Codes) -> Self {
-        Self {
-            q: codes.q.as_mut_ptr(),
-            crossed: codes.crossed.as_mut_ptr(),
-            q16: codes.q16.as_mut_ptr(),
-            has_wide: !codes.q16.is_empty(),
-            d: codes.d.as_mut_ptr(),
-            sums16: codes.sums16.as_mut_ptr(),
-            has16: !codes.sums16.is_empty(),
-            sums32: codes.sums32.as_mut_ptr(),
-            begin: codes.begin.as_mut_ptr(),
-            begin_pairs: codes.begin_pairs.as_mut_ptr(),
-        }
-    }
-
-    /// The place of the wide codes of row `t`.
-    ///
-    /// # Safety
-    /// As [`CodesPtr::row`]; the buffer of wide codes must be there.
-    #[expect(clippy::mut_from_ref, reason = "rows are disjoint, which the caller promises")]
-    unsafe fn wide(&self, t: usize, depth: usize) -> &mut [i16] {
-        // SAFETY: promised by the caller.
-        unsafe { std::slice::from_raw_parts_mut(self.q16.add(t * depth), depth) }
-    }
-
-    /// The place of the codes of row `t` in the other order.
-    ///
-    /// # Safety
-    /// As [`CodesPtr::row`]; tokens must be few.
-    #[expect(clippy::mut_from_ref, reason = "rows are disjoint, which the caller promises")]
-    unsafe fn crossed(&self, t: usize, depth: usize) -> &mut [i8] {
-        // SAFETY: promised by the caller.
-        unsafe { std::slice::from_raw_parts_mut(self.crossed.add(t * depth), depth) }
-    }
-
-    /// The place of the `n` beginnings of row `t`.
-    ///
-    /// # Safety
-    /// As [`CodesPtr::row`]; a row must have `n` of them.
-    #[expect(clippy::mut_from_ref, reason = "rows are disjoint, which the caller promises")]
-    unsafe fn begin(&self, t: usize, n: usize) -> &mut [i32] {
-        // SAFETY: promised by the caller.
-        unsafe { std::slice::from_raw_parts_mut(self.begin.add(t * n), n) }
-    }
-
-    /// The place of the `n` beginnings of pairs of row `t`.
-    ///
-    /// # Safety
-    /// As [`CodesPtr::begin`].
-    #[expect(clippy::mut_from_ref, reason = "rows are disjoint, which the caller promises")]
-    unsafe fn begin_pairs(&self, t: usize, n: usize) -> &mut [i32] {
-        // SAFETY: promised by the caller.
-        unsafe { std::slice::from_raw_parts_mut(self.begin_pairs.add(t * n), n) }
-    }
-
-    /// The places of row `t`.
-    ///
-    /// # Safety
-    /// The buffers must hold row `t`, and no other reference to the row may exist.
-    #[expect(clippy::mut_from_ref, reason = "rows are disjoint, which the caller promises")]
-    unsafe fn row(&self, t: usize, depth: usize, unit: usize) -> (&mut [i8], &mut [f32], &mut [i16], &mut [i16]) {
-        use std::slice::from_raw_parts_mut as slice;
-        let n16 = if self.has16 { depth / 16 } else { 0 };
-        // SAFETY: promised by the caller.
-        unsafe {
-            (
-                slice(self.q.add(t * depth), depth),
-                slice(self.d.add(t * (depth / unit)), depth / unit),
-                slice(self.sums16.add(t * n16), n16),
-                slice(self.sums32.add(t * (depth / 32)), depth / 32),
-            )
-        }
     }
 }

@@ -1,0 +1,102 @@
+//! Weights of a softmax to fixed-point codes, a row at a time: see [`crate::fixed::FixedKernels::soften`].
+
+use std::arch::x86_64::*;
+
+use super::elem;
+use super::quantize::{MAGIC, top, total};
+use crate::fixed::{LANES, ROW_NORM, UNIT, scale};
+
+/// `2ʳ` for `|r| ≤ ½` within 8e-8 of its value: the polynomial of degree 5 whose largest relative error is least, from the
+/// highest power down.
+const POWERS: [f32; 6] = [0.001_327_647_1, 0.009_675_541, 0.055_507_13, 0.240_221_2, 0.693_146_94, 1.000_000_1];
+
+/// `exp(x − largest)` of 16 scores, as a power of 2. What would be below `2⁻¹²⁶` is that.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn weights(x: __m512, largest: __m512) -> __m512 {
+    let x = _mm512_mul_ps(_mm512_sub_ps(x, largest), _mm512_set1_ps(std::f32::consts::LOG2_E));
+    // The second operand, where one is no number.
+    let x = _mm512_max_ps(_mm512_set1_ps(-126.0), x);
+    let magic = _mm512_set1_ps(MAGIC);
+    let n = _mm512_sub_ps(_mm512_add_ps(x, magic), magic);
+    let r = _mm512_sub_ps(x, n);
+    let [first, rest @ ..] = POWERS;
+    let p = rest.into_iter().fold(_mm512_set1_ps(first), |p, c| _mm512_fmadd_ps(p, r, _mm512_set1_ps(c)));
+    _mm512_scalef_ps(p, n)
+}
+
+/// See [`crate::fixed::FixedKernels::soften`].
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl")]
+pub(super) fn soften(scores: &mut [f32], q: &mut [i16], factors: &mut [f32]) -> f32 {
+    let most = _mm512_set1_ps(elem::max(scores));
+    let mut sum = _mm512_setzero_ps();
+    for ((x, q), factor) in scores.chunks_mut(UNIT).zip(q.chunks_mut(UNIT)).zip(factors) {
+        let (mut squares, mut largest) = (_mm512_setzero_ps(), _mm512_setzero_ps());
+        let mut take = |x| {
+            sum = _mm512_add_ps(sum, x);
+            squares = _mm512_fmadd_ps(x, x, squares);
+            largest = _mm512_max_ps(x, largest);
+        };
+        let (pieces, rest) = x.as_chunks_mut::<LANES>();
+        for piece in &mut *pieces {
+            // SAFETY: 16 floats.
+            unsafe {
+                let x = weights(_mm512_loadu_ps(piece.as_ptr()), most);
+                _mm512_storeu_ps(piece.as_mut_ptr(), x);
+                take(x);
+            }
+        }
+        let there = (1u32 << rest.len()).wrapping_sub(1) as __mmask16;
+        // SAFETY: as many floats as there are.
+        let last = unsafe { _mm512_maskz_loadu_ps(there, rest.as_ptr()) };
+        let last = _mm512_maskz_mov_ps(there, weights(last, most));
+        take(last);
+        let (scale, back) = scale(total(squares), top(largest), ROW_NORM);
+        *factor = back;
+        if back.is_nan() {
+            q.fill(0);
+            continue;
+        }
+        codes(pieces, last, there, scale, q);
+    }
+    total(sum)
+}
+
+/// Codes of a unit whose last values, those of `there`, are no whole register.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn codes(pieces: &[[f32; LANES]], last: __m512, there: __mmask16, scale: f32, q: &mut [i16]) {
+    let (scale, magic) = (_mm512_set1_ps(scale), _mm512_set1_ps(MAGIC));
+    // A code is in the lower half of a lane.
+    let code = |x| _mm512_castps_si512(_mm512_fmadd_ps(x, scale, magic));
+    // SAFETY: 16 floats.
+    let load = |piece: &[f32; LANES]| unsafe { _mm512_loadu_ps(piece.as_ptr()) };
+    let (twos, one) = pieces.as_chunks::<2>();
+    let (places, rest) = q.as_chunks_mut::<{ 2 * LANES }>();
+    // SAFETY: 32 indices.
+    let lower = unsafe { _mm512_loadu_si512(LOWER.as_ptr().cast()) };
+    for (two, place) in twos.iter().zip(places) {
+        let codes = _mm512_permutex2var_epi16(code(load(&two[0])), lower, code(load(&two[1])));
+        // SAFETY: 32 codes are 64 bytes.
+        unsafe { _mm512_storeu_si512(place.as_mut_ptr().cast(), codes) };
+    }
+    let (one, rest) = rest.split_at_mut(one.len() * LANES);
+    if let (Some(place), Some(piece)) = (one.first_chunk_mut::<LANES>(), pieces.last()) {
+        // SAFETY: 16 codes are 32 bytes.
+        unsafe { _mm256_storeu_si256(place.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(code(load(piece)))) };
+    }
+    debug_assert_eq!(rest.len(), there.count_ones() as usize);
+    // SAFETY: as many places as values.
+    unsafe { _mm256_mask_storeu_epi16(rest.as_mut_ptr(), there, _mm512_cvtepi32_epi16(code(last))) };
+}
+
+/// The even 16-bit parts of two registers.
+static LOWER: [u16; 2 * LANES] = {
+    let mut lower = [0; 2 * LANES];
+    let mut i = 0;
+    while i < 2 * LANES {
+        lower[i] = 2 * i as u16;
+        i += 1;
+    }
+    lower
+};
