@@ -190,7 +190,7 @@ pub fn matmul_with_columns(
         items += strips.count();
         *entry = Some((strips, OutPtr(p.out.as_mut_ptr())));
     }
-    pool.for_each(if tokens == 0 { 0 } else { items }, |mut item, scratch| {
+    pool.for_each_near(if tokens == 0 { 0 } else { items }, |mut item, scratch| {
         for (number, (strips, out)) in list.iter().flatten().enumerate() {
             if item < strips.count() {
                 let ((r0, r1), rows) = (strips.rows(item), strips.weight.rows);
@@ -231,7 +231,7 @@ pub fn matmul_swiglu(
     gates.step = gates.step.min(ups.step);
     let items = if tokens == 0 { 0 } else { gates.count() };
     let out = OutPtr(out.as_mut_ptr());
-    pool.for_each(items, |item, scratch| {
+    pool.for_each_near(items, |item, scratch| {
         let (r0, r1) = gates.rows(item);
         let n = r1 - r0;
         let (panel, partner) = scratch.split_at_mut(PANEL_BYTES);
@@ -281,8 +281,6 @@ struct Strips<'a> {
     /// Whether a strip is multiplied without a panel. All tokens of the activations decide, not those that are multiplied at a
     /// time: few have forms that many have not, and a result must not depend on how its neighbours are cut.
     few: bool,
-    /// Threads that take strips in turn.
-    threads: usize,
 }
 
 enum Path<'a> {
@@ -319,15 +317,15 @@ impl<'a> Strips<'a> {
         debug_assert!(most <= FEW_TOKENS);
         let few = act.tokens() <= most;
         let step = if few {
-            // Some turns per thread to even out, but at least 16 rows per turn.
-            (weight.rows / (threads * 8)).clamp(16, 256) & !7
+            // Some turns per thread to even out, but at least 16 rows per turn. Turns follow each other in memory.
+            (weight.rows / (threads * 8)).clamp(16, 64) & !7
         } else {
             match &path {
                 Path::Int(..) => table.mr * table.panels,
                 Path::Fixed(..) | Path::Float(..) => F32_LANES,
             }
         };
-        Ok(Self { table, weight: *weight, path, step, few, threads })
+        Ok(Self { table, weight: *weight, path, step, few })
     }
 
     fn count(&self) -> usize {
@@ -456,10 +454,10 @@ impl<'a> Strips<'a> {
         }
     }
 
-    /// The rows of the strip that this thread is likely to take after that from row `r0` on.
+    /// The rows of the strip that this thread takes after that from row `r0` on, but for the last of its share.
     fn later(&self, r0: usize) -> &'a [u8] {
         let w = &self.weight;
-        let from = w.rows.min(r0 + self.threads * self.step);
+        let from = w.rows.min(r0 + self.step);
         &w.bytes[from * w.row_bytes..w.rows.min(from + self.step) * w.row_bytes]
     }
 

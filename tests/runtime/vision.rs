@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use ocelli_convert::mixture::FileType;
+use ocelli_quant::GgmlType;
 use ocelli_runtime::image::Profile;
 use ocelli_runtime::media::{Media, MediaOptions, Origin, Shown};
 use ocelli_runtime::sampler::{SamplerChain, SamplerOverrides};
@@ -169,14 +170,16 @@ fn rows_replace_embeddings_in_one_prefill() {
     let prompt = prompt(&images, Profile::Reference);
     let logits = |n_ubatch: usize| {
         let (model, _) = load(&mini(FileType::F16));
-        let options = ocelli_runtime::ContextOptions { n_ubatch, ..options(256, Precision::Exact) };
+        // A cache of half precision rounds sums in another order to other numbers.
+        let (type_k, type_v) = (GgmlType::F32, GgmlType::F32);
+        let options = ocelli_runtime::ContextOptions { n_ubatch, type_k, type_v, ..options(256, Precision::Exact) };
         let mut session = Session::new(Context::new(model, &options).unwrap());
         session.prefill(&prompt, &mut |_, _| {}).unwrap();
         session.context().logits().unwrap().to_vec()
     };
     let whole = logits(256);
     for n_ubatch in [5, 17] {
-        assert!(distance(&whole, &logits(n_ubatch)) < 1e-3);
+        assert!(distance(&whole, &logits(n_ubatch)) < 1e-4);
     }
 }
 

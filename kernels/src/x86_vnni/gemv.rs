@@ -11,8 +11,9 @@ use crate::table::{Acts, Few, Gemv, rows_from};
 use crate::x86_avx2::gemv::{Blocks, TOGETHER, fetch_ahead, halves_of, products, put, sum};
 use crate::x86_avx2::unpack::{Block, load};
 
-/// How far ahead of the products weights are asked for, in bytes: with 2,048 of them a Zen 5 reads a tenth to a fifth slower.
-pub(super) const AHEAD: usize = 8192;
+/// How far ahead of the products weights are asked for, in bytes. A Zen 4 reads up to a twentieth slower with 8,192 of them;
+/// where threads took turns of neighbouring rows, a Zen 5 read up to a fifth slower with 2,048.
+pub(super) const AHEAD: usize = 3072;
 
 /// For both halves of a super-block: which 16-bit scale belongs to which 16-bit sum. Packing two registers puts four sums of
 /// the one beside four of the other.
@@ -125,7 +126,7 @@ unsafe fn row_super<F: Wide, const T: usize>(row: *const u8, acts: &Acts<'_>, t0
 /// The sum of all lanes of each of four registers.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn totals(v: [__m512; 4]) -> __m128 {
+pub(super) fn totals(v: [__m512; 4]) -> __m128 {
     let two = |a, b| _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
     let (a, b) = (two(v[0], v[1]), two(v[2], v[3]));
     let (low, high) = (_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));

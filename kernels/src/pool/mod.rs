@@ -12,6 +12,8 @@
 //! Between [`Pool::measure_joins`] and [`Pool::join_times`] every thread adds up the time it spends inside jobs, in a
 //! counter of its own cache line. Switched off, that is one load of a flag that nobody writes, per thread and job.
 
+mod shares;
+
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -19,6 +21,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
+
+use shares::Shares;
 
 /// Scratch bytes of each worker: a panel of weights in half a typical second-level cache, with room for the pieces
 /// of an attention tile.
@@ -107,6 +111,8 @@ struct Shared {
     caller_parked: AtomicBool,
     parked: Box<[AtomicBool]>,
     scratch: Box<[Scratch]>,
+    /// Items of [`Pool::for_each_near`]. Dealt out while no worker runs, before `epoch` is advanced.
+    shares: Shares,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     stop: AtomicBool,
     /// Whether jobs are timed. Written only while no job runs.
@@ -152,6 +158,7 @@ impl Pool {
             caller_parked: AtomicBool::new(false),
             parked: (0..threads).map(|_| AtomicBool::new(false)).collect(),
             scratch: (0..threads).map(|_| Scratch::new()).collect(),
+            shares: Shares::new(threads),
             panic: Mutex::new(None),
             stop: AtomicBool::new(false),
             timed: AtomicBool::new(false),
@@ -182,8 +189,14 @@ impl Pool {
     /// # Panics
     /// When called from inside a job (of any pool), and with the job's own panic if it panics.
     pub fn run(&self, job: impl Fn(usize, &mut [u8]) + Sync) {
+        self.run_after(|| {}, job);
+    }
+
+    /// As [`Pool::run`]; `before` is called first, while no other job runs.
+    fn run_after(&self, before: impl FnOnce(), job: impl Fn(usize, &mut [u8]) + Sync) {
         assert!(!INSIDE.get(), "a job must not start another job on a pool");
         let _turn = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        before();
         let shared = &*self.shared;
         let started = shared.timed.load(Ordering::Relaxed).then(Instant::now);
         let job: &(dyn Fn(usize, &mut [u8]) + Sync) = &job;
@@ -252,6 +265,29 @@ impl Pool {
         } else {
             self.run(|_, scratch| take(scratch));
         }
+    }
+
+    /// As [`Pool::for_each`], for items that lie one behind the other in memory: every thread walks through a share of
+    /// neighbours, and takes half of what another has left when it is done. Memory is read fastest in long pieces: what the
+    /// processor or a kernel asks for ahead belongs to the item that this thread takes next.
+    ///
+    /// # Panics
+    /// As [`Pool::run`].
+    pub fn for_each_near(&self, items: usize, each: impl Fn(usize, &mut [u8]) + Sync) {
+        let threads = self.threads();
+        let n = match u32::try_from(items) {
+            Ok(n) if items > 1 && threads > 1 => n,
+            _ => return self.for_each(items, each),
+        };
+        let shares = &self.shared.shares;
+        self.run_after(
+            || shares.deal(n, threads),
+            |worker, scratch| {
+                while let Some(item) = shares.next(worker) {
+                    each(item, scratch);
+                }
+            },
+        );
     }
 
     /// Runs `job` on the calling thread with the scratch of worker 0, waking nobody.
@@ -453,6 +489,23 @@ mod tests {
                 taken[item].fetch_add(1, Ordering::Relaxed);
             });
             assert!(taken.iter().all(|t| t.load(Ordering::Relaxed) == 1));
+        }
+    }
+
+    #[test]
+    fn near_items_are_each_taken_once_however_long_they_take() {
+        for threads in [1, 2, 3, 5] {
+            let pool = Pool::new(threads);
+            for (items, slow) in [(0, 0), (1, 0), (2, 1), (7, 0), (40, 3), (41, 40), (3000, 5)] {
+                let taken: Vec<AtomicUsize> = (0..items).map(|_| AtomicUsize::new(0)).collect();
+                pool.for_each_near(items, |item, _| {
+                    if item == slow {
+                        std::thread::sleep(Duration::from_millis(2));
+                    }
+                    taken[item].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(taken.iter().all(|t| t.load(Ordering::Relaxed) == 1), "{threads} threads, {items} items");
+            }
         }
     }
 
