@@ -76,7 +76,11 @@ unsafe fn row_super<F: Wide, const T: usize>(row: *const u8, acts: &Acts<'_>, t0
         for k in 0..units {
             let b = row.add(k * F::BLOCK_BYTES);
             if t0 == 0 {
-                fetch_ahead::<AHEAD>(b, F::BLOCK_BYTES);
+                if F::NEARER {
+                    fetch_ahead::<{ AHEAD / 3 }>(b, F::BLOCK_BYTES);
+                } else {
+                    fetch_ahead::<AHEAD>(b, F::BLOCK_BYTES);
+                }
             }
             let [scales, mins] = F::steps(b);
             let mut total = [_mm512_setzero_si512(); T];
