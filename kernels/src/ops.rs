@@ -61,10 +61,9 @@ pub fn rmsnorm(
     let out = OutPtr(out.as_mut_ptr());
     rows_over(pool, x.len() / width, width, |from, to| {
         for r in from..to {
-            // SAFETY: row r lies in both buffers (checked above); rows are disjoint; the features were detected.
-            unsafe {
-                (kernels.table.rmsnorm)(&x[r * width..(r + 1) * width], w, eps, part(out, r * width, (r + 1) * width));
-            }
+            let (a, e) = (r * width, (r + 1) * width);
+            // SAFETY: row r lies in the result (checked above); rows are disjoint.
+            rmsnorm_row(kernels, &x[a..e], w, eps, unsafe { part(out, a, e) });
         }
     });
     Ok(())
@@ -92,8 +91,8 @@ pub fn layer_norm(
     rows_over(pool, x.len() / width, width, |from, to| {
         for r in from..to {
             let (a, e) = (r * width, (r + 1) * width);
-            // SAFETY: row r lies in both buffers (checked above); rows are disjoint; the features were detected.
-            unsafe { (kernels.table.layer_norm)(&x[a..e], w, b, eps, part(out, a, e)) };
+            // SAFETY: row r lies in the result (checked above); rows are disjoint.
+            layer_norm_row(kernels, &x[a..e], w, b, eps, unsafe { part(out, a, e) });
         }
     });
     Ok(())
@@ -129,8 +128,8 @@ pub fn add_biased(pool: &Pool, kernels: Kernels, x: &mut [f32], y: &[f32], bias:
     rows_over(pool, rows, width, |from, to| {
         for r in from..to {
             let (a, e) = (r * width, (r + 1) * width);
-            // SAFETY: row r lies in both buffers (checked above); rows are disjoint; the features were detected.
-            unsafe { (kernels.table.add_biased)(part(x, a, e), &y[a..e], bias) };
+            // SAFETY: row r lies in the buffer (checked above); rows are disjoint.
+            add_biased_row(kernels, unsafe { part(x, a, e) }, &y[a..e], bias);
         }
     });
     Ok(())

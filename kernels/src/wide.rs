@@ -11,7 +11,7 @@ use crate::fixed::Weights;
 const LANES: usize = 16;
 
 /// `1.5·2²³`: adding it rounds to the nearest integer (ties to even) and leaves that integer in the low bits.
-const MAGIC: f32 = 12_582_912.0;
+pub(crate) const MAGIC: f32 = 12_582_912.0;
 
 /// `exp(x)` within 2 ulp: `2ⁿ·exp(r)`, `|r| ≤ ln2 / 2`, with the Taylor polynomial of degree 7 (remainder below
 /// `0.35⁸/8! < 6e-9`). Below −87.3 the result is 0, above 88.3 it is that of 88.3; NaN stays NaN.

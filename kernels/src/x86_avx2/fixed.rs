@@ -2,10 +2,10 @@
 
 use std::arch::x86_64::*;
 
+use super::elem;
 use super::gemm::{apart, broadcast, over_tokens, store};
 use crate::fixed::{LANES, Panel16, ROW_NORM, Spread, UNIT};
 use crate::table::{F32_LANES, fetch, rows_from, tile_tokens};
-use crate::wide;
 
 /// See [`crate::fixed::FixedKernels::row`].
 #[target_feature(enable = "avx2,fma")]
@@ -38,9 +38,9 @@ pub(super) fn row(x: &[f32], norm: f32, q: &mut [i16], factors: &mut [f32]) {
 }
 
 /// See [`crate::fixed::FixedKernels::soften`].
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn soften(scores: &mut [f32], q: &mut [i16], factors: &mut [f32]) -> f32 {
-    let sum = wide::exp_sum(scores, wide::max(scores));
+    let sum = elem::exp_sum(scores, elem::max(scores));
     row(scores, ROW_NORM, q, factors);
     sum
 }

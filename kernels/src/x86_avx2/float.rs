@@ -6,10 +6,10 @@ use super::gemv::sum;
 use crate::table::{FewF32, GemvF32, rows_from, tile_tokens};
 
 /// Bytes of rows that stay in the second cache while one group of tokens after the other is multiplied with them.
-const TOGETHER: usize = 128 * 1024;
+pub(crate) const TOGETHER: usize = 128 * 1024;
 
 /// Floats as they are stored.
-pub(super) trait Stored {
+pub(crate) trait Stored {
     /// Bytes of each.
     const BYTES: usize;
 
@@ -26,9 +26,9 @@ pub(super) trait Stored {
     unsafe fn one(p: *const u8) -> f32;
 }
 
-pub(super) enum Half {}
-pub(super) enum Brain {}
-pub(super) enum Single {}
+pub(crate) enum Half {}
+pub(crate) enum Brain {}
+pub(crate) enum Single {}
 
 impl Stored for Half {
     const BYTES: usize = 2;

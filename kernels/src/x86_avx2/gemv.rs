@@ -13,13 +13,13 @@ use crate::table::{Acts, Few, Gemv, rows_from};
 /// up to a sixth of the reading rate that this gives is lost, with 4,096 up to a twelfth.
 const AHEAD: usize = 2048;
 
-/// Asks for the bytes that lie `AHEAD` behind those of a block. Rows of floats gain nothing from it.
+/// Asks for the bytes that lie `ahead` behind those of a block. Rows of floats gain nothing from it.
 #[inline]
 #[target_feature(enable = "sse")]
-pub(crate) fn fetch_ahead<const AHEAD: usize>(block: *const u8, bytes: usize) {
+pub(crate) fn fetch_ahead(block: *const u8, ahead: usize, bytes: usize) {
     for at in (0..bytes).step_by(64) {
         // Affects nothing but caches, also where nothing can be read.
-        _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(AHEAD + at).cast());
+        _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(ahead + at).cast());
     }
 }
 
@@ -83,7 +83,7 @@ unsafe fn row_super<F: Super, const T: usize>(row: &[u8], acts: &Acts<'_>, t0: u
     for (k, block) in row.chunks_exact(F::BLOCK_BYTES).enumerate() {
         let b = block.as_ptr();
         if t0 == 0 {
-            fetch_ahead::<AHEAD>(b, F::BLOCK_BYTES);
+            fetch_ahead(b, AHEAD, F::BLOCK_BYTES);
         }
         // SAFETY: a whole block; of unit k of each token 256 codes, a sum for every group and a scale; masks of 32
         // bytes.
@@ -154,7 +154,7 @@ unsafe fn row_block<F: Block, const T: usize>(row: &[u8], acts: &Acts<'_>, t0: u
     unsafe {
         for _ in 0..units / TOGETHER {
             if t0 == 0 {
-                fetch_ahead::<AHEAD>(at.row, TOGETHER * F::BLOCK_BYTES);
+                fetch_ahead(at.row, AHEAD, TOGETHER * F::BLOCK_BYTES);
             }
             let d = at.d.map(|d| _mm_loadu_ps(d));
             let own = at.own.map(|own| _mm_loadl_epi64(own.cast()));

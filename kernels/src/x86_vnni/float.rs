@@ -7,6 +7,7 @@ use std::arch::x86_64::*;
 
 use super::gemv::totals;
 use crate::table::{FewF32, GemvF32, rows_from, tile_tokens};
+use crate::x86_avx2::float::{Brain, Half, Single, Stored, TOGETHER};
 
 /// Values of a register.
 const LANES: usize = 16;
@@ -17,17 +18,11 @@ const CHAINS: usize = 4;
 /// Bytes of tokens that stay in the first cache.
 const NEAR: usize = 24 * 1024;
 
-/// Bytes of rows that stay in the second cache while one group of tokens after the other is multiplied with them.
-const TOGETHER: usize = 128 * 1024;
-
-/// Floats as they are stored.
+/// Floats as they are stored, a register at a time.
 ///
 /// # Safety
 /// All functions ask for a CPU with AVX-512 F, BW and VL, and to be inlined into a function that is compiled with them.
-pub(super) trait Stored {
-    /// Bytes of each.
-    const BYTES: usize;
-
+pub(super) trait Wide: Stored {
     /// The 16 from `p` on.
     ///
     /// # Safety
@@ -41,10 +36,6 @@ pub(super) trait Stored {
     unsafe fn some(p: *const u8, there: __mmask16) -> __m512;
 }
 
-pub(super) enum Half {}
-pub(super) enum Brain {}
-pub(super) enum Single {}
-
 /// The upper halves of f32.
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -52,9 +43,7 @@ fn widened(upper: __m256i) -> __m512 {
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(upper)))
 }
 
-impl Stored for Half {
-    const BYTES: usize = 2;
-
+impl Wide for Half {
     #[inline(always)]
     unsafe fn all(p: *const u8) -> __m512 {
         // SAFETY: promised by the caller.
@@ -68,9 +57,7 @@ impl Stored for Half {
     }
 }
 
-impl Stored for Brain {
-    const BYTES: usize = 2;
-
+impl Wide for Brain {
     #[inline(always)]
     unsafe fn all(p: *const u8) -> __m512 {
         // SAFETY: promised by the caller.
@@ -84,9 +71,7 @@ impl Stored for Brain {
     }
 }
 
-impl Stored for Single {
-    const BYTES: usize = 4;
-
+impl Wide for Single {
     #[inline(always)]
     unsafe fn all(p: *const u8) -> __m512 {
         // SAFETY: promised by the caller.
@@ -105,7 +90,7 @@ impl Stored for Single {
 /// # Safety
 /// Every row holds `n` floats, as does every token. To be inlined into a function that is compiled with the table's features.
 #[inline(always)]
-unsafe fn tile<W: Stored, const R: usize, const T: usize>(
+unsafe fn tile<W: Wide, const R: usize, const T: usize>(
     rows: [*const u8; R],
     x: [*const f32; T],
     n: usize,
@@ -164,7 +149,7 @@ unsafe fn tile<W: Stored, const R: usize, const T: usize>(
 /// # Safety
 /// Lengths as [`GemvF32`] states them.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl")]
-pub(super) unsafe fn gemv<W: Stored>(a: &mut GemvF32) {
+pub(super) unsafe fn gemv<W: Wide>(a: &mut GemvF32) {
     let (cols, near) = (a.x.len(), size_of_val(a.x) <= NEAR);
     let mut row = a.rows.as_ptr();
     for out in a.out.chunks_mut(4) {
@@ -174,12 +159,12 @@ pub(super) unsafe fn gemv<W: Stored>(a: &mut GemvF32) {
             if out.len() == 4 && !near {
                 let four = tile::<W, 4, 1>(rows_from(row, a.row_bytes), [a.x.as_ptr()], cols);
                 for r in 0..4 {
-                    [sums[r]] = four[r];
+                    sums[r] = four[r][0];
                 }
             } else {
                 for r in 0..out.len() {
                     let row = row.wrapping_add(r * a.row_bytes);
-                    [[sums[r]]] = tile::<W, 1, 1>([row], [a.x.as_ptr()], cols);
+                    sums[r] = tile::<W, 1, 1>([row], [a.x.as_ptr()], cols)[0][0];
                 }
             }
             row = row.wrapping_add(4 * a.row_bytes);
@@ -193,7 +178,7 @@ pub(super) unsafe fn gemv<W: Stored>(a: &mut GemvF32) {
 /// # Safety
 /// Lengths as [`FewF32`] states them.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl")]
-pub(super) unsafe fn few<W: Stored>(a: &FewF32) {
+pub(super) unsafe fn few<W: Wide>(a: &FewF32) {
     let per = (TOGETHER / a.row_bytes).max(1);
     let near = NEAR / size_of::<f32>() / a.cols.max(1);
     for (part, rows) in a.rows.chunks(per * a.row_bytes).enumerate() {
@@ -226,7 +211,7 @@ pub(super) unsafe fn few<W: Stored>(a: &FewF32) {
 /// As [`few`].
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl")]
-unsafe fn group<W: Stored, const R: usize, const T: usize>(a: &FewF32, rows: &[u8], mut r: usize, t: usize) {
+unsafe fn group<W: Wide, const R: usize, const T: usize>(a: &FewF32, rows: &[u8], mut r: usize, t: usize) {
     let x: [*const f32; T] = rows_from(a.x.as_ptr().wrapping_add(t * a.cols), a.cols);
     let mut step = rows.chunks_exact(R * a.row_bytes);
     // SAFETY: promised by the caller; as many rows are there as are read.

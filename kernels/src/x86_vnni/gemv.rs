@@ -76,11 +76,7 @@ unsafe fn row_super<F: Wide, const T: usize>(row: *const u8, acts: &Acts<'_>, t0
         for k in 0..units {
             let b = row.add(k * F::BLOCK_BYTES);
             if t0 == 0 {
-                if F::NEARER {
-                    fetch_ahead::<{ AHEAD / 3 }>(b, F::BLOCK_BYTES);
-                } else {
-                    fetch_ahead::<AHEAD>(b, F::BLOCK_BYTES);
-                }
+                fetch_ahead(b, F::AHEAD, F::BLOCK_BYTES);
             }
             let [scales, mins] = F::steps(b);
             let mut total = [_mm512_setzero_si512(); T];
@@ -218,7 +214,7 @@ unsafe fn row_block<F: Block, const T: usize>(row: &[u8], acts: &Acts<'_>, t0: u
     unsafe {
         for _ in 0..units / TOGETHER {
             if t0 == 0 {
-                fetch_ahead::<AHEAD>(at.row, TOGETHER * F::BLOCK_BYTES);
+                fetch_ahead(at.row, AHEAD, TOGETHER * F::BLOCK_BYTES);
             }
             some_blocks::<F, T, true>(&at, TOGETHER, &mut sums);
             at.advance::<F>(TOGETHER);

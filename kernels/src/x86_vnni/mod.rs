@@ -214,12 +214,12 @@ fn use_avx512(kernels: &mut [FormatKernels]) {
     put(GgmlType::Q5_K, pack::pack_super::<formats::q5_k::Q5_K>);
     put(GgmlType::Q6_K, pack::pack_super::<formats::q6_k::Q6_K>);
     put(GgmlType::Q8_0, pack::pack_q8_0);
-    fn use_floats<W: float::Stored>(format: &mut FormatKernels) {
+    fn use_floats<W: float::Wide>(format: &mut FormatKernels) {
         *format = FormatKernels { gemv_f32: float::gemv::<W>, few_f32: Some(float::few::<W>), ..*format };
     }
-    use_floats::<float::Half>(&mut kernels[index(GgmlType::F16)]);
-    use_floats::<float::Brain>(&mut kernels[index(GgmlType::BF16)]);
-    use_floats::<float::Single>(&mut kernels[index(GgmlType::F32)]);
+    use_floats::<x86_avx2::float::Half>(&mut kernels[index(GgmlType::F16)]);
+    use_floats::<x86_avx2::float::Brain>(&mut kernels[index(GgmlType::BF16)]);
+    use_floats::<x86_avx2::float::Single>(&mut kernels[index(GgmlType::F32)]);
     macro_rules! expansions {
         ($($ty:ident $module:ident $format:ident),+) => {
             $(kernels[index(GgmlType::$ty)].dequantize = formats::$module::$format::visit(expand::Expansion);)+

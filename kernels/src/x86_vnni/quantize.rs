@@ -4,12 +4,10 @@ use std::arch::x86_64::*;
 
 use crate::act::TINY;
 use crate::fixed::{LANES, UNIT, scale};
+use crate::wide::MAGIC;
 
 /// Units whose scales are found together.
 const TOGETHER: usize = 16;
-
-/// `1.5·2²³`: adding it rounds to the nearest integer and leaves that in the lower bits.
-pub(super) const MAGIC: f32 = 12_582_912.0;
 
 /// `|x|`
 #[inline]

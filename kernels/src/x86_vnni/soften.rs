@@ -3,8 +3,9 @@
 use std::arch::x86_64::*;
 
 use super::elem;
-use super::quantize::{MAGIC, top, total};
+use super::quantize::{top, total};
 use crate::fixed::{LANES, ROW_NORM, UNIT, scale};
+use crate::wide::MAGIC;
 
 /// `2ʳ` for `|r| ≤ ½` within 8e-8 of its value: the polynomial of degree 5 whose largest relative error is least, from the
 /// highest power down.

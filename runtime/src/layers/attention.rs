@@ -1,4 +1,5 @@
-//! Grouped-query attention over the paged cache: `x += W_o attn(rope(W_q h), rope(W_k h), W_v h)`.
+//! Grouped-query attention over the paged cache: `W_o attn(rope(W_q h), rope(W_k h), W_v h)` with `h = norm(x)`, which the
+//! feed-forward adds to `x`.
 
 use super::{Linear, Pass};
 use crate::RuntimeError;

@@ -25,6 +25,12 @@ impl<'e> Engine<'e> {
         Ok(WeightRef::new(matrix.ty(), self.weights.bytes(matrix), matrix.rows(), matrix.cols())?)
     }
 
+    /// Values of a row that `readers` take, and the forms.
+    fn wanted(&self, readers: &[&Matrix]) -> (usize, ActNeeds) {
+        let needs = ActNeeds::new(self.precision, readers.iter().map(|m| m.ty()));
+        (readers.first().map_or(0, |m| m.cols()), needs)
+    }
+
     /// Takes `n` rows into `acts` in the forms that `readers` want.
     pub(crate) fn prepare(
         &self,
@@ -33,8 +39,7 @@ impl<'e> Engine<'e> {
         n: usize,
         readers: &[&Matrix],
     ) -> Result<(), RuntimeError> {
-        let needs = ActNeeds::new(self.precision, readers.iter().map(|m| m.ty()));
-        let depth = readers.first().map_or(0, |m| m.cols());
+        let (depth, needs) = self.wanted(readers);
         Ok(acts.fill(self.pool, self.kernels, rows, n, depth, needs)?)
     }
 
@@ -49,8 +54,7 @@ impl<'e> Engine<'e> {
         readers: &[&Matrix],
         make: impl Fn(&mut [f32], &mut [f32]) + Sync,
     ) -> Result<(), RuntimeError> {
-        let needs = ActNeeds::new(self.precision, readers.iter().map(|m| m.ty()));
-        let depth = readers.first().map_or(0, |m| m.cols());
+        let (depth, needs) = self.wanted(readers);
         let make = |_: usize, row: &mut [f32], beside: &mut [f32]| {
             make(row, beside);
             true

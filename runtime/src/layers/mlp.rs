@@ -1,4 +1,4 @@
-//! The gated feed-forward: `x += W_down (silu(W_gate h) ⊙ (W_up h))`.
+//! The gated feed-forward: `x += attention`, then `x += W_down (silu(W_gate h) ⊙ (W_up h))` with `h = norm(x)`.
 
 use super::Pass;
 use crate::RuntimeError;
