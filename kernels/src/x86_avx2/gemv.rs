@@ -9,17 +9,20 @@ use super::unpack::{Block, Super, each_run, load};
 use crate::table::{Acts, Few, Gemv, rows_from};
 
 /// How far ahead of the products weights are asked for, in bytes. Rows follow each other, so this may be the next row. The
-/// processor's own prefetching ends with every page of 4 KiB, where a read would wait for memory: with 1,024 bytes
-/// up to a sixth of the reading rate that this gives is lost, with 4,096 up to a twelfth.
-const AHEAD: usize = 2048;
+/// processor's own prefetching ends with every page of 4 KiB, where a read would wait for memory.
+const AHEAD: usize = 12 * 1024;
 
-/// Asks for the bytes that lie `ahead` behind those of a block. Rows of floats gain nothing from it.
+/// Asks for the bytes that lie [`AHEAD`] behind those of a block. Rows of floats gain nothing from it.
+///
+/// They come to the second cache, from where the processor brings them on by itself. It keeps count of many more requests
+/// there than in the first, where a few wait for memory and what is read now waits for those: a Zen 4 reads Q6_K a quarter
+/// faster than with the same requests to the first cache, Q4_K and Q8_0 a tenth.
 #[inline]
 #[target_feature(enable = "sse")]
-pub(crate) fn fetch_ahead(block: *const u8, ahead: usize, bytes: usize) {
+pub(crate) fn fetch_ahead(block: *const u8, bytes: usize) {
     for at in (0..bytes).step_by(64) {
         // Affects nothing but caches, also where nothing can be read.
-        _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(ahead + at).cast());
+        _mm_prefetch::<_MM_HINT_T1>(block.wrapping_add(AHEAD + at).cast());
     }
 }
 
@@ -83,7 +86,7 @@ unsafe fn row_super<F: Super, const T: usize>(row: &[u8], acts: &Acts<'_>, t0: u
     for (k, block) in row.chunks_exact(F::BLOCK_BYTES).enumerate() {
         let b = block.as_ptr();
         if t0 == 0 {
-            fetch_ahead(b, AHEAD, F::BLOCK_BYTES);
+            fetch_ahead(b, F::BLOCK_BYTES);
         }
         // SAFETY: a whole block; of unit k of each token 256 codes, a sum for every group and a scale; masks of 32
         // bytes.
@@ -154,7 +157,7 @@ unsafe fn row_block<F: Block, const T: usize>(row: &[u8], acts: &Acts<'_>, t0: u
     unsafe {
         for _ in 0..units / TOGETHER {
             if t0 == 0 {
-                fetch_ahead(at.row, AHEAD, TOGETHER * F::BLOCK_BYTES);
+                fetch_ahead(at.row, TOGETHER * F::BLOCK_BYTES);
             }
             let d = at.d.map(|d| _mm_loadu_ps(d));
             let own = at.own.map(|own| _mm_loadl_epi64(own.cast()));

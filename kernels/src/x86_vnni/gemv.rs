@@ -11,10 +11,6 @@ use crate::table::{Acts, Few, Gemv, rows_from};
 use crate::x86_avx2::gemv::{Blocks, TOGETHER, fetch_ahead, halves_of, products, put, sum};
 use crate::x86_avx2::unpack::{Block, load};
 
-/// How far ahead of the products weights are asked for, in bytes. A Zen 4 reads up to a twentieth slower with 8,192 of them;
-/// where threads took turns of neighbouring rows, a Zen 5 read up to a fifth slower with 2,048.
-pub(super) const AHEAD: usize = 3072;
-
 /// For both halves of a super-block: which 16-bit scale belongs to which 16-bit sum. Packing two registers puts four sums of
 /// the one beside four of the other.
 const fn places(runs: [[usize; 2]; 4], group: usize) -> [[u16; 32]; 2] {
@@ -76,7 +72,7 @@ unsafe fn row_super<F: Wide, const T: usize>(row: *const u8, acts: &Acts<'_>, t0
         for k in 0..units {
             let b = row.add(k * F::BLOCK_BYTES);
             if t0 == 0 {
-                fetch_ahead(b, F::AHEAD, F::BLOCK_BYTES);
+                fetch_ahead(b, F::BLOCK_BYTES);
             }
             let [scales, mins] = F::steps(b);
             let mut total = [_mm512_setzero_si512(); T];
@@ -214,7 +210,7 @@ unsafe fn row_block<F: Block, const T: usize>(row: &[u8], acts: &Acts<'_>, t0: u
     unsafe {
         for _ in 0..units / TOGETHER {
             if t0 == 0 {
-                fetch_ahead(at.row, AHEAD, TOGETHER * F::BLOCK_BYTES);
+                fetch_ahead(at.row, TOGETHER * F::BLOCK_BYTES);
             }
             some_blocks::<F, T, true>(&at, TOGETHER, &mut sums);
             at.advance::<F>(TOGETHER);

@@ -4,7 +4,6 @@ use std::arch::x86_64::*;
 
 use crate::measure::Unit;
 use crate::table::PeakLoop;
-use crate::x86_avx2::gemv::fetch_ahead;
 use crate::x86_avx2::peak::sums;
 
 /// Loops of the table of AVX-VNNI: those of AVX2, but for integers.
@@ -44,9 +43,6 @@ wide_sums!(int16, "avx512f,avx512vnni", "vpdpwssd");
 wide_sums!(f32, "avx512f", "vfmadd231ps");
 wide_sums!(bf16, "avx512f,avx512bf16", "vdpbf16ps");
 
-/// How far ahead the reading loop asks for memory, in bytes: what it reads most with, whatever kernels do best with.
-const AHEAD: usize = 8192;
-
 /// See [`crate::table::KernelTable::read`]. Register by register: what the compiler makes of the loop that the other tables
 /// share reads less than a tenth as fast.
 #[target_feature(enable = "avx512f")]
@@ -54,8 +50,6 @@ pub(super) fn read(words: &[u64]) -> u64 {
     let (blocks, rest) = words.as_chunks::<32>();
     let mut sums = [_mm512_setzero_si512(); 4];
     for block in blocks {
-        // As the kernels do: what the processor asks for by itself ends with every page.
-        fetch_ahead(block.as_ptr().cast(), AHEAD, size_of_val(block));
         for (i, sum) in sums.iter_mut().enumerate() {
             // SAFETY: a block is four times as long; loads need no alignment.
             *sum = _mm512_add_epi64(*sum, unsafe { _mm512_loadu_si512(block.as_ptr().add(8 * i).cast()) });

@@ -8,7 +8,6 @@ use ocelli_quant::formats::q4_k::Q4_K;
 use ocelli_quant::formats::q5_k::Q5_K;
 use ocelli_quant::formats::q6_k::Q6_K;
 
-use super::gemv::AHEAD;
 use crate::x86_avx2::unpack::{Super, load};
 
 /// A format of super-blocks.
@@ -22,9 +21,6 @@ pub(super) trait Wide: Super {
 
     /// Whether that is the order of [`Acts::crossed`](crate::table::Acts::crossed).
     const CROSSED: bool = matches!(Self::RUNS, OF_NIBBLES);
-
-    /// How far ahead blocks are asked for, in bytes: a Zen 4 reads up to a tenth more of long ones from a third as far.
-    const AHEAD: usize = if Self::BLOCK_BYTES > 192 { AHEAD / 3 } else { AHEAD };
 
     /// The registers `2H` and `2H + 1`.
     unsafe fn half<const H: usize>(b: *const u8) -> [__m512i; 2];
