@@ -8,21 +8,26 @@ use std::sync::atomic::{Ordering, compiler_fence};
 use super::unpack::{Block, Super, each_run, load};
 use crate::table::{Acts, Few, Gemv, rows_from};
 
-/// How far ahead of the products weights are asked for, in bytes. Rows follow each other, so this may be the next row. The
-/// processor's own prefetching ends with every page of 4 KiB, where a read would wait for memory.
-const AHEAD: usize = 12 * 1024;
+/// How far ahead of the products weights are asked for, in bytes: first to come to the second cache, then to the first. Rows
+/// follow each other, so this may be the next row. The processor's own prefetching ends with every page of 4 KiB, where a read
+/// would wait for memory.
+const FAR: usize = 12 * 1024;
 
-/// Asks for the bytes that lie [`AHEAD`] behind those of a block. Rows of floats gain nothing from it.
+/// See [`FAR`].
+const NEAR: usize = 3 * 1024;
+
+/// Asks for the bytes that lie [`FAR`] and [`NEAR`] behind those of a block. Rows of floats gain nothing from it.
 ///
-/// They come to the second cache, from where the processor brings them on by itself. It keeps count of many more requests
-/// there than in the first, where a few wait for memory and what is read now waits for those: a Zen 4 reads Q6_K a quarter
-/// faster than with the same requests to the first cache, Q4_K and Q8_0 a tenth.
+/// The first cache keeps count of few requests, and where all of them wait for memory, so does what is read now. Of requests
+/// to the second, many are under way at once, but where others use the memory, too, they come last. So each makes up for what
+/// the other lacks.
 #[inline]
 #[target_feature(enable = "sse")]
 pub(crate) fn fetch_ahead(block: *const u8, bytes: usize) {
     for at in (0..bytes).step_by(64) {
         // Affects nothing but caches, also where nothing can be read.
-        _mm_prefetch::<_MM_HINT_T1>(block.wrapping_add(AHEAD + at).cast());
+        _mm_prefetch::<_MM_HINT_T1>(block.wrapping_add(FAR + at).cast());
+        _mm_prefetch::<_MM_HINT_NTA>(block.wrapping_add(NEAR + at).cast());
     }
 }
 
