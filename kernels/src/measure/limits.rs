@@ -213,25 +213,21 @@ impl Limits {
 fn peak(pool: &Pool, each: &PeakLoop) -> f64 {
     // SAFETY: the loop is one of a table that was detected.
     let run = |turns| pool.run(|_, _| unsafe { (each.run)(turns) });
-    let mut turns = 64u64;
-    let once = loop {
+    let (mut turns, mut rounds, mut best) = (64u64, 0, 0f64);
+    // The machine may stand still for a moment: a short round that took long is no reason to keep rounds short.
+    while rounds < ROUNDS {
         let started = Instant::now();
         run(turns);
         let time = started.elapsed();
-        if time >= ROUND / 4 || turns > 1 << 40 {
-            break time;
+        let ops = turns as f64 * each.ops as f64 * pool.threads() as f64;
+        best = best.max(ops / time.as_secs_f64().max(1e-9));
+        if time < ROUND && turns < 1 << 40 {
+            turns *= 2;
+        } else {
+            rounds += 1;
         }
-        turns *= 4;
-    };
-    let scale = ROUND.as_secs_f64() / once.as_secs_f64().max(1e-9);
-    let turns = ((turns as f64 * scale) as u64).max(1);
-    let ops = turns as f64 * each.ops as f64 * pool.threads() as f64;
-    let round = || {
-        let started = Instant::now();
-        run(turns);
-        ops / started.elapsed().as_secs_f64().max(1e-9)
-    };
-    (0..ROUNDS).map(|_| round()).fold(0.0, f64::max)
+    }
+    best
 }
 
 /// Bytes per second that all threads of `pool` read now, once over `memory`: what others on the machine leave changes from
