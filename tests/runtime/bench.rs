@@ -57,15 +57,20 @@ fn pictures_are_timed_with_a_vision_file() {
     let vision = find_beside(Path::new(&model), 256).unwrap();
     let args =
         ["bench", "-m", &model, "--mmproj", vision.to_str().unwrap(), "-p", "0", "-n", "0", "-r", "1", "-t", "1"];
-    let rows = rows(&[&args[..], &["--image-size", "56", "-o", "json"]].concat());
+    let rows = rows(&[&args[..], &["--image-size", "56,672", "-o", "json"]].concat());
     let names: Vec<_> = rows.iter().map(|r| r["test"].as_str().unwrap()).collect();
-    assert_eq!(names, ["encode 56×56", "first token 56×56+24"]);
+    assert_eq!(
+        names,
+        ["encode 56×56", "first token 56×56+24", "encode 672×672", "first token 672×672+24"],
+        "the context has room for the larger picture"
+    );
     for row in &rows {
         positive(row, &["avg_ns", "roofline_pct", "slices", "joins"]);
         // Tables differ in what they make the weights into.
         assert!(row["int8_gops"].as_f64().unwrap() + row["int16_gops"].as_f64().unwrap() > 0.0, "{row}");
     }
     assert!(rows[1]["positions"].as_u64() > Some(24));
+    assert!(rows[3]["positions"].as_u64() > rows[1]["positions"].as_u64());
 }
 
 #[test]

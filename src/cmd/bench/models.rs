@@ -151,7 +151,7 @@ impl Bench<'_> {
             }
             None => Vec::new(),
         };
-        let shown = pictures.iter().zip(vision).map(|(picture, vision)| picture.positions(vision));
+        let shown = vision.into_iter().flat_map(|vision| pictures.iter().map(|picture| picture.positions(vision)));
         let n_ctx = self.plan.tests.iter().map(|t| t.positions()).chain(shown).max().unwrap_or(0).max(1);
         let context = Context::new(Arc::clone(model), &self.plan.context(setting, n_ctx))?;
         let mut context = context.with_interrupt(progress::interrupt());
