@@ -226,9 +226,10 @@ pub fn matmul_swiglu(
     check_len("rows of the up projection", up.rows, rows)?;
     check_len("gated MLP result", out.len(), tokens.saturating_mul(rows))?;
     let mut gates = Strips::new(table, gate, act, pool.threads())?;
-    let ups = Strips::new(table, up, act, pool.threads())?;
+    let mut ups = Strips::new(table, up, act, pool.threads())?;
     // Both run over the rows of the same strip, which must suit both formats.
-    gates.step = gates.step.min(ups.step);
+    let step = gates.step.min(ups.step);
+    (gates.step, ups.step) = (step, step);
     let items = if tokens == 0 { 0 } else { gates.count() };
     let out = OutPtr(out.as_mut_ptr());
     pool.for_each_near(items, |item, scratch| {

@@ -34,6 +34,12 @@ pub(crate) const SIGNED_BYTES: usize = SIGNED_CODES + 4 * MR;
 /// What stands for a row that is missing: a block of any format in which everything is 0.
 static NOTHING: [u8; 256] = [0; 256];
 
+/// How far ahead of its use a row is asked for, in super-blocks: 4 and 8 are slower.
+pub(crate) const AHEAD_SUPER: usize = 2;
+
+/// The same in blocks of 32: 2 are slower.
+const AHEAD: usize = 4;
+
 /// Where a piece of depth of every row begins.
 pub(crate) struct Rows<'a> {
     rows: &'a [u8],
@@ -41,16 +47,13 @@ pub(crate) struct Rows<'a> {
     n_rows: usize,
     units: usize,
     block_bytes: usize,
-    /// How far ahead of its use a row is asked for, in blocks. Measured: 4 and 8 super-blocks are slower than 2, as are 2
-    /// blocks of 32.
-    ahead: usize,
 }
 
 impl<'a> Rows<'a> {
-    pub(crate) fn of<F: Format>(a: &Pack<'a>, ahead: usize) -> Self {
+    pub(crate) fn of<F: Format>(a: &Pack<'a>) -> Self {
         const { assert!(F::BLOCK_BYTES <= NOTHING.len()) };
         let block_bytes = F::BLOCK_BYTES;
-        Self { rows: a.rows, row_bytes: a.row_bytes, n_rows: a.n_rows, units: a.units, block_bytes, ahead }
+        Self { rows: a.rows, row_bytes: a.row_bytes, n_rows: a.n_rows, units: a.units, block_bytes }
     }
 
     /// Block `unit` of all rows.
@@ -68,8 +71,8 @@ impl<'a> Rows<'a> {
     /// behind these, in the strip that some thread unpacks next. One row at a time, for few reads can be under way at once.
     #[inline]
     #[target_feature(enable = "sse")]
-    pub(crate) fn fetch(&self, unit: usize, r: usize) {
-        let later = unit + self.ahead;
+    pub(crate) fn fetch(&self, unit: usize, r: usize, ahead: usize) {
+        let later = unit + ahead;
         let (r, later) = if later < self.units { (r, later) } else { (r + MR, later - self.units) };
         let block = self.rows.as_ptr().wrapping_add(r * self.row_bytes + later * self.block_bytes);
         for line in (0..self.block_bytes).step_by(64) {
@@ -141,7 +144,7 @@ unsafe fn interleave_halves(r: [__m256i; 8], dst: *mut u8) {
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(crate) unsafe fn pack_super<F: Super>(a: &mut Pack) {
     let groups = 256 / F::GROUP;
-    let rows = Rows::of::<F>(a, 2);
+    let rows = Rows::of::<F>(a);
     for (i, panel) in a.panel.chunks_exact_mut(super_bytes(F::GROUP)).take(a.units).enumerate() {
         let blocks = rows.blocks(i);
         let (codes, rest) = panel.split_at_mut(SUPER_CODES);
@@ -154,7 +157,7 @@ pub(crate) unsafe fn pack_super<F: Super>(a: &mut Pack) {
             // scales there are 8 or 16 steps, of mins half as many, of 64 bytes each.
             unsafe {
                 each_run!(|N| {
-                    rows.fetch(i, 8 * half + N);
+                    rows.fetch(i, 8 * half + N, AHEAD_SUPER);
                     let mut r = [zero; 8];
                     for (r, b) in r.iter_mut().zip(blocks) {
                         *r = F::run::<N>(*b);
@@ -197,7 +200,7 @@ pub(crate) unsafe fn pack_super<F: Super>(a: &mut Pack) {
 /// Lengths as [`Pack`] states them.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(crate) unsafe fn pack_block<F: Block>(a: &mut Pack) {
-    let rows = Rows::of::<F>(a, 4);
+    let rows = Rows::of::<F>(a);
     let flip = _mm256_set1_epi8(if F::SIGNED { i8::MIN } else { 0 });
     for (i, panel) in a.panel.chunks_exact_mut(BLOCK_BYTES).take(a.units).enumerate() {
         let blocks = rows.blocks(i);
@@ -205,7 +208,7 @@ pub(crate) unsafe fn pack_block<F: Block>(a: &mut Pack) {
         for half in 0..2 {
             let mut r = [flip; 8];
             for (n, (r, b)) in r.iter_mut().zip(&blocks[8 * half..]).enumerate() {
-                rows.fetch(i, 8 * half + n);
+                rows.fetch(i, 8 * half + n, AHEAD);
                 // SAFETY: whole blocks.
                 *r = _mm256_xor_si256(unsafe { F::codes(*b) }, flip);
             }
@@ -228,14 +231,14 @@ pub(crate) unsafe fn pack_block<F: Block>(a: &mut Pack) {
 /// Lengths as [`Pack`] states them.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn pack_signed<F: Block>(a: &mut Pack) {
-    let rows = Rows::of::<F>(a, 4);
+    let rows = Rows::of::<F>(a);
     for (i, panel) in a.panel.chunks_exact_mut(SIGNED_BYTES).take(a.units).enumerate() {
         let blocks = rows.blocks(i);
         let (codes, d) = panel.split_at_mut(SIGNED_CODES);
         for half in 0..2 {
             let mut r = [[_mm256_setzero_si256(); 8]; 2];
             for (row, b) in blocks[8 * half..8 * half + 8].iter().enumerate() {
-                rows.fetch(i, 8 * half + row);
+                rows.fetch(i, 8 * half + row, AHEAD);
                 // SAFETY: whole blocks.
                 let codes = unsafe { F::codes(*b) };
                 r[0][row] = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(codes));

@@ -11,7 +11,7 @@ use ocelli_quant::formats::q8_0::Q8_0;
 
 use crate::table::Pack;
 use crate::x86_avx2::MR;
-use crate::x86_avx2::pack::{BLOCK_BYTES, BLOCK_CODES, Rows, SUPER_CODES, super_bytes};
+use crate::x86_avx2::pack::{AHEAD_SUPER, BLOCK_BYTES, BLOCK_CODES, Rows, SUPER_CODES, super_bytes};
 
 /// Where the blocks of 16 rows begin.
 type Blocks = [*const u8; MR];
@@ -334,13 +334,13 @@ const PAGE: usize = 4096;
 /// Lengths as [`Pack`] states them.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl")]
 pub(super) unsafe fn pack_super<F: Packed>(a: &mut Pack) {
-    let rows = Rows::of::<F>(a, 2);
+    let rows = Rows::of::<F>(a);
     let apart = a.row_bytes > PAGE;
     for (i, panel) in a.panel.chunks_exact_mut(super_bytes(F::GROUP)).take(a.units).enumerate() {
         let blocks = rows.blocks(i);
         if apart {
             for r in 0..MR {
-                rows.fetch(i, r);
+                rows.fetch(i, r, AHEAD_SUPER);
             }
         }
         let dst = panel.as_mut_ptr();
@@ -358,7 +358,7 @@ pub(super) unsafe fn pack_super<F: Packed>(a: &mut Pack) {
 /// Lengths as [`Pack`] states them.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl")]
 pub(super) unsafe fn pack_q8_0(a: &mut Pack) {
-    let rows = Rows::of::<Q8_0>(a, 0);
+    let rows = Rows::of::<Q8_0>(a);
     let flip = _mm512_set1_epi8(i8::MIN);
     for (i, panel) in a.panel.chunks_exact_mut(BLOCK_BYTES).take(a.units).enumerate() {
         let blocks = rows.blocks(i);
