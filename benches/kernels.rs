@@ -111,10 +111,14 @@ fn text_attention(c: &mut Criterion) {
             let len = before + tokens;
             let blocks = layout.blocks_for(len);
             let table: Vec<u32> = (0..blocks as u32).collect();
-            let mut k = vec![0; blocks * layout.k_block_bytes()];
-            let mut v = vec![0; blocks * layout.v_block_bytes()];
             let (k_rows, v_rows) = (noise(len * kv_heads * head_dim, 3), noise(len * kv_heads * head_dim, 4));
-            layout.store(Kernels::scalar(), &mut k, &mut v, &table, 0, &k_rows, &v_rows).expect("the cache has room");
+            let filled = |layout: KvLayout| {
+                let mut k = vec![0; blocks * layout.k_block_bytes()];
+                let mut v = vec![0; blocks * layout.v_block_bytes()];
+                layout.store(Kernels::scalar(), &mut k, &mut v, &table, 0, &k_rows, &v_rows).expect("room");
+                (layout, k, v)
+            };
+            let (_, k, v) = filled(layout);
             let view = KvView::new(layout, &k, &v, &table, len).expect("the table covers it");
             let q = noise(tokens * heads * head_dim, 5);
             let shape = AttnShape {
@@ -138,6 +142,8 @@ fn text_attention(c: &mut Criterion) {
             group.sample_size(10);
             for kernels in tables() {
                 let mut out = vec![f32::NAN; q.len()];
+                let (layout, k, v) = filled(layout.coded(kernels, shape.precision, heads / kv_heads));
+                let view = KvView::new(layout, &k, &v, &table, len).expect("the table covers it");
                 attention(&pool, kernels, &mut scratch, shape, &q, &view, &mut out).expect("shapes fit");
                 let unit = attention_unit(kernels, shape.precision, &layout, heads / kv_heads);
                 assert_close(&out, if unit == Unit::F32 { &exact } else { &fast }, 1e-4, "attention");

@@ -42,11 +42,16 @@ pub(crate) fn units(depth: usize) -> usize {
 pub(crate) struct Panel16<'a> {
     /// Codes in pairs, `[depth / 2][F32_LANES][2]`.
     pub(crate) panel: *const f32,
+    /// Pairs from one step of a panel to the next.
+    pub(crate) panel_stride: usize,
     /// Factors, `[units][F32_LANES]`.
     pub(crate) factors: *const f32,
-    /// Floats from one panel to the other, and from the factors of one to those of the other.
+    /// Pairs from one panel to the other.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 takes two panels at once"))]
     pub(crate) next: usize,
+    /// Floats from the factors of one panel to those of the other.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "as above"))]
+    pub(crate) next_factors: usize,
     /// Lanes to store, 1…[`F32_LANES`], or of two panels.
     pub(crate) n_rows: usize,
     /// Codes of a row, an even number.
@@ -72,6 +77,12 @@ pub(crate) struct Panel16<'a> {
     pub(crate) later: &'a [u8],
 }
 
+/// See [`FixedKernels::weigh`].
+pub(crate) type Weigh = unsafe fn(&mut [[f32; TILE]], &[f32; TILE], &mut Weights, &mut [[i16; TILE]]);
+
+/// See [`PairKernels::pair`].
+pub(crate) type Pair = unsafe fn(&[f32], &[f32], [f32; 2], &mut [f32]);
+
 /// Kernels for fixed-point numbers, where a table has them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FixedKernels {
@@ -85,8 +96,9 @@ pub(crate) struct FixedKernels {
     pub(crate) gemm: unsafe fn(&Panel16),
     /// Codes of what attention reads.
     pub(crate) pairs: PairKernels,
-    /// Weights of a softmax for 16 queries: scores of `n` keys a stride apart, and their codes in pairs of keys.
-    pub(crate) weigh: unsafe fn(&mut [f32], usize, usize, &mut Weights, &mut [f32]),
+    /// The weights of a softmax over the scores in a tile, of up to [`LANES`] queries: scores, the powers of two of the values,
+    /// and the codes, a row for each query. Scores are written over.
+    pub(crate) weigh: Weigh,
     /// Panels that it takes at once.
     pub(crate) panels: usize,
     /// Query heads of a KV head from which on attention over a cache takes less time like this, also with one token: codes of
@@ -99,25 +111,16 @@ pub(crate) struct FixedKernels {
 pub(crate) struct PairKernels {
     /// The bits of the largest magnitude: of one that is no number where there is one.
     pub(crate) largest: unsafe fn(&[f32]) -> u32,
-    /// The lower 16 bits of values with a number added, those of the first slice below those of the second. Both have the
-    /// same number of values, a multiple of 16; every 16 pairs go to a place of their own, a stride apart.
-    pub(crate) pair: unsafe fn(&[f32], &[f32], f32, *mut f32, usize),
-    /// The same from half precision.
-    pub(crate) halves: Option<HalfKernels>,
+    /// The lower 16 bits of values with a number added, those of the first slice below those of the second, each with a number
+    /// of its own. All slices have the same length, a multiple of 16.
+    pub(crate) pair: Pair,
 }
 
-/// [`PairKernels`] that read half precision, little endian.
-#[derive(Debug, Clone, Copy)]
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AVX-512 has them"))]
-pub(crate) struct HalfKernels {
-    /// The bits of the largest magnitude, in single precision.
-    pub(crate) largest: unsafe fn(&[u8]) -> u32,
-    /// See [`PairKernels::pair`].
-    pub(crate) pair: unsafe fn(&[u8], &[u8], f32, *mut f32, usize),
-}
+/// Keys of a tile of attention over a cache.
+pub(crate) const TILE: usize = 64;
 
-/// What a tile of keys makes of the weights of 16 queries. A code is at most [`MAX_CODE`] and the norm of a query's codes at
-/// most [`ROW_NORM`].
+/// What a tile of keys makes of the weights of up to [`LANES`] queries: codes of the weights times the powers of two of the
+/// values that they belong to. A code is at most [`MAX_CODE`] and the norm of a query's codes at most [`ROW_NORM`].
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 pub(crate) struct Weights {
@@ -125,8 +128,8 @@ pub(crate) struct Weights {
     pub(crate) max: [f32; LANES],
     /// What results are to be divided by so far.
     pub(crate) sum: [f32; LANES],
-    /// Keys of this tile that each query sees.
-    pub(crate) seen: [u32; LANES],
+    /// Keys of this tile that each query sees, the first ones.
+    pub(crate) seen: [usize; LANES],
     /// What results so far are to be multiplied with.
     pub(crate) shrink: [f32; LANES],
     /// What a code of this tile stands for.
@@ -134,33 +137,22 @@ pub(crate) struct Weights {
 }
 
 impl Weights {
-    /// Takes what a tile has: the largest score of each query (−∞ where it sees none), the sum of the squares of its
-    /// weights, the factor on those that made their codes, and the sum of the codes. `exp` is the table's own.
-    #[inline(always)]
-    pub(crate) fn take(
-        &mut self,
-        largest: &[f32; LANES],
-        squares: &[f32; LANES],
-        scale: &[f32; LANES],
-        codes: &[u32; LANES],
-        exp: impl Fn(f32) -> f32,
-    ) {
-        for l in 0..LANES {
-            let max = if largest[l] > self.max[l] { largest[l] } else { self.max[l] };
-            self.shrink[l] = if self.max[l] == max { 1.0 } else { exp(self.max[l] - max) };
-            let weight = if largest[l] == f32::NEG_INFINITY { 0.0 } else { exp(largest[l] - max) };
-            // Squares that are no number show in the result.
-            self.factor[l] = weight / scale[l] + squares[l] * 0.0;
-            self.sum[l] = self.sum[l] * self.shrink[l] + self.factor[l] * codes[l] as f32;
-            self.max[l] = max;
-        }
+    /// Before the first tile.
+    pub(crate) fn new() -> Self {
+        let [sum, shrink, factor] = [[0.0; LANES], [1.0; LANES], [0.0; LANES]];
+        Self { max: [f32::NEG_INFINITY; LANES], sum, seen: [0; LANES], shrink, factor }
     }
 
-    /// The factor on weights whose squares add up to these that makes codes of them.
+    /// Takes what the tile has for query `l`: the largest score (−∞ where none is seen), the sum of the weights in relation to
+    /// that one, and what a code stands for there. `exp` is the table's own.
     #[inline(always)]
-    pub(crate) fn scale(squares: f32) -> f32 {
-        let scale = ROW_NORM / squares.sqrt();
-        if scale < MAX_CODE { scale } else { MAX_CODE }
+    pub(crate) fn take(&mut self, l: usize, largest: f32, sum: f32, factor: f32, exp: impl Fn(f32) -> f32) {
+        let max = if largest > self.max[l] { largest } else { self.max[l] };
+        self.shrink[l] = if self.max[l] == max { 1.0 } else { exp(self.max[l] - max) };
+        let weight = if largest == f32::NEG_INFINITY { 0.0 } else { exp(largest - max) };
+        self.factor[l] = weight * factor;
+        self.sum[l] = self.sum[l] * self.shrink[l] + weight * sum;
+        self.max[l] = max;
     }
 }
 

@@ -42,7 +42,7 @@ pub use attention::{AttnScratch, AttnShape, attention, attention_unit};
 pub use attention_spans::{AttnSpan, SpanHeads, SpanScratch, attention_spans};
 pub use columns::{KeptColumns, MAX_COLUMNS};
 pub use error::{IsaError, KernelError};
-pub use kv::{KvLayout, KvView};
+pub use kv::{KvLayout, KvPart, KvView};
 pub use matmul::{
     FEW_TOKENS, MAX_PRODUCTS, MatMul, WeightRef, matmul, matmul_many, matmul_swiglu, matmul_with_columns,
 };

@@ -510,8 +510,10 @@ impl<'a> Strips<'a> {
             unsafe {
                 (fixed.gemm)(&Panel16 {
                     panel: panel.as_ptr(),
+                    panel_stride: F32_LANES,
                     factors: factors.as_ptr(),
                     next: 0,
+                    next_factors: 0,
                     n_rows,
                     depth: even(k1 - k0),
                     x: acts.q.as_ptr().add(t0 * acts.stride + k0),

@@ -5,7 +5,7 @@
 //! the same bits. `mul_add` is one instruction wherever this is instantiated.
 
 use crate::act::TINY;
-use crate::fixed::Weights;
+use crate::fixed::{ROW_NORM, TILE, Weights};
 
 /// Lanes of every accumulator.
 const LANES: usize = 16;
@@ -292,42 +292,28 @@ pub(crate) fn f32_to_f16(x: &[f32], out: &mut [u8]) {
 
 /// See [`crate::fixed::FixedKernels::weigh`].
 #[inline(always)]
-pub(crate) fn weigh(scores: &mut [f32], stride: usize, n: usize, w: &mut Weights, pairs: &mut [f32]) {
-    let mut largest = [f32::NEG_INFINITY; LANES];
-    let all = w.seen.iter().all(|seen| *seen as usize >= n);
-    for (key, row) in scores.chunks_mut(stride).take(n).enumerate() {
-        let Some(row) = row.first_chunk_mut::<LANES>() else { return };
-        if !all {
-            for (score, seen) in row.iter_mut().zip(&w.seen) {
-                *score = if key < *seen as usize { *score } else { f32::NEG_INFINITY };
-            }
+pub(crate) fn weigh(scores: &mut [[f32; TILE]], powers: &[f32; TILE], w: &mut Weights, codes: &mut [[i16; TILE]]) {
+    for (l, (scores, codes)) in scores.iter_mut().zip(codes).enumerate() {
+        let seen = w.seen[l];
+        for (i, score) in scores.iter_mut().enumerate() {
+            *score = if i < seen { *score } else { f32::NEG_INFINITY };
         }
-        for l in 0..LANES {
-            largest[l] = if row[l] > largest[l] { row[l] } else { largest[l] };
+        let most = max(scores);
+        let above = if most == f32::NEG_INFINITY { 0.0 } else { most };
+        let (mut sums, mut squares) = ([0f32; LANES], [0f32; LANES]);
+        for (i, (score, power)) in scores.iter_mut().zip(powers).enumerate() {
+            let weight = exp(*score - above);
+            sums[i % LANES] += weight;
+            // The power of a key that is not seen may be anything.
+            *score = if i < seen { weight * power } else { 0.0 };
+            squares[i % LANES] = score.mul_add(*score, squares[i % LANES]);
         }
+        let (scale, factor) = crate::fixed::scale(sum(&squares), largest(scores), ROW_NORM);
+        for (code, x) in codes.iter_mut().zip(scores) {
+            *code = if factor.is_nan() { 0 } else { x.mul_add(scale, MAGIC).to_bits() as i16 };
+        }
+        w.take(l, most, sum(&sums), factor, exp);
     }
-    let above = largest.map(|v| if v == f32::NEG_INFINITY { 0.0 } else { v });
-    let mut squares = [0f32; LANES];
-    for row in scores.chunks_mut(stride).take(n) {
-        let Some(row) = row.first_chunk_mut::<LANES>() else { return };
-        for l in 0..LANES {
-            row[l] = exp(row[l] - above[l]);
-            squares[l] = row[l].mul_add(row[l], squares[l]);
-        }
-    }
-    let scale = squares.map(Weights::scale);
-    let (mut codes, mut rows) = ([0u32; LANES], scores.chunks(stride).take(n));
-    for pair in pairs.as_chunks_mut::<LANES>().0.iter_mut().take(n.div_ceil(2)) {
-        let row = |row: Option<&[f32]>| row.and_then(|row| row.first_chunk::<LANES>().copied()).unwrap_or_default();
-        let (low, high) = (row(rows.next()), row(rows.next()));
-        for l in 0..LANES {
-            let code = |x: f32| x.mul_add(scale[l], MAGIC).to_bits() & 0xffff;
-            let (low, high) = (code(low[l]), code(high[l]));
-            codes[l] += low + high;
-            pair[l] = f32::from_bits(low | high << 16);
-        }
-    }
-    w.take(&largest, &squares, &scale, &codes, exp);
 }
 
 /// Weights expanded at once by [`gemv_f32`]; a multiple of every block length.
@@ -352,7 +338,7 @@ macro_rules! wide_functions {
         /// The portable element-wise functions, compiled for this instruction set.
         #[allow(dead_code, reason = "a table may have something better for a slot")]
         mod elem {
-            use crate::fixed::Weights;
+            use crate::fixed::{TILE, Weights};
             use crate::wide;
 
             crate::wide::wide_functions!(@each $features
@@ -372,7 +358,7 @@ macro_rules! wide_functions {
                 rope_interleaved(x: &mut [f32], cos_sin: &[f32]) -> ();
                 rope_halves(x: &mut [f32], cos_sin: &[f32]) -> ();
                 f32_to_f16(x: &[f32], out: &mut [u8]) -> ();
-                weigh(scores: &mut [f32], stride: usize, n: usize, w: &mut Weights, pairs: &mut [f32]) -> ();
+                weigh(scores: &mut [[f32; TILE]], powers: &[f32; TILE], w: &mut Weights, codes: &mut [[i16; TILE]]) -> ();
             );
 
             #[target_feature(enable = $features)]

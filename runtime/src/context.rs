@@ -105,7 +105,8 @@ impl Context {
         let n_batch = at_least_one("-b/--batch-size", options.n_batch)?.min(n_ctx);
         let n_ubatch = at_least_one("-ub/--ubatch-size", options.n_ubatch)?.min(n_batch);
         let rope = Rope::new(&config.rope, model.rope_factors(), n_ctx)?;
-        let kv = KvCache::new(KvShape::of(config, n_ctx, options.type_k, options.type_v))?;
+        let shape = KvShape::of(config, n_ctx, options.type_k, options.type_v);
+        let kv = KvCache::new(shape, kernels, options.precision, config.n_head)?;
         let ws = Workspace::new(config, model.weights(), options.precision, n_ubatch, n_ctx)?;
         let n_threads = if options.n_threads == 0 { threads::physical_cores() } else { options.n_threads };
         let batch = if options.n_threads_batch == 0 { n_threads } else { options.n_threads_batch };
@@ -203,6 +204,12 @@ impl Context {
     #[must_use]
     pub fn kv_shape(&self) -> &KvShape {
         self.kv.shape()
+    }
+
+    /// Bytes of all keys and of all values that the cache has room for.
+    #[must_use]
+    pub fn kv_bytes(&self) -> (u64, u64) {
+        self.kv.bytes()
     }
 
     /// An empty sequence. Give it back with [`Context::clear`].

@@ -322,7 +322,7 @@ fn describe(context: &Context, loaded: Duration) -> anyhow::Result<()> {
         context.isa(),
         context.rope().factors()
     );
-    let (k, v) = shape.bytes()?.unwrap_or((0, 0));
+    let (k, v) = context.kv_bytes();
     if context.n_ctx() > config.n_ctx_train {
         eprintln!(
             "ocelli: warning: the context of {} tokens is longer than the {} the model was trained for",

@@ -9,22 +9,22 @@
 //! m' = max(m, max s)    p = exp(s − m')    l = l·exp(m − m') + Σ p    o = o·exp(m − m') + p·V
 //! ```
 //!
-//! and the result is `o / l`. When all queries fit one tile (generation), the keys are cut into chunks of
-//! [`CHUNK`] that threads share; their partial results are merged in order. How work is cut depends on the shapes
-//! only, so results do not depend on the number of threads. Arithmetic is f32, or 16-bit fixed point where the table
-//! multiplies that faster and precision is not asked for (see `fixed`).
+//! and the result is `o / l`. Keys are taken in chunks of [`CHUNK`], whose results are added up in order. When all queries fit
+//! one tile (generation), threads share the chunks. How work is cut depends on the shapes only, so results do not depend on the
+//! number of threads. Arithmetic is f32, or 16-bit fixed point where the table multiplies that faster and precision is not asked
+//! for (see `fixed`): then they do not depend on how many tokens go together, either.
 
 mod fixed;
 
 use crate::act::Precision;
 use crate::error::{KernelError, check_len};
 use crate::fixed::{FixedKernels, UNIT};
-use crate::kv::{KvLayout, KvView};
+use crate::kv::{KvLayout, KvPart, KvView, Run};
 use crate::matmul::OutPtr;
 use crate::measure::Unit;
 use crate::pool::{Pool, SCRATCH_BYTES};
 use crate::select::Kernels;
-use crate::table::{F32_LANES, GemmF32, KernelTable, fetch, index};
+use crate::table::{F32_LANES, GemmF32, KernelTable, fetch};
 use crate::transpose::to_panel;
 
 /// Query rows of a tile.
@@ -33,7 +33,7 @@ const ROWS: usize = 64;
 /// Keys of a tile, at most; a tile lies inside one cache block.
 const KEYS: usize = 64;
 
-/// Keys of a chunk when the queries are few. A multiple of [`KEYS`].
+/// Keys whose results are added up before they join those of others. A multiple of [`KEYS`].
 const CHUNK: usize = 512;
 
 /// Query rows below which each is multiplied by itself instead of as lanes of a panel.
@@ -234,21 +234,59 @@ impl<'a> Pieces<'a> {
     }
 }
 
+/// Maxima and sums of all chunks so far of a tile's rows, whose results are where they go.
+struct Whole {
+    max: [f32; ROWS],
+    sum: [f32; ROWS],
+}
+
+impl Whole {
+    fn new() -> Self {
+        Self { max: [f32::NEG_INFINITY; ROWS], sum: [0.0; ROWS] }
+    }
+
+    /// Adds a chunk's result for row `r` to those before, which are in `out` unless there are none.
+    fn join(&mut self, r: usize, out: &mut [f32], o: &[f32], max: f32, sum: f32) {
+        // A chunk that this token does not see has a sum of 0 and a maximum of −∞.
+        if sum == 0.0 {
+            return;
+        }
+        if self.sum[r] == 0.0 {
+            out.copy_from_slice(o);
+            (self.max[r], self.sum[r]) = (max, sum);
+            return;
+        }
+        let most = self.max[r].max(max);
+        let [before, here] = [self.max[r], max].map(|max| if max == most { 1.0 } else { (max - most).exp() });
+        for (out, o) in out.iter_mut().zip(o) {
+            *out = *out * before + o * here;
+        }
+        (self.max[r], self.sum[r]) = (most, self.sum[r] * before + sum * here);
+    }
+}
+
 impl Job<'_> {
     fn run(&self, pool: &Pool, scratch: &mut AttnScratch) {
         let tiles = self.tokens.div_ceil(self.tile_tokens) * self.view.layout().n_kv_heads() * self.head_tiles;
         let chunks = self.seen.div_ceil(CHUNK);
+        let hd = self.view.layout().head_dim();
         if self.tokens > self.tile_tokens || chunks == 1 {
             // Late tiles see the most keys: they go first, so that no thread is left with one at the end.
             pool.for_each(tiles, |item, scratch| {
-                let mut p = Pieces::new(scratch, self.view.layout().head_dim());
+                let mut p = Pieces::new(scratch, hd);
                 let tile = self.tile(tiles - 1 - item);
-                self.keys(tile, 0, self.seen, &mut p);
-                self.finish(tile, &p);
+                let mut whole = Whole::new();
+                for from in (0..self.seen_by(tile.t1 - 1)).step_by(CHUNK) {
+                    self.keys(tile, from, from + CHUNK, &mut p);
+                    for r in 0..tile.rows() {
+                        let o = &p.o[r * padded(hd)..][..hd];
+                        whole.join(r, self.result(tile, r), o, p.max[r], p.sum[r]);
+                    }
+                }
+                self.finish(tile, &whole);
             });
             return;
         }
-        let hd = self.view.layout().head_dim();
         let stride = hd + 2;
         let n = tiles * self.heads * self.tokens * stride * chunks;
         if scratch.partial.len() < n {
@@ -300,13 +338,13 @@ impl Job<'_> {
     /// Attends with the queries of `tile` to keys `from..to`, as far as they see them.
     fn keys(&self, tile: Tile, from: usize, to: usize, p: &mut Pieces<'_>) {
         let (pad, rows) = (padded(self.view.layout().head_dim()), tile.rows());
+        p.o[..rows * pad].fill(0.0);
+        p.max[..rows].fill(f32::NEG_INFINITY);
+        p.sum[..rows].fill(0.0);
         if let Some(fixed) = &self.fixed {
             return self.keys_fixed(fixed, tile, from, to, p);
         }
         self.queries(tile, p);
-        p.o[..rows * pad].fill(0.0);
-        p.max[..rows].fill(f32::NEG_INFINITY);
-        p.sum[..rows].fill(0.0);
         let to = to.min(self.seen_by(tile.t1 - 1));
         let mut k0 = from;
         while k0 < to {
@@ -324,8 +362,8 @@ impl Job<'_> {
         let block = self.view.layout().block_len();
         let end = |from: usize| to.min(from + KEYS).min((from / block + 1) * block);
         let (k1, k2) = (end(k0), end(end(k0)));
-        let next = (k1 < k2).then(|| [self.view.k_rows(tile.kv, k1, k2), self.view.v_rows(tile.kv, k1, k2)]);
-        (k1, next.unwrap_or_default())
+        let rows = |part| if k1 < k2 { self.view.bytes(Run { part, head: tile.kv, from: k1, to: k2 }) } else { &[] };
+        (k1, [KvPart::Keys, KvPart::Values].map(rows))
     }
 
     /// Takes the tile's queries, times the scale.
@@ -355,13 +393,8 @@ impl Job<'_> {
     fn scores(&self, tile: Tile, k0: usize, k1: usize, p: &mut Pieces<'_>) {
         let layout = self.view.layout();
         let (hd, n, rows) = (layout.head_dim(), k1 - k0, tile.rows());
-        let bytes = self.view.k_rows(tile.kv, k0, k1);
-        let row_bytes = bytes.len() / n;
-        let dequantize = self.table.formats[index(layout.k_type())].dequantize;
-        for (key, bytes) in p.k.chunks_exact_mut(hd).zip(bytes.chunks_exact(row_bytes)) {
-            // SAFETY: the bytes are one row of head_dim values; the table's features were detected.
-            unsafe { dequantize(bytes, key) };
-        }
+        let keys = Run { part: KvPart::Keys, head: tile.kv, from: k0, to: k1 };
+        self.view.expand(self.table, keys, p.k, hd);
         if rows < FEW_ROWS {
             for (r, q) in p.q.chunks_exact(hd).take(rows).enumerate() {
                 for (score, key) in p.s[r * KEYS..][..n].iter_mut().zip(p.k.chunks_exact(hd)) {
@@ -424,13 +457,8 @@ impl Job<'_> {
         let layout = self.view.layout();
         let (hd, n) = (layout.head_dim(), k1 - k0);
         let pad = padded(hd);
-        let bytes = self.view.v_rows(tile.kv, k0, k1);
-        let dequantize = self.table.formats[index(layout.v_type())].dequantize;
-        for (row, bytes) in p.v.chunks_exact_mut(pad).zip(bytes.chunks_exact(bytes.len() / n)) {
-            // SAFETY: the bytes are one row of head_dim values; the table's features were detected.
-            unsafe { dequantize(bytes, &mut row[..hd]) };
-            row[hd..].fill(0.0);
-        }
+        let values = Run { part: KvPart::Values, head: tile.kv, from: k0, to: k1 };
+        self.view.expand(self.table, values, p.v, pad);
         let part = later.len().div_ceil(pad / F32_LANES);
         for lane in (0..hd).step_by(F32_LANES) {
             let at = lane / F32_LANES * part;
@@ -454,35 +482,28 @@ impl Job<'_> {
         }
     }
 
-    /// Writes `o / l`.
-    fn finish(&self, tile: Tile, p: &Pieces<'_>) {
-        let hd = self.view.layout().head_dim();
-        for r in 0..tile.rows() {
-            let o = &p.o[r * padded(hd)..r * padded(hd) + hd];
-            let inverse = 1.0 / p.sum[r];
-            for (out, o) in self.result(tile, r).iter_mut().zip(o) {
-                *out = o * inverse;
-            }
-        }
-    }
-
-    /// Merges the partial results of a tile's chunks, in order.
+    /// Adds up the partial results of a tile's chunks, in order.
     fn merge(&self, tile: Tile, partial: &[f32], chunks: usize, per_chunk: usize) {
         let hd = self.view.layout().head_dim();
         let stride = hd + 2;
+        let mut whole = Whole::new();
         for r in 0..tile.rows() {
-            let rows = || (0..chunks).map(|c| &partial[c * per_chunk + r * stride..][..stride]);
-            let max = rows().map(|row| row[hd]).fold(f32::NEG_INFINITY, f32::max);
+            for chunk in 0..chunks {
+                let row = &partial[chunk * per_chunk + r * stride..][..stride];
+                whole.join(r, self.result(tile, r), &row[..hd], row[hd], row[hd + 1]);
+            }
+        }
+        self.finish(tile, &whole);
+    }
+
+    /// Divides the results of a tile by their sums.
+    fn finish(&self, tile: Tile, whole: &Whole) {
+        for (r, sum) in whole.sum.iter().enumerate().take(tile.rows()) {
             let out = self.result(tile, r);
-            out.fill(0.0);
-            let mut sum = 0.0;
-            for row in rows() {
-                // A chunk that this token does not see has a sum of 0 and a maximum of −∞.
-                let weight = if row[hd + 1] == 0.0 { 0.0 } else { (row[hd] - max).exp() };
-                sum += weight * row[hd + 1];
-                for (out, o) in out.iter_mut().zip(row) {
-                    *out += weight * o;
-                }
+            if *sum == 0.0 {
+                // All scores −∞ (an overflow upstream): NaN rather than a guess.
+                out.fill(f32::NAN);
+                continue;
             }
             let inverse = 1.0 / sum;
             for out in out {

@@ -92,8 +92,10 @@ impl<'s> Rows<'s> {
         unsafe {
             (fixed.gemm)(&Panel16 {
                 panel: codes.as_ptr(),
+                panel_stride: F32_LANES,
                 factors: factors.as_ptr(),
                 next,
+                next_factors: next,
                 n_rows: panels.len() / next * F32_LANES,
                 depth: self.stride,
                 x: self.codes.as_ptr(),

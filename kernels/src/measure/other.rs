@@ -167,6 +167,7 @@ impl Set<'_> {
     /// `tokens` queries behind `before` positions, as the text model's layers attend.
     fn attention(&self, ty: GgmlType, tokens: usize, before: usize) -> Result<Timed, KernelError> {
         let layout = KvLayout::new(ty, ty, KV_HEADS, HEAD_DIM, BLOCK)?;
+        let layout = layout.coded(self.kernels, Precision::Fast, HEADS / KV_HEADS);
         let len = before + tokens;
         let blocks = layout.blocks_for(len);
         let (k_bytes, v_bytes) = (blocks * layout.k_block_bytes(), blocks * layout.v_block_bytes());

@@ -3,7 +3,7 @@
 //! All are `unsafe fn` only because tables hold such pointers; lengths are checked by slicing and zipping.
 
 use crate::act::TINY;
-use crate::fixed::{LANES, ROW_NORM, Weights};
+use crate::fixed::{self, ROW_NORM, TILE, Weights};
 
 /// See [`crate::act`] for the arithmetic.
 ///
@@ -191,12 +191,11 @@ pub(super) unsafe fn f32_to_f16(x: &[f32], out: &mut [u8]) {
 /// See [`crate::fixed::PairKernels::pair`].
 ///
 /// # Safety
-/// `out` must be valid for 16 pairs at every stride.
-pub(super) unsafe fn pair(low: &[f32], high: &[f32], magic: f32, out: *mut f32, stride: usize) {
-    for (i, (low, high)) in low.iter().zip(high).enumerate() {
-        let [low, high] = [low, high].map(|x| (x + magic).to_bits() & 0xffff);
-        // SAFETY: promised by the caller.
-        unsafe { out.add(i / LANES * stride + i % LANES).write(f32::from_bits(low | high << 16)) };
+/// None.
+pub(super) unsafe fn pair(low: &[f32], high: &[f32], magic: [f32; 2], out: &mut [f32]) {
+    for ((low, high), out) in low.iter().zip(high).zip(out) {
+        let code = |x: f32, magic: f32| (x + magic).to_bits() & 0xffff;
+        *out = f32::from_bits(code(*low, magic[0]) | code(*high, magic[1]) << 16);
     }
 }
 
@@ -215,35 +214,35 @@ pub(super) unsafe fn largest(x: &[f32]) -> u32 {
 pub(super) unsafe fn soften(scores: &mut [f32], q: &mut [i16], factors: &mut [f32]) -> f32 {
     // SAFETY: neither asks for anything.
     let sum = unsafe { exp_sum(scores, max(scores)) };
-    crate::fixed::row(scores, ROW_NORM, q, factors);
+    fixed::row(scores, ROW_NORM, q, factors);
     sum
 }
 
-/// See [`crate::fixed::FixedKernels::weigh`]: query by query.
+/// See [`crate::fixed::FixedKernels::weigh`].
 ///
 /// # Safety
 /// None.
-pub(super) unsafe fn weigh(scores: &mut [f32], stride: usize, n: usize, w: &mut Weights, pairs: &mut [f32]) {
-    let (mut largest, mut squares) = ([f32::NEG_INFINITY; LANES], [0f32; LANES]);
-    let (mut scale, mut sums) = ([0f32; LANES], [0u32; LANES]);
-    for l in 0..LANES {
-        let seen = n.min(w.seen[l] as usize);
-        let of = |key: usize| key * stride + l;
-        for key in 0..seen {
-            largest[l] = if scores[of(key)] > largest[l] { scores[of(key)] } else { largest[l] };
+pub(super) unsafe fn weigh(
+    scores: &mut [[f32; TILE]],
+    powers: &[f32; TILE],
+    w: &mut Weights,
+    codes: &mut [[i16; TILE]],
+) {
+    for (l, (scores, codes)) in scores.iter_mut().zip(codes).enumerate() {
+        let (seen, unseen) = scores.split_at_mut(w.seen[l]);
+        unseen.fill(0.0);
+        let largest = seen.iter().fold(f32::NEG_INFINITY, |most, score| if *score > most { *score } else { most });
+        let mut sum = 0.0;
+        for (score, power) in seen.iter_mut().zip(powers) {
+            let weight = (*score - if largest == f32::NEG_INFINITY { 0.0 } else { largest }).exp();
+            sum += weight;
+            *score = weight * power;
         }
-        for key in 0..n {
-            let weight = if key < seen { (scores[of(key)] - largest[l]).exp() } else { 0.0 };
-            scores[of(key)] = weight;
-            squares[l] += weight * weight;
+        let squares: f32 = scores.iter().map(|x| x * x).sum();
+        let (scale, factor) = fixed::scale(squares, scores.iter().copied().fold(0.0, f32::max), ROW_NORM);
+        for (code, x) in codes.iter_mut().zip(scores) {
+            *code = (*x * scale).round_ties_even() as i16;
         }
-        scale[l] = Weights::scale(squares[l]);
-        let code = |key: usize| if key < n { (scores[of(key)] * scale[l]).round_ties_even() as u32 } else { 0 };
-        for (i, pair) in pairs.chunks_exact_mut(LANES).take(n.div_ceil(2)).enumerate() {
-            let (low, high) = (code(2 * i), code(2 * i + 1));
-            sums[l] += low + high;
-            pair[l] = f32::from_bits(low | high << 16);
-        }
+        w.take(l, largest, sum, factor, f32::exp);
     }
-    w.take(&largest, &squares, &scale, &sums, f32::exp);
 }

@@ -214,10 +214,11 @@ pub(super) unsafe fn gemm_fixed(a: &Panel16) {
             for k in k0..a.depth.min(k0 + UNIT) {
                 // SAFETY: the contract of this function; code k of row r is number k % 2 of pair k / 2.
                 let (w, x) = unsafe {
-                    let pair = a.panel.cast::<i16>().add((k / 2 * F32_LANES + r) * 2);
+                    let pair = a.panel.add(k / 2 * a.panel_stride + r).cast::<i16>();
                     (*pair.add(k % 2), *a.x.add(c * a.x_stride + k))
                 };
-                products += i32::from(w) * i32::from(x);
+                // Codes of what is no number may be anything; their factor is NaN.
+                products = products.wrapping_add(i32::from(w) * i32::from(x));
             }
             // SAFETY: the contract of this function.
             let factor = unsafe { *a.factors.add(u * F32_LANES + r) * *a.x_factors.add(c * a.x_factor_stride + u) };

@@ -84,19 +84,17 @@ pub(super) fn largest(x: &[f32]) -> u32 {
 }
 
 /// See [`crate::fixed::PairKernels::pair`].
-///
-/// # Safety
-/// `out` must be valid for 16 pairs at every stride.
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn pair(low: &[f32], high: &[f32], magic: f32, out: *mut f32, stride: usize) {
-    let magic = _mm256_set1_ps(magic);
-    for (i, (low, high)) in low.as_chunks::<8>().0.iter().zip(high.as_chunks::<8>().0).enumerate() {
-        // SAFETY: 8 floats each; the rest is promised by the caller.
+pub(super) fn pair(low: &[f32], high: &[f32], magic: [f32; 2], out: &mut [f32]) {
+    let magic = magic.map(|magic| _mm256_set1_ps(magic));
+    let eights = low.as_chunks::<8>().0.iter().zip(high.as_chunks::<8>().0);
+    for (out, (low, high)) in out.as_chunks_mut::<8>().0.iter_mut().zip(eights) {
+        // SAFETY: 8 floats each.
         unsafe {
-            let [low, high] =
-                [low, high].map(|x| _mm256_castps_si256(_mm256_add_ps(_mm256_loadu_ps(x.as_ptr()), magic)));
+            let low = _mm256_castps_si256(_mm256_add_ps(_mm256_loadu_ps(low.as_ptr()), magic[0]));
+            let high = _mm256_castps_si256(_mm256_add_ps(_mm256_loadu_ps(high.as_ptr()), magic[1]));
             let both = _mm256_blend_epi16::<0xaa>(low, _mm256_slli_epi32::<16>(high));
-            _mm256_storeu_si256(out.add(i / 2 * stride + i % 2 * 8).cast(), both);
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), both);
         }
     }
 }
@@ -137,17 +135,17 @@ unsafe fn tile<const N: usize>(a: &Panel16, first: usize) {
     // result `n_rows` lanes.
     unsafe {
         for (u, k0) in (0..a.depth).step_by(UNIT).enumerate() {
-            let panel = a.panel.add(k0 / 2 * F32_LANES);
+            let panel = a.panel.add(k0 / 2 * a.panel_stride);
             let x: [*const i16; N] = apart(rows_from(a.x.add(first * a.x_stride + k0), a.x_stride));
             let mut total = [[_mm256_setzero_si256(); 2]; N];
             let steps = UNIT.min(a.depth - k0) / 2;
             for k in 0..steps / 2 {
                 for k in 2 * k..2 * k + 2 {
-                    step(panel.add(k * F32_LANES), x, 2 * k, &mut total);
+                    step(panel.add(k * a.panel_stride), x, 2 * k, &mut total);
                 }
             }
             if steps % 2 == 1 {
-                step(panel.add((steps - 1) * F32_LANES), x, 2 * (steps - 1), &mut total);
+                step(panel.add((steps - 1) * a.panel_stride), x, 2 * (steps - 1), &mut total);
             }
             let factors = a.factors.add(u * F32_LANES);
             for c in 0..N {

@@ -305,26 +305,26 @@ unsafe fn tile_fixed<V: Lanes, const N: usize>(a: &Panel16, later: &Later<'_>, f
     if N > V::PAIRS {
         return;
     }
-    let next = a.next * size_of::<f32>();
+    let [next, next_factors] = [a.next, a.next_factors].map(|floats| floats * size_of::<f32>());
     // SAFETY: a panel has `depth` / 2 steps of 16 pairs, `x` rows of `depth` codes, both a factor for every unit, the
     // result `n_rows` lanes. The rest is promised by the caller.
     unsafe {
         let mut acc = [V::float(0.0); N];
         for (u, k0) in (0..a.depth).step_by(UNIT).enumerate() {
-            let panel = a.panel.add(k0 / 2 * F32_LANES);
+            let panel = a.panel.add(k0 / 2 * a.panel_stride);
             let x: [*const i16; N] = apart(rows_from(a.x.add(first * a.x_stride + k0), a.x_stride));
             let mut total = [V::int(0); N];
             let pairs = UNIT.min(a.depth - k0) / 2;
             for k0 in (0..pairs).step_by(STEPS) {
                 later.fetch();
                 for k in k0..pairs.min(k0 + STEPS) {
-                    let w = V::ints(panel.add(k * F32_LANES).cast(), next);
+                    let w = V::ints(panel.add(k * a.panel_stride).cast(), next);
                     for c in 0..N {
                         total[c] = V::dot_words(total[c], w, spread::<V>(x[c].add(2 * k).cast()));
                     }
                 }
             }
-            let factors = V::floats(a.factors.add(u * F32_LANES), next);
+            let factors = V::floats(a.factors.add(u * F32_LANES), next_factors);
             for c in 0..N {
                 let factor = V::float(*a.x_factors.add((first + c) * a.x_factor_stride + u));
                 acc[c] = V::mul_add(acc[c], V::to_float(total[c]), V::mul(factors, factor));

@@ -25,7 +25,7 @@ use std::sync::OnceLock;
 use ocelli_quant::panel::{Block32, Unquantized};
 use ocelli_quant::{GgmlType, Unpack, formats};
 
-use crate::fixed::{FixedKernels, HalfKernels, PairKernels, Panel16};
+use crate::fixed::{FixedKernels, PairKernels, Panel16};
 use crate::table::{Few, FewKernel, FormatKernels, Gemm, GemmF32, Gemv, IntKernels, KernelTable, Pack, Prompt, index};
 use crate::x86_avx2::unpack::{Block, Known, Super, Visit};
 use crate::x86_avx2::{self, pack as panels};
@@ -245,12 +245,8 @@ pub(crate) fn avx512_table() -> Option<&'static KernelTable> {
                 fixed: made.fixed.map(|fixed| FixedKernels {
                     row: quantize::fixed_row,
                     soften: soften::soften,
-                    pairs: PairKernels {
-                        largest: pairs::largest,
-                        pair: pairs::pair,
-                        halves: Some(HalfKernels { largest: pairs::largest_half, pair: pairs::pair_halves }),
-                    },
-                    weigh: elem::weigh,
+                    pairs: PairKernels { largest: pairs::largest, pair: pairs::pair },
+                    weigh: soften::weigh,
                     queries: 8,
                     ..fixed
                 }),

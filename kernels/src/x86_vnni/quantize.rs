@@ -27,24 +27,38 @@ unsafe fn load(x: *const f32) -> __m512 {
     unsafe { _mm512_loadu_ps(x) }
 }
 
-/// The largest lanes of 16 registers: lane i is that of register i. `v` has no lanes that are no numbers.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn tops(v: &[__m512; TOGETHER]) -> __m512 {
-    // Of every 128 bits of four registers one is made: their own largest of those.
-    let mut fours = [_mm512_setzero_ps(); 4];
-    for (four, v) in fours.iter_mut().zip(v.as_chunks::<4>().0) {
-        let ab = _mm512_max_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
-        let cd = _mm512_max_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
-        let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
-        let (low, high) = (_mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd));
-        *four = _mm512_max_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
-    }
-    let [a, b, c, d] = fours;
-    let ab = _mm512_max_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
-    let cd = _mm512_max_ps(_mm512_shuffle_f32x4::<0x44>(c, d), _mm512_shuffle_f32x4::<0xee>(c, d));
-    _mm512_max_ps(_mm512_shuffle_f32x4::<0x88>(ab, cd), _mm512_shuffle_f32x4::<0xdd>(ab, cd))
+/// Defines what makes one register of 16: lane i is all lanes of register i as one.
+macro_rules! across {
+    ($(#[$doc:meta])* $name:ident, $join:ident) => {
+        $(#[$doc])*
+        #[inline]
+        #[target_feature(enable = "avx512f")]
+        pub(super) fn $name(v: &[__m512; TOGETHER]) -> __m512 {
+            // Of every 128 bits of four registers one is made: their own lanes as one.
+            let mut fours = [_mm512_setzero_ps(); 4];
+            for (four, v) in fours.iter_mut().zip(v.as_chunks::<4>().0) {
+                let ab = $join(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+                let cd = $join(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+                let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+                let (low, high) = (_mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd));
+                *four = $join(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+            }
+            let [a, b, c, d] = fours;
+            let ab = $join(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
+            let cd = $join(_mm512_shuffle_f32x4::<0x44>(c, d), _mm512_shuffle_f32x4::<0xee>(c, d));
+            $join(_mm512_shuffle_f32x4::<0x88>(ab, cd), _mm512_shuffle_f32x4::<0xdd>(ab, cd))
+        }
+    };
 }
+
+across!(
+    /// The largest lanes of 16 registers. `v` has no lanes that are no numbers.
+    tops, _mm512_max_ps
+);
+across!(
+    /// The sums of the lanes of 16 registers.
+    totals, _mm512_add_ps
+);
 
 /// Codes of two runs of 32, each with its scale: to the nearest, ties to even; of what is no number 0. The second run may be
 /// missing.

@@ -6,15 +6,19 @@
 //! layer l, V:   the same
 //! ```
 //!
-//! A row is one position's key (or value) of one head, stored as F16 (default), F32 or Q8_0. Memory is mapped
-//! anonymously: the system provides a page when a position in it is first written.
+//! A row is one position's key (or value) of one head, stored as F16 (default), F32 or Q8_0; F16 is kept as codes where
+//! attention multiplies such, but leaves and comes as F16. Memory is mapped anonymously: the system provides a page when a
+//! position in it is first written.
 
 mod blocks;
 #[cfg(test)]
 mod tests;
 
+use std::io;
+use std::ops::Range;
+
 use memmap2::MmapMut;
-use ocelli_kernels::{AttnScratch, AttnShape, KvLayout, KvView, attention};
+use ocelli_kernels::{AttnScratch, AttnShape, Kernels, KvLayout, KvPart, KvView, Precision, attention};
 use ocelli_quant::GgmlType;
 
 pub(crate) use blocks::BlockPool;
@@ -108,9 +112,8 @@ struct Plane {
 }
 
 impl Plane {
-    fn new(shape: &KvShape, ty: GgmlType) -> Result<Self, RuntimeError> {
-        let block_bytes = shape.n_head_kv * BLOCK_LEN * shape.row_bytes(ty)?;
-        let bytes = block_bytes * (shape.n_ctx / BLOCK_LEN);
+    fn new(block_bytes: usize, blocks: usize) -> Result<Self, RuntimeError> {
+        let bytes = block_bytes * blocks;
         let map = MmapMut::map_anon(bytes).map_err(|_| memory::too_large("the KV cache".to_owned(), bytes as u64))?;
         // Behind many positions every step reads all of them: large pages need fewer translations of addresses. The first
         // positions stay in small ones, for a large one is cleared as a whole. Advice only.
@@ -138,23 +141,36 @@ struct LayerKv {
 pub struct KvCache {
     shape: KvShape,
     layout: KvLayout,
+    kernels: Kernels,
     layers: Vec<LayerKv>,
     pool: BlockPool,
 }
 
 impl KvCache {
-    /// Reserves the address space of a cache.
+    /// Reserves the address space of a cache for `n_head` query heads that attend with these kernels and this precision.
     ///
     /// # Errors
     /// When a format does not fit the head length, or the cache does not fit into the memory available.
-    pub fn new(shape: KvShape) -> Result<Self, RuntimeError> {
-        let total = shape.bytes()?.and_then(|(k, v)| k.checked_add(v));
-        memory::check(format!("the KV cache of {} positions", shape.n_ctx), total)?;
+    pub fn new(shape: KvShape, kernels: Kernels, precision: Precision, n_head: usize) -> Result<Self, RuntimeError> {
+        let what = || format!("the KV cache of {} positions", shape.n_ctx);
+        // Rules out what does not fit the formats' own bytes before anything is multiplied.
+        memory::check(what(), shape.bytes()?.and_then(|(k, v)| k.checked_add(v)))?;
         let layout = KvLayout::new(shape.type_k, shape.type_v, shape.n_head_kv, shape.head_dim, BLOCK_LEN)?;
+        let layout = layout.coded(kernels, precision, n_head / shape.n_head_kv);
+        let blocks = shape.n_ctx / BLOCK_LEN;
+        let (k, v) = bytes(&shape, &layout);
+        memory::check(what(), k.checked_add(v))?;
+        let plane = |block_bytes| Plane::new(block_bytes, blocks);
         let layers = (0..shape.n_layer)
-            .map(|_| Ok(LayerKv { k: Plane::new(&shape, shape.type_k)?, v: Plane::new(&shape, shape.type_v)? }))
+            .map(|_| Ok(LayerKv { k: plane(layout.k_block_bytes())?, v: plane(layout.v_block_bytes())? }))
             .collect::<Result<_, RuntimeError>>()?;
-        Ok(Self { shape, layout, layers, pool: BlockPool::new(shape.n_ctx / BLOCK_LEN) })
+        Ok(Self { shape, layout, kernels, layers, pool: BlockPool::new(blocks) })
+    }
+
+    /// Bytes of all keys and of all values as they are kept.
+    #[must_use]
+    pub fn bytes(&self) -> (u64, u64) {
+        bytes(&self.shape, &self.layout)
     }
 
     /// Shape and formats.
@@ -266,48 +282,68 @@ impl KvCache {
         copy
     }
 
-    /// The stored bytes of the first `len` positions of `table`, run by run: per layer all keys, then all values, each
-    /// head by head.
-    pub(crate) fn for_each_run<E>(
+    /// The first `len` positions of `table` in the cache's formats, run by run: per layer all keys, then all values, each head by
+    /// head.
+    pub(crate) fn for_each_run(
         &self,
         table: &BlockTable,
         len: usize,
-        mut run: impl FnMut(&[u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let n_head = self.shape.n_head_kv;
-        for plane in self.layers.iter().flat_map(|l| [&l.k, &l.v]) {
-            for (start, bytes) in runs(table, len, n_head, plane.block_bytes) {
-                run(&plane.map[start..start + bytes])?;
+        mut run: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut rows = Vec::new();
+        for layer in &self.layers {
+            for (part, plane) in [(KvPart::Keys, &layer.k), (KvPart::Values, &layer.v)] {
+                for (head, n) in runs(table, len, self.shape.n_head_kv, plane.block_bytes) {
+                    rows.resize(n * self.layout.stored_row_bytes(part).map_err(io::Error::other)?, 0);
+                    self.layout.read_rows(self.kernels, part, &plane.map[head], &mut rows).map_err(io::Error::other)?;
+                    run(&rows)?;
+                }
             }
         }
         Ok(())
     }
 
     /// As [`KvCache::for_each_run`], for filling.
-    pub(crate) fn for_each_run_mut<E>(
+    pub(crate) fn for_each_run_mut(
         &mut self,
         table: &BlockTable,
         len: usize,
-        mut run: impl FnMut(&mut [u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let n_head = self.shape.n_head_kv;
-        for plane in self.layers.iter_mut().flat_map(|l| [&mut l.k, &mut l.v]) {
-            for (start, bytes) in runs(table, len, n_head, plane.block_bytes) {
-                run(&mut plane.map[start..start + bytes])?;
+        mut run: impl FnMut(&mut [u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut rows = Vec::new();
+        for layer in &mut self.layers {
+            for (part, plane) in [(KvPart::Keys, &mut layer.k), (KvPart::Values, &mut layer.v)] {
+                for (head, n) in runs(table, len, self.shape.n_head_kv, plane.block_bytes) {
+                    rows.resize(n * self.layout.stored_row_bytes(part).map_err(io::Error::other)?, 0);
+                    run(&mut rows)?;
+                    let head = &mut plane.map[head];
+                    self.layout.write_rows(self.kernels, part, &rows, head).map_err(io::Error::other)?;
+                }
             }
         }
         Ok(())
     }
 }
 
-/// First byte and length of the rows of one head in one block, for all heads and all blocks of `len` positions.
-fn runs(table: &BlockTable, len: usize, n_head: usize, block_bytes: usize) -> impl Iterator<Item = (usize, usize)> {
+/// Bytes of all keys and of all values of a cache that has been found to be possible.
+fn bytes(shape: &KvShape, layout: &KvLayout) -> (u64, u64) {
+    let blocks = (shape.n_layer * (shape.n_ctx / BLOCK_LEN)) as u64;
+    (blocks * layout.k_block_bytes() as u64, blocks * layout.v_block_bytes() as u64)
+}
+
+/// The bytes of one head's part of a block and the rows in it, for all heads and all blocks of `len` positions.
+fn runs(
+    table: &BlockTable,
+    len: usize,
+    n_head: usize,
+    block_bytes: usize,
+) -> impl Iterator<Item = (Range<usize>, usize)> {
     let head_bytes = block_bytes / n_head;
-    let row_bytes = head_bytes / BLOCK_LEN;
     (0..n_head).flat_map(move |head| {
         table.blocks.iter().enumerate().map_while(move |(i, block)| {
             let rows = len.checked_sub(i * BLOCK_LEN).filter(|rows| *rows > 0)?.min(BLOCK_LEN);
-            Some((*block as usize * block_bytes + head * head_bytes, rows * row_bytes))
+            let start = *block as usize * block_bytes + head * head_bytes;
+            Some((start..start + head_bytes, rows))
         })
     })
 }

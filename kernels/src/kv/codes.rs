@@ -1,0 +1,210 @@
+//! Cached rows as the codes that attention in fixed point multiplies (see [`crate::fixed`]), made when they are stored.
+//!
+//! ```text
+//! keys     [position / 16][pairs of a head][16][2]   a value of the head's first half beside one of its second
+//! values   [position / 2][lanes][2]                  those of two positions, side by side
+//! behind   [position]                                the exponent of the power of two that a row's codes count
+//! ```
+//!
+//! A row takes the bytes of half precision and one more. It is rounded to half precision first, and a code has twelve bits and
+//! a sign, so that what is far below the row's largest value keeps fewer of its eleven bits. Codes are values of half precision,
+//! too, and the codes of those are the same: rows can leave as F16 and come back.
+
+use std::ops::Range;
+
+use super::MAX_HEAD_DIM;
+use crate::table::F32_LANES;
+
+/// Largest magnitude of a code, as a power of two: the norm of a key of 256 codes is at most 4096·√256, which times
+/// [`crate::fixed::PANEL_NORM`] fits 32 bits, and that of 64 values of a column 4096·√64, which times
+/// [`crate::fixed::ROW_NORM`] does.
+const BITS: u32 = 12;
+
+/// The exponent of a row that holds what is no number. Such a row's codes are zero.
+const NOT_FINITE: u8 = 255;
+
+/// Keys or values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvPart {
+    /// Keys.
+    Keys,
+    /// Values.
+    Values,
+}
+
+/// The exponent for a row and what is added to a value for its code to be the lower 16 bits of the sum. `bits` are those of
+/// the row's largest magnitude.
+pub(crate) fn exponent(bits: u32) -> (u8, f32) {
+    let exponent = bits >> 23;
+    // Far above half precision times a code of 8 bits, and where the sums still have a place. Adding infinity leaves the lower
+    // bits of a number zero.
+    if exponent > 220 {
+        return (NOT_FINITE, f32::INFINITY);
+    }
+    // Below 2⁻⁶³ little is left, so that the sum of a small value has a place.
+    let exponent = exponent.max(64) + 1 - BITS;
+    let magic = f32::from_bits(((exponent + 23) << 23) | 1 << 22);
+    // A row of zeros has no power: it must not take bits from the weights of others.
+    (if bits == 0 { 0 } else { exponent as u8 }, magic)
+}
+
+/// The power of two of an exponent: 0 of none, NaN where a row holds what is no number.
+pub(crate) fn power(exponent: u8) -> f32 {
+    f32::from_bits(u32::from(exponent) << 23 | u32::from(exponent == NOT_FINITE) << 22)
+}
+
+/// Pairs of codes of a key: zero beside the last value where a head's length is odd.
+pub(crate) const fn key_pairs(head_dim: usize) -> usize {
+    head_dim.div_ceil(2)
+}
+
+/// Lanes of a row of values: whole panels.
+pub(crate) const fn value_lanes(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(F32_LANES)
+}
+
+/// Where the codes of one head lie in its part of a block.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) part: KvPart,
+    pub(super) head_dim: usize,
+    pub(super) block_len: usize,
+}
+
+impl Place {
+    /// Bytes of a row of codes.
+    fn code_bytes(&self) -> usize {
+        match self.part {
+            KvPart::Keys => 4 * key_pairs(self.head_dim),
+            KvPart::Values => 2 * value_lanes(self.head_dim),
+        }
+    }
+
+    /// Bytes of a row, with its exponent.
+    pub(super) fn row_bytes(&self) -> usize {
+        self.code_bytes() + 1
+    }
+
+    /// The bytes of the codes of positions `from..to`; `from` is a multiple of 16. Up to the end of a block, where exponents
+    /// follow, these are there, too.
+    pub(super) fn bytes(&self, from: usize, to: usize) -> Range<usize> {
+        let to = if to == self.block_len { to * self.row_bytes() } else { to.next_multiple_of(16) * self.code_bytes() };
+        from * self.code_bytes()..to
+    }
+
+    /// The bytes of the exponents of positions `from..to`.
+    pub(super) fn exponents(&self, from: usize, to: usize) -> Range<usize> {
+        let first = self.block_len * self.code_bytes();
+        first + from..first + to
+    }
+
+    /// Byte of code `i` of position `at`.
+    fn code(&self, at: usize, i: usize) -> usize {
+        let pairs = key_pairs(self.head_dim);
+        2 * match self.part {
+            KvPart::Keys if i < pairs => ((at / F32_LANES * pairs + i) * F32_LANES + at % F32_LANES) * 2,
+            KvPart::Keys => ((at / F32_LANES * pairs + i - pairs) * F32_LANES + at % F32_LANES) * 2 + 1,
+            KvPart::Values => (at / 2 * value_lanes(self.head_dim) + i) * 2 + at % 2,
+        }
+    }
+
+    /// Stores the row of position `at`, values of half precision, in the head's part of a block.
+    pub(super) fn put(&self, row: &[f32], block: &mut [u8], at: usize) {
+        let (exponent, magic) = exponent(row.iter().fold(0, |most, x| most.max(x.abs().to_bits())));
+        let mut codes = [0u16; MAX_HEAD_DIM];
+        for (code, x) in codes.iter_mut().zip(row) {
+            *code = if exponent == NOT_FINITE { 0 } else { (x + magic).to_bits() as u16 };
+        }
+        // Also the zero beside the last value of an odd number.
+        let n = if self.part == KvPart::Keys { 2 * key_pairs(self.head_dim) } else { self.head_dim };
+        for (i, code) in codes.iter().take(n).enumerate() {
+            let place = self.code(at, i);
+            block[place..place + 2].copy_from_slice(&code.to_ne_bytes());
+        }
+        block[self.exponents(at, at + 1)].fill(exponent);
+    }
+
+    /// The values of the row of position `at`.
+    pub(super) fn get(&self, block: &[u8], at: usize, row: &mut [f32]) {
+        let power = power(block[self.exponents(at, at + 1)][0]);
+        for (i, x) in row.iter_mut().enumerate() {
+            let place = self.code(at, i);
+            *x = f32::from(i16::from_ne_bytes([block[place], block[place + 1]])) * power;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::noise;
+    use ocelli_quant::half_bits::{f16_to_f32, f32_to_f16};
+
+    fn halves(row: &[f32]) -> Vec<f32> {
+        row.iter().map(|x| f16_to_f32(f32_to_f16(*x))).collect()
+    }
+
+    /// Rows of half precision: of every size, with outliers, with zeros.
+    fn rows(head_dim: usize) -> Vec<Vec<f32>> {
+        let random = noise(head_dim, head_dim as u64);
+        let mut rows: Vec<Vec<f32>> = [1.0, 3e-8, 1e-5, 0.37, 6e4, 0.0]
+            .map(|size| halves(&random.iter().map(|x| x * size).collect::<Vec<_>>()))
+            .to_vec();
+        let mut spiked = random.clone();
+        spiked[head_dim / 2] = -900.0;
+        rows.push(halves(&spiked));
+        rows.push(vec![-65504.0; head_dim]);
+        rows
+    }
+
+    #[test]
+    fn rows_come_back_within_a_code_and_then_stay() {
+        for (part, head_dim) in [KvPart::Keys, KvPart::Values].into_iter().zip([1, 2, 18, 72, 128, 512]).chain([
+            (KvPart::Keys, 35),
+            (KvPart::Values, 35),
+            (KvPart::Keys, 512),
+        ]) {
+            let place = Place { part, head_dim, block_len: 32 };
+            let rows = rows(head_dim);
+            let mut block = vec![0xffu8; place.row_bytes() * 32];
+            for (i, row) in rows.iter().enumerate() {
+                place.put(row, &mut block, 3 * i + 1);
+            }
+            let stored = block.clone();
+            for (i, row) in rows.iter().enumerate() {
+                let mut back = vec![f32::NAN; head_dim];
+                place.get(&block, 3 * i + 1, &mut back);
+                let largest = row.iter().fold(0f32, |most, x| most.max(x.abs()));
+                for (x, back) in row.iter().zip(&back) {
+                    assert!((x - back).abs() <= largest / 4096.0, "{part:?} {head_dim}: {x} is {back}");
+                    assert!(x.abs() * 2.0 < largest || x == back, "{part:?} {head_dim}: {x} is {back}");
+                }
+                assert_eq!(back, halves(&back), "{part:?} {head_dim}: codes are values of half precision");
+                place.put(&back, &mut block, 3 * i + 1);
+            }
+            assert_eq!(stored, block, "{part:?} {head_dim}: the same codes again");
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_stays_with_its_row() {
+        for part in [KvPart::Keys, KvPart::Values] {
+            let place = Place { part, head_dim: 20, block_len: 16 };
+            let mut block = vec![0u8; place.row_bytes() * 16];
+            for (at, bad) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30].into_iter().enumerate() {
+                let mut row = vec![0.5f32; 20];
+                row[7] = bad;
+                place.put(&row, &mut block, 2 * at);
+                place.put(&[0.25; 20], &mut block, 2 * at + 1);
+            }
+            for at in 0..8 {
+                let mut row = [0f32; 20];
+                place.get(&block, at, &mut row);
+                assert!(
+                    row.iter().all(|x| if at % 2 == 0 { x.is_nan() } else { *x == 0.25 }),
+                    "{part:?} {at}: {row:?}"
+                );
+            }
+        }
+    }
+}
