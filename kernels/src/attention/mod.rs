@@ -294,7 +294,8 @@ impl Job<'_> {
         }
         let partial = OutPtr(scratch.partial.as_mut_ptr());
         let per_tile = n / tiles / chunks;
-        pool.for_each(tiles * chunks, |item, scratch| {
+        // In shares: what comes next in memory is the same thread's.
+        pool.for_each_near(tiles * chunks, |item, scratch| {
             let (tile_no, chunk) = (item / chunks, item % chunks);
             let tile = self.tile(tile_no);
             let mut p = Pieces::new(scratch, hd);
@@ -356,12 +357,14 @@ impl Job<'_> {
         }
     }
 
-    /// The end of the keys that are taken together from `k0` on, and the rows of those after them. These are asked for
-    /// meanwhile, in parts: memory would have nothing to do otherwise, and then all to do at once.
+    /// The end of the keys that are taken together from `k0` on, at most `to`, and the rows of those after them, which may
+    /// belong to the next chunk. These are asked for meanwhile, in parts: memory would have nothing to do otherwise, and then
+    /// all to do at once.
     fn step(&self, tile: Tile, k0: usize, to: usize) -> (usize, [&[u8]; 2]) {
         let block = self.view.layout().block_len();
-        let end = |from: usize| to.min(from + KEYS).min((from / block + 1) * block);
-        let (k1, k2) = (end(k0), end(end(k0)));
+        let end = |from: usize, to: usize| to.min(from + KEYS).min((from / block + 1) * block);
+        let k1 = end(k0, to);
+        let k2 = end(k1, self.seen_by(tile.t1 - 1));
         let rows = |part| if k1 < k2 { self.view.bytes(Run { part, head: tile.kv, from: k1, to: k2 }) } else { &[] };
         (k1, [KvPart::Keys, KvPart::Values].map(rows))
     }
