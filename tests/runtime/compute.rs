@@ -1,6 +1,7 @@
 //! The same tokens give the same logits, however they reach the model.
 
 use ocelli_convert::mixture::FileType;
+use ocelli_kernels::Kernels;
 use ocelli_quant::GgmlType;
 use ocelli_runtime::perplexity::{Evaluation, LogitsReader, compare, evaluate};
 use ocelli_runtime::probe::{Probe, Stages};
@@ -8,7 +9,7 @@ use ocelli_runtime::{
     BuiltinFactors, Context, ContextOptions, LoadOptions, Model, Precision, Prompt, RuntimeError, Session,
 };
 
-use crate::fixture::{context, distance, load, mini, options, some_ids};
+use crate::fixture::{context, distance, grouped, load, mini, options, some_ids};
 
 fn last_logits(context: &mut Context, ids: &[u32], at_once: usize) -> Vec<f32> {
     let mut seq = context.new_sequence();
@@ -35,6 +36,25 @@ fn a_prompt_at_once_is_a_prompt_token_by_token() {
         for at_once in [7, 64, 150] {
             let d = distance(&last_logits(&mut context, &ids, at_once), &one_by_one);
             assert!(d < bound * spread, "{file_type:?} {at_once} tokens at once: {d} of {spread}");
+        }
+    }
+}
+
+/// With more than a few tokens, products and attention add up in an order that does not depend on how many there are.
+#[test]
+fn bits_do_not_depend_on_how_a_prompt_is_cut_into_parts() {
+    let ids = some_ids(150, 1);
+    for file_type in [FileType::Q4_K_M, FileType::Q8_0, FileType::F16] {
+        let (model, _) = load(&grouped(file_type));
+        for kernels in Kernels::available().iter().filter(|kernels| kernels.name() != Kernels::scalar().name()) {
+            let isa = Some(kernels.name().to_owned());
+            let options = ContextOptions { isa, n_ubatch: 150, ..options(256, Precision::Fast) };
+            let mut context = Context::new(model.clone(), &options).unwrap();
+            let whole = last_logits(&mut context, &ids, 150);
+            for part in [75, 50, 30, 25] {
+                let cut = last_logits(&mut context, &ids, part);
+                assert!(cut == whole, "{file_type:?} {}: parts of {part} tokens", kernels.name());
+            }
         }
     }
 }

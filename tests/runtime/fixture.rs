@@ -18,26 +18,38 @@ struct Made {
     files: HashMap<FileType, PathBuf>,
 }
 
-static MADE: LazyLock<Mutex<Made>> = LazyLock::new(|| {
-    let dir = tempfile::tempdir().unwrap();
-    let options =
-        SynthOptions { preset: Preset::Mini, seed: 7, dtype: SourceType::Bf16, shards: None, overwrite: false };
-    write_checkpoint(&dir.path().join("mini"), &options, &Silent).unwrap();
-    Mutex::new(Made { dir, files: HashMap::new() })
-});
+impl Made {
+    fn new(preset: Preset) -> Mutex<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let options = SynthOptions { preset, seed: 7, dtype: SourceType::Bf16, shards: None, overwrite: false };
+        write_checkpoint(&dir.path().join(preset.name()), &options, &Silent).unwrap();
+        Mutex::new(Self { dir, files: HashMap::new() })
+    }
+
+    fn file(&mut self, preset: Preset, file_type: FileType) -> PathBuf {
+        if let Some(path) = self.files.get(&file_type) {
+            return path.clone();
+        }
+        let outdir = self.dir.path().to_owned();
+        let options = ConvertOptions { file_type, outdir, overwrite: true, ..ConvertOptions::default() };
+        let report = convert(&self.dir.path().join(preset.name()), &options, &Silent).unwrap();
+        let path = report.files[0].path.clone();
+        self.files.insert(file_type, path.clone());
+        path
+    }
+}
+
+static MINI: LazyLock<Mutex<Made>> = LazyLock::new(|| Made::new(Preset::Mini));
+static SMALL: LazyLock<Mutex<Made>> = LazyLock::new(|| Made::new(Preset::Small));
 
 /// The small model, stored as `file_type`.
 pub(crate) fn mini(file_type: FileType) -> PathBuf {
-    let mut made = MADE.lock().unwrap();
-    if let Some(path) = made.files.get(&file_type) {
-        return path.clone();
-    }
-    let options =
-        ConvertOptions { file_type, outdir: made.dir.path().to_owned(), overwrite: true, ..ConvertOptions::default() };
-    let report = convert(&made.dir.path().join("mini"), &options, &Silent).unwrap();
-    let path = report.files[0].path.clone();
-    made.files.insert(file_type, path.clone());
-    path
+    MINI.lock().unwrap().file(Preset::Mini, file_type)
+}
+
+/// A larger one, with 16 query heads for its KV head.
+pub(crate) fn grouped(file_type: FileType) -> PathBuf {
+    SMALL.lock().unwrap().file(Preset::Small, file_type)
 }
 
 /// A tensor on its way into an altered copy.
