@@ -29,6 +29,10 @@ pub(crate) const PANEL_NORM: f32 = 32_752.0;
 /// Norm of the codes of a unit that is multiplied with a panel. A code is at most 32767 as well.
 pub(crate) const ROW_NORM: f32 = 65_500.0;
 
+/// Norm of the codes of a tile's weights of one query, see [`Weights`]: what it is less than [`ROW_NORM`], the codes of values
+/// are more.
+pub(crate) const WEIGHT_NORM: f32 = 32_750.0;
+
 /// Largest code.
 pub(crate) const MAX_CODE: f32 = 32_767.0;
 
@@ -101,16 +105,16 @@ pub(crate) struct FixedKernels {
     pub(crate) weigh: Weigh,
     /// Panels that it takes at once.
     pub(crate) panels: usize,
-    /// Query heads of a KV head from which on attention over a cache takes less time like this, also with one token: codes of
-    /// keys and values have to pay.
+    /// Query heads of a KV head from which on attention over a cache takes less time like this, also with one token, where codes
+    /// of keys or values have to be made each time. Where the cache keeps them it always does.
     pub(crate) queries: usize,
 }
 
 /// Makes codes in pairs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PairKernels {
-    /// The bits of the largest magnitude: of one that is no number where there is one.
-    pub(crate) largest: unsafe fn(&[f32]) -> u32,
+    /// See [`spread`].
+    pub(crate) spread: unsafe fn(&[f32]) -> (f32, f32),
     /// The lower 16 bits of values with a number added, those of the first slice below those of the second, each with a number
     /// of its own. All slices have the same length, a multiple of 16.
     pub(crate) pair: Pair,
@@ -120,7 +124,7 @@ pub(crate) struct PairKernels {
 pub(crate) const TILE: usize = 64;
 
 /// What a tile of keys makes of the weights of up to [`LANES`] queries: codes of the weights times the powers of two of the
-/// values that they belong to. A code is at most [`MAX_CODE`] and the norm of a query's codes at most [`ROW_NORM`].
+/// values that they belong to. The norm of a query's codes is at most [`WEIGHT_NORM`].
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 pub(crate) struct Weights {
@@ -163,13 +167,36 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
+    /// Both of all lanes. In pairs: one after the other would take longer than making the codes.
+    #[inline(always)]
+    fn joined(&self) -> (f32, f32) {
+        let squares = halved(self.squares, |a, b| a + b);
+        (squares, halved(self.largest, |a, b| if b > a { b } else { a }))
+    }
+
     /// The [`scale`] of a unit.
     #[inline(always)]
     pub(crate) fn scale(&self, norm: f32) -> (f32, f32) {
-        // In pairs: one after the other would take longer than making the codes.
-        let squares = halved(self.squares, |a, b| a + b);
-        scale(squares, halved(self.largest, |a, b| if b > a { b } else { a }), norm)
+        let (squares, largest) = self.joined();
+        scale(squares, largest, norm)
     }
+}
+
+/// The sum of the squares, rounded before they are added, and the largest magnitude, with every table the same bits. Where a
+/// value is not finite, neither is the sum.
+#[inline(always)]
+pub(crate) fn spread(x: &[f32]) -> (f32, f32) {
+    let mut spread = Spread { squares: [0.0; LANES], largest: [0.0; LANES] };
+    let (pieces, rest) = x.as_chunks::<LANES>();
+    let mut last = [0f32; LANES];
+    last[..rest.len()].copy_from_slice(rest);
+    for x in pieces.iter().chain([&last]) {
+        for ((square, largest), x) in spread.squares.iter_mut().zip(&mut spread.largest).zip(x) {
+            *square += x * x;
+            *largest = if x.abs() > *largest { x.abs() } else { *largest };
+        }
+    }
+    spread.joined()
 }
 
 /// The factor on values that makes codes of this norm, and the one on codes that undoes it: NaN where a value is not finite.
@@ -208,15 +235,9 @@ fn halved(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
 /// fused multiply-adds, gets the same bits.
 pub(crate) fn row(x: &[f32], norm: f32, q: &mut [i16], factors: &mut [f32]) {
     for ((x, q), factor) in x.chunks(UNIT).zip(q.chunks_mut(UNIT)).zip(factors) {
-        let mut spread = Spread { squares: [0.0; LANES], largest: [0.0; LANES] };
-        for x in x.chunks(LANES) {
-            for ((square, largest), x) in spread.squares.iter_mut().zip(&mut spread.largest).zip(x) {
-                *square += x * x;
-                *largest = if x.abs() > *largest { x.abs() } else { *largest };
-            }
-        }
+        let (squares, largest) = spread(x);
         let scale;
-        (scale, *factor) = spread.scale(norm);
+        (scale, *factor) = self::scale(squares, largest, norm);
         for (q, x) in q.iter_mut().zip(x) {
             *q = if factor.is_nan() { 0 } else { (x * scale).round_ties_even() as i16 };
         }

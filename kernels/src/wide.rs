@@ -5,7 +5,7 @@
 //! the same bits. `mul_add` is one instruction wherever this is instantiated.
 
 use crate::act::TINY;
-use crate::fixed::{ROW_NORM, TILE, Weights};
+use crate::fixed::{TILE, WEIGHT_NORM, Weights};
 
 /// Lanes of every accumulator.
 const LANES: usize = 16;
@@ -290,27 +290,40 @@ pub(crate) fn f32_to_f16(x: &[f32], out: &mut [u8]) {
     }
 }
 
+/// See [`crate::fixed::spread`].
+#[inline(always)]
+pub(crate) fn spread(x: &[f32]) -> (f32, f32) {
+    crate::fixed::spread(x)
+}
+
 /// See [`crate::fixed::FixedKernels::weigh`].
 #[inline(always)]
 pub(crate) fn weigh(scores: &mut [[f32; TILE]], powers: &[f32; TILE], w: &mut Weights, codes: &mut [[i16; TILE]]) {
     for (l, (scores, codes)) in scores.iter_mut().zip(codes).enumerate() {
         let seen = w.seen[l];
-        for (i, score) in scores.iter_mut().enumerate() {
-            *score = if i < seen { *score } else { f32::NEG_INFINITY };
-        }
+        scores[seen..].fill(f32::NEG_INFINITY);
+        // The power of a key that is not seen may be anything.
+        let mut powers = *powers;
+        powers[seen..].fill(0.0);
         let most = max(scores);
         let above = if most == f32::NEG_INFINITY { 0.0 } else { most };
-        let (mut sums, mut squares) = ([0f32; LANES], [0f32; LANES]);
-        for (i, (score, power)) in scores.iter_mut().zip(powers).enumerate() {
-            let weight = exp(*score - above);
-            sums[i % LANES] += weight;
-            // The power of a key that is not seen may be anything.
-            *score = if i < seen { weight * power } else { 0.0 };
-            squares[i % LANES] = score.mul_add(*score, squares[i % LANES]);
+        let [mut sums, mut squares, mut tops] = [[0f32; LANES]; 3];
+        for (x, powers) in scores.as_chunks_mut::<LANES>().0.iter_mut().zip(powers.as_chunks::<LANES>().0) {
+            for l in 0..LANES {
+                let weight = exp(x[l] - above);
+                sums[l] += weight;
+                x[l] = weight * powers[l];
+                squares[l] = x[l].mul_add(x[l], squares[l]);
+                tops[l] = if x[l] > tops[l] { x[l] } else { tops[l] };
+            }
         }
-        let (scale, factor) = crate::fixed::scale(sum(&squares), largest(scores), ROW_NORM);
-        for (code, x) in codes.iter_mut().zip(scores) {
-            *code = if factor.is_nan() { 0 } else { x.mul_add(scale, MAGIC).to_bits() as i16 };
+        let (scale, factor) = crate::fixed::scale(sum(&squares), largest(&tops), WEIGHT_NORM);
+        if factor.is_nan() {
+            codes.fill(0);
+        } else {
+            for (code, x) in codes.iter_mut().zip(scores) {
+                *code = x.mul_add(scale, MAGIC).to_bits() as i16;
+            }
         }
         w.take(l, most, sum(&sums), factor, exp);
     }
@@ -358,6 +371,7 @@ macro_rules! wide_functions {
                 rope_interleaved(x: &mut [f32], cos_sin: &[f32]) -> ();
                 rope_halves(x: &mut [f32], cos_sin: &[f32]) -> ();
                 f32_to_f16(x: &[f32], out: &mut [u8]) -> ();
+                spread(x: &[f32]) -> (f32, f32);
                 weigh(scores: &mut [[f32; TILE]], powers: &[f32; TILE], w: &mut Weights, codes: &mut [[i16; TILE]]) -> ();
             );
 

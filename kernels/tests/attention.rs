@@ -194,8 +194,8 @@ fn agrees_with_a_plain_softmax() {
     failures.check();
 }
 
-/// In fixed point an error is that of the codes: of scores, terms up to 4/√head_dim with a code's share of 2⁻¹² of the
-/// largest of a tile on one side and of √head_dim/32,752 on the other, random; of weights and values 2⁻¹³ and 2⁻¹².
+/// In fixed point an error is that of the codes: of scores, terms up to 4/√head_dim with a code's share of √head_dim/65,500 on
+/// one side and twice that on the other, random; of weights and values 2⁻¹³.
 #[test]
 fn fixed_point_is_as_good_as_its_codes() {
     let pool = pool();
@@ -219,7 +219,7 @@ fn fixed_point_is_as_good_as_its_codes() {
                 let same = got == coded.run(kernels, Precision::Fast, &pool);
                 assert!(same, "{}: codes that were kept are those made now", kernels.name());
             }
-            if worst > 2e-3 || mean > 2e-4 {
+            if worst > 4e-4 || mean > 5e-5 {
                 failures.push(format!(
                     "{} {} heads of {} dim {} pos {} tokens {}: off by {worst:e}, {mean:e} in the mean",
                     kernels.name(),
@@ -236,7 +236,7 @@ fn fixed_point_is_as_good_as_its_codes() {
     failures.check();
 }
 
-/// Values of half precision move by at most 2⁻¹² of the largest of their row when they become codes.
+/// Values of half precision move by at most half a code when they become one.
 #[test]
 fn any_table_and_precision_reads_codes() {
     let pool = pool();
@@ -248,7 +248,7 @@ fn any_table_and_precision_reads_codes() {
         for kernels in tables() {
             for precision in [Precision::Exact, Precision::Fast] {
                 for (got, want) in kept.run(kernels, precision, &pool).iter().zip(&want) {
-                    assert!((got - want).abs() < 2e-3, "{} {precision:?}: {got}, not {want}", kernels.name());
+                    assert!((got - want).abs() < 4e-4, "{} {precision:?}: {got}, not {want}", kernels.name());
                 }
             }
         }
@@ -271,7 +271,9 @@ fn kept_codes_leave_as_halves_and_come_back() {
                 layout.read_rows(kernels, part, bytes, &mut halves).expect("fits");
                 let mut back = bytes.clone();
                 layout.write_rows(kernels, part, &halves, &mut back).expect("fits");
-                assert_eq!(*bytes, back, "{part:?} {head_dim}: {rows} rows");
+                let mut again = vec![1; halves.len()];
+                layout.read_rows(kernels, part, &back, &mut again).expect("fits");
+                assert_eq!(halves, again, "{part:?} {head_dim}: {rows} rows");
             }
             let mut more = vec![0; 33 * 2 * head_dim];
             assert!(layout.read_rows(kernels, part, bytes, &mut more).is_err());

@@ -233,7 +233,11 @@ fn the_least_work_is_counted_once() {
         })
         .map(|(_, m)| (m.rows() * m.cols()) as f64)
         .sum();
-    assert_eq!(one.int8 + one.f32, 2.0 * weights + 4.0 * (config.n_layer * config.n_head * config.head_dim) as f64);
+    // Attention, too, whatever it is multiplied with.
+    assert_eq!(
+        one.int8 + one.int16 + one.f32,
+        2.0 * weights + 4.0 * (config.n_layer * config.n_head * config.head_dim) as f64
+    );
     let deeper = text_work(&context, &test(0, 1, 10)).unwrap();
     let kv = context.kv_shape().bytes_per_position().unwrap() as f64;
     assert_eq!(deeper.bytes - one.bytes, 10.0 * kv, "what is cached is read");

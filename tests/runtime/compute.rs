@@ -97,14 +97,20 @@ fn cache_formats_agree() {
 fn threads_and_instruction_sets_agree() {
     let ids = some_ids(40, 4);
     let (model, _) = load(&mini(FileType::Q4_K_M));
-    let run = |n_threads, isa: Option<&str>| {
-        let options = ContextOptions { n_threads, isa: isa.map(str::to_owned), ..options(64, Precision::Fast) };
+    let run = |n_threads, isa: Option<&str>, precision| {
+        let options = ContextOptions { n_threads, isa: isa.map(str::to_owned), ..options(64, precision) };
         last_logits(&mut Context::new(model.clone(), &options).unwrap(), &ids, 32)
     };
-    let one = run(1, None);
-    assert_eq!(run(3, None), one, "the number of threads changes nothing");
+    let one = run(1, None, Precision::Fast);
+    assert_eq!(run(3, None, Precision::Fast), one, "the number of threads changes nothing");
     let spread = one.iter().fold(0f32, |m, v| m.max(v.abs()));
-    assert!(distance(&run(2, Some("scalar")), &one) < 0.02 * spread);
+    // A code of an activation that is rounded the other way moves all logits a little: in the mean, not one by one.
+    let scalar = run(2, Some("scalar"), Precision::Fast);
+    let squares: f32 = scalar.iter().zip(&one).map(|(a, b)| (a - b).powi(2)).sum();
+    let rms = (squares / one.len() as f32).sqrt();
+    assert!(rms < 0.01 * spread, "{rms} of {spread}");
+    let [exact, plain] = [None, Some("scalar")].map(|isa| run(1, isa, Precision::Exact));
+    assert!(distance(&exact, &plain) < 1e-4 * spread, "{} of {spread}", distance(&exact, &plain));
     let unknown = ContextOptions { isa: Some("mmx".to_owned()), ..options(64, Precision::Fast) };
     let text = Context::new(model, &unknown).unwrap_err().to_string();
     assert!(text.contains("mmx") && text.contains("scalar"), "{text}");

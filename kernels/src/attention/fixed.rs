@@ -1,11 +1,11 @@
-//! The same attention in 16-bit fixed point, where a KV head has enough queries: scores and results are products of integers
-//! (see [`crate::fixed`]), the softmax between them f32.
+//! The same attention in 16-bit fixed point, of an F16 cache, and of Q8_0 where a KV head has enough queries: scores and results
+//! are products of integers (see [`crate::fixed`]), the softmax between them f32.
 //!
 //! ```text
 //! queries  rows   [rows][pairs of a head]             a factor per query, the codes' norm at most PANEL_NORM
-//! keys     panels [keys / 16][pairs of a head][16]    a power of two per key, codes up to 4096
-//! weights  rows   [rows][pairs of keys]               a factor per query and tile, norm at most ROW_NORM
-//! values   panels [lanes / 16] of [pairs of keys][16] a power of two per key, which its weights take; codes up to 4096
+//! keys     panels [keys / 16][pairs of a head][16]    a power of two per key, norm at most ROW_NORM
+//! weights  rows   [rows][pairs of keys]               a factor per query and tile, norm at most WEIGHT_NORM
+//! values   panels [lanes / 16] of [pairs of keys][16] a power of two per key, which its weights take; codes up to 8,192
 //! ```
 //!
 //! Keys and values lie like that in the cache where it keeps codes ([`crate::kv::codes`], which says why no sum leaves 32 bits);
@@ -32,9 +32,12 @@ static ONES: [f32; F32_LANES] = [1.0; F32_LANES];
 
 /// Whether attention with so many query heads for each KV head is computed like this, where precision is not asked for.
 pub(super) fn suits(fixed: &FixedKernels, layout: &KvLayout, group: usize) -> bool {
+    let types = [layout.k_type(), layout.v_type()];
     // Half precision, and what is made of it, lies within the range of the codes' powers of two.
-    let fits = |ty: GgmlType| matches!(ty, GgmlType::F16 | GgmlType::Q8_0);
-    group >= fixed.queries && 2 * key_pairs(layout.head_dim()) <= UNIT && fits(layout.k_type()) && fits(layout.v_type())
+    let fits = types.iter().all(|ty| matches!(ty, GgmlType::F16 | GgmlType::Q8_0));
+    // The cache can keep codes of these, and none have to be made.
+    let kept = types.iter().all(|ty| *ty == GgmlType::F16);
+    fits && (kept || group >= fixed.queries) && 2 * key_pairs(layout.head_dim()) <= UNIT
 }
 
 /// Pairs of a key as they are made, whole registers.
@@ -154,7 +157,8 @@ impl Job<'_> {
         let mut magics = [0f32; KEYS + 1];
         for ((row, power_of), magic) in f.staged.chunks_exact(stride).zip(&mut powers).zip(&mut magics).take(n) {
             // SAFETY: takes any length; the table's features were detected.
-            let (exponent, magic_of) = exponent(unsafe { (fixed.pairs.largest)(&row[..hd]) });
+            let (squares, largest) = unsafe { (fixed.pairs.spread)(&row[..hd]) };
+            let (exponent, magic_of) = exponent(run.part, squares, largest);
             (*power_of, *magic) = (power(exponent), magic_of);
         }
         if run.part == KvPart::Values {

@@ -54,8 +54,8 @@ pub struct AttnShape {
     pub scale: f32,
     /// Whether a token sees only positions up to its own; else all of the view.
     pub causal: bool,
-    /// How products are computed: `Fast` is fixed point where there are enough query heads for a KV head, the cache is F16 or
-    /// Q8_0 and the table multiplies such numbers faster.
+    /// How products are computed: `Fast` is fixed point where the table multiplies such numbers faster and the cache is F16, or
+    /// F16 and Q8_0 with enough query heads for a KV head.
     pub precision: Precision,
 }
 

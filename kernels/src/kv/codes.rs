@@ -6,19 +6,19 @@
 //! behind   [position]                                the exponent of the power of two that a row's codes count
 //! ```
 //!
-//! A row takes the bytes of half precision and one more. It is rounded to half precision first, and a code has twelve bits and
-//! a sign, so that what is far below the row's largest value keeps fewer of its eleven bits. Codes are values of half precision,
-//! too, and the codes of those are the same: rows can leave as F16 and come back.
+//! A row takes the bytes of half precision and one more. It is rounded to half precision first. Codes have 13 bits or more and
+//! a sign, so that what is far below the row's largest value keeps fewer of its eleven bits. They are values of half precision,
+//! too, and come from those again: rows can leave as F16 and come back.
 
 use std::ops::Range;
 
 use super::MAX_HEAD_DIM;
+use crate::fixed::{MAX_CODE, ROW_NORM, spread};
 use crate::table::F32_LANES;
 
-/// Largest magnitude of a code, as a power of two: the norm of a key of 256 codes is at most 4096·√256, which times
-/// [`crate::fixed::PANEL_NORM`] fits 32 bits, and that of 64 values of a column 4096·√64, which times
-/// [`crate::fixed::ROW_NORM`] does.
-const BITS: u32 = 12;
+/// Largest magnitude of a code of values. Those of 64 values of a column have at most the norm 8·VALUE_CODE, which times
+/// [`crate::fixed::WEIGHT_NORM`] fits 32 bits.
+pub(crate) const VALUE_CODE: f32 = 8_192.0;
 
 /// The exponent of a row that holds what is no number. Such a row's codes are zero.
 const NOT_FINITE: u8 = 255;
@@ -32,20 +32,27 @@ pub enum KvPart {
     Values,
 }
 
-/// The exponent for a row and what is added to a value for its code to be the lower 16 bits of the sum. `bits` are those of
-/// the row's largest magnitude.
-pub(crate) fn exponent(bits: u32) -> (u8, f32) {
-    let exponent = bits >> 23;
+/// The exponent for a row with this sum of squares and this largest magnitude ([`crate::fixed::spread`]), and what is added to a
+/// value for its code to be the lower 16 bits of the sum. Codes of a key have at most the norm [`ROW_NORM`], those of values
+/// at most the magnitude [`VALUE_CODE`]: a column of a tile has one value of each row.
+pub(crate) fn exponent(part: KvPart, squares: f32, largest: f32) -> (u8, f32) {
+    let unit = match part {
+        KvPart::Keys => (squares.sqrt() / ROW_NORM).max(largest / MAX_CODE),
+        KvPart::Values => largest / VALUE_CODE,
+    };
+    // The next power of two, unless it is one.
+    let bits = unit.to_bits();
+    let exponent = (bits >> 23) + u32::from(bits & ((1 << 23) - 1) != 0);
     // Far above half precision times a code of 8 bits, and where the sums still have a place. Adding infinity leaves the lower
     // bits of a number zero.
-    if exponent > 220 {
+    if !squares.is_finite() || exponent > 220 {
         return (NOT_FINITE, f32::INFINITY);
     }
-    // Below 2⁻⁶³ little is left, so that the sum of a small value has a place.
-    let exponent = exponent.max(64) + 1 - BITS;
+    // Below 2⁻⁶⁰ little is left, so that the sum of a small value has a place.
+    let exponent = exponent.max(50);
     let magic = f32::from_bits(((exponent + 23) << 23) | 1 << 22);
     // A row of zeros has no power: it must not take bits from the weights of others.
-    (if bits == 0 { 0 } else { exponent as u8 }, magic)
+    (if largest == 0.0 { 0 } else { exponent as u8 }, magic)
 }
 
 /// The power of two of an exponent: 0 of none, NaN where a row holds what is no number.
@@ -110,7 +117,8 @@ impl Place {
 
     /// Stores the row of position `at`, values of half precision, in the head's part of a block.
     pub(super) fn put(&self, row: &[f32], block: &mut [u8], at: usize) {
-        let (exponent, magic) = exponent(row.iter().fold(0, |most, x| most.max(x.abs().to_bits())));
+        let (squares, largest) = spread(row);
+        let (exponent, magic) = exponent(self.part, squares, largest);
         let mut codes = [0u16; MAX_HEAD_DIM];
         for (code, x) in codes.iter_mut().zip(row) {
             *code = if exponent == NOT_FINITE { 0 } else { (x + magic).to_bits() as u16 };
@@ -137,6 +145,7 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixed::{PANEL_NORM, WEIGHT_NORM};
     use crate::measure::noise;
     use ocelli_quant::half_bits::{f16_to_f32, f32_to_f16};
 
@@ -159,10 +168,10 @@ mod tests {
 
     #[test]
     fn rows_come_back_within_a_code_and_then_stay() {
-        for (part, head_dim) in [KvPart::Keys, KvPart::Values].into_iter().zip([1, 2, 18, 72, 128, 512]).chain([
+        for (part, head_dim) in [KvPart::Keys, KvPart::Values].into_iter().zip([1, 2, 18, 72, 128, 256]).chain([
             (KvPart::Keys, 35),
             (KvPart::Values, 35),
-            (KvPart::Keys, 512),
+            (KvPart::Keys, 256),
         ]) {
             let place = Place { part, head_dim, block_len: 32 };
             let rows = rows(head_dim);
@@ -170,7 +179,6 @@ mod tests {
             for (i, row) in rows.iter().enumerate() {
                 place.put(row, &mut block, 3 * i + 1);
             }
-            let stored = block.clone();
             for (i, row) in rows.iter().enumerate() {
                 let mut back = vec![f32::NAN; head_dim];
                 place.get(&block, 3 * i + 1, &mut back);
@@ -181,8 +189,30 @@ mod tests {
                 }
                 assert_eq!(back, halves(&back), "{part:?} {head_dim}: codes are values of half precision");
                 place.put(&back, &mut block, 3 * i + 1);
+                let mut again = vec![f32::NAN; head_dim];
+                place.get(&block, 3 * i + 1, &mut again);
+                assert_eq!(back, again, "{part:?} {head_dim}: the same values again");
             }
-            assert_eq!(stored, block, "{part:?} {head_dim}: the same codes again");
+        }
+    }
+
+    #[test]
+    fn sums_of_products_fit() {
+        // Rounding moves each of 256 codes, or of 64, by at most ½, their norm by at most 8, or 4; a code of values is exact.
+        let fits = |a: f32, b: f32| f64::from(a) * f64::from(b) < f64::from(i32::MAX);
+        assert!(fits(ROW_NORM + 8.0, PANEL_NORM + 8.0) && fits(WEIGHT_NORM + 4.0, 8.0 * VALUE_CODE));
+        for (head_dim, size) in [(256, 1.0), (128, 3e-5), (255, 6e4), (2, 1.0)] {
+            for row in [vec![size; head_dim], noise(head_dim, 7).iter().map(|x| x * size).collect()] {
+                let row = halves(&row);
+                let (squares, largest) = spread(&row);
+                let (e, magic) = exponent(KvPart::Keys, squares, largest);
+                let codes: Vec<f64> = row.iter().map(|x| f64::from((x + magic).to_bits() as i16)).collect();
+                let norm = codes.iter().map(|c| c * c).sum::<f64>().sqrt();
+                assert!(norm <= f64::from(ROW_NORM) + 8.0, "{head_dim} × {size}: {norm}");
+                assert!(norm > 30_000.0 || codes.iter().any(|c| c.abs() > 16_000.0), "{head_dim} × {size}: {norm}");
+                let off = codes.iter().zip(&row).map(|(c, x)| (c * f64::from(power(e)) - f64::from(*x)).abs());
+                assert!(off.fold(0.0, f64::max) <= f64::from(power(e)) / 2.0);
+            }
         }
     }
 

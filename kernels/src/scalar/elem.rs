@@ -3,7 +3,7 @@
 //! All are `unsafe fn` only because tables hold such pointers; lengths are checked by slicing and zipping.
 
 use crate::act::TINY;
-use crate::fixed::{self, ROW_NORM, TILE, Weights};
+use crate::fixed::{self, ROW_NORM, TILE, WEIGHT_NORM, Weights};
 
 /// See [`crate::act`] for the arithmetic.
 ///
@@ -199,12 +199,12 @@ pub(super) unsafe fn pair(low: &[f32], high: &[f32], magic: [f32; 2], out: &mut 
     }
 }
 
-/// See [`crate::fixed::PairKernels::largest`].
+/// See [`crate::fixed::PairKernels::spread`].
 ///
 /// # Safety
 /// None.
-pub(super) unsafe fn largest(x: &[f32]) -> u32 {
-    x.iter().map(|x| x.abs().to_bits()).max().unwrap_or(0)
+pub(super) unsafe fn spread(x: &[f32]) -> (f32, f32) {
+    fixed::spread(x)
 }
 
 /// See [`crate::fixed::FixedKernels::soften`].
@@ -239,7 +239,7 @@ pub(super) unsafe fn weigh(
             *score = weight * power;
         }
         let squares: f32 = scores.iter().map(|x| x * x).sum();
-        let (scale, factor) = fixed::scale(squares, scores.iter().copied().fold(0.0, f32::max), ROW_NORM);
+        let (scale, factor) = fixed::scale(squares, scores.iter().copied().fold(0.0, f32::max), WEIGHT_NORM);
         for (code, x) in codes.iter_mut().zip(scores) {
             *code = (*x * scale).round_ties_even() as i16;
         }

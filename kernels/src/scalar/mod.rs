@@ -87,7 +87,7 @@ pub(crate) fn table() -> &'static KernelTable {
             row: crate::fixed::row,
             soften: elem::soften,
             gemm: matmul::gemm_fixed,
-            pairs: PairKernels { largest: elem::largest, pair: elem::pair },
+            pairs: PairKernels { spread: elem::spread, pair: elem::pair },
             weigh: elem::weigh,
             panels: 1,
             queries: 8,

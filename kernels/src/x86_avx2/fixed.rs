@@ -63,26 +63,6 @@ fn lanes(v: [__m256; 2]) -> [f32; LANES] {
     lanes
 }
 
-/// See [`crate::fixed::PairKernels::largest`].
-#[target_feature(enable = "avx2")]
-pub(super) fn largest(x: &[f32]) -> u32 {
-    let (chunks, rest) = x.as_chunks::<32>();
-    let mut most = [_mm256_setzero_si256(); 4];
-    for x in chunks {
-        for (i, most) in most.iter_mut().enumerate() {
-            // SAFETY: 32 floats.
-            let x = unsafe { _mm256_loadu_si256(x.as_ptr().add(8 * i).cast()) };
-            *most = _mm256_max_epu32(*most, _mm256_and_si256(x, _mm256_set1_epi32(i32::MAX)));
-        }
-    }
-    let [a, b, c, d] = most;
-    let most = _mm256_max_epu32(_mm256_max_epu32(a, b), _mm256_max_epu32(c, d));
-    let mut lanes = [0u32; 8];
-    // SAFETY: 8 places.
-    unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), most) };
-    rest.iter().map(|x| x.abs().to_bits()).chain(lanes).fold(0, u32::max)
-}
-
 /// See [`crate::fixed::PairKernels::pair`].
 #[target_feature(enable = "avx2")]
 pub(super) fn pair(low: &[f32], high: &[f32], magic: [f32; 2], out: &mut [f32]) {

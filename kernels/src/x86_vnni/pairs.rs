@@ -2,23 +2,6 @@
 
 use std::arch::x86_64::*;
 
-/// See [`crate::fixed::PairKernels::largest`].
-#[target_feature(enable = "avx512f")]
-pub(super) fn largest(x: &[f32]) -> u32 {
-    let (chunks, rest) = x.as_chunks::<64>();
-    let mut most = [_mm512_setzero_si512(); 4];
-    for x in chunks {
-        for (i, most) in most.iter_mut().enumerate() {
-            // SAFETY: 64 floats.
-            let x = unsafe { _mm512_loadu_si512(x.as_ptr().add(16 * i).cast()) };
-            *most = _mm512_max_epu32(*most, _mm512_and_si512(x, _mm512_set1_epi32(i32::MAX)));
-        }
-    }
-    let [a, b, c, d] = most;
-    let most = _mm512_reduce_max_epu32(_mm512_max_epu32(_mm512_max_epu32(a, b), _mm512_max_epu32(c, d)));
-    rest.iter().fold(most, |most, x| most.max(x.abs().to_bits()))
-}
-
 /// See [`crate::fixed::PairKernels::pair`].
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn pair(low: &[f32], high: &[f32], magic: [f32; 2], out: &mut [f32]) {

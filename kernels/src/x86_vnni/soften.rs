@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::elem;
 use super::quantize::{top, tops, total, totals};
-use crate::fixed::{self, LANES, ROW_NORM, TILE, UNIT, Weights};
+use crate::fixed::{self, LANES, ROW_NORM, TILE, UNIT, WEIGHT_NORM, Weights};
 use crate::wide::MAGIC;
 
 /// `2ʳ` for `|r| ≤ ½` within 8e-8 of its value: the polynomial of degree 5 whose largest relative error is least, from the
@@ -99,7 +99,7 @@ pub(super) fn weigh(scores: &mut [[f32; TILE]], powers: &[f32; TILE], w: &mut We
     let (magic, lower) = (_mm512_set1_ps(MAGIC), unsafe { _mm512_loadu_si512(LOWER.as_ptr().cast()) });
     for (l, (row, codes)) in scores.iter().zip(codes).enumerate() {
         let scale;
-        (scale, factors[l]) = fixed::scale(squares[l], largest[l], ROW_NORM);
+        (scale, factors[l]) = fixed::scale(squares[l], largest[l], WEIGHT_NORM);
         if factors[l].is_nan() {
             codes.fill(0);
             continue;
