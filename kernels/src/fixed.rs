@@ -169,34 +169,23 @@ pub(crate) struct Spread {
 impl Spread {
     /// Both of all lanes. In pairs: one after the other would take longer than making the codes.
     #[inline(always)]
-    fn joined(&self) -> (f32, f32) {
+    pub(crate) fn joined(&self) -> (f32, f32) {
         let squares = halved(self.squares, |a, b| a + b);
         (squares, halved(self.largest, |a, b| if b > a { b } else { a }))
-    }
-
-    /// The [`scale`] of a unit.
-    #[inline(always)]
-    pub(crate) fn scale(&self, norm: f32) -> (f32, f32) {
-        let (squares, largest) = self.joined();
-        scale(squares, largest, norm)
     }
 }
 
 /// The sum of the squares, rounded before they are added, and the largest magnitude, with every table the same bits. Where a
 /// value is not finite, neither is the sum.
-#[inline(always)]
 pub(crate) fn spread(x: &[f32]) -> (f32, f32) {
-    let mut spread = Spread { squares: [0.0; LANES], largest: [0.0; LANES] };
-    let (pieces, rest) = x.as_chunks::<LANES>();
-    let mut last = [0f32; LANES];
-    last[..rest.len()].copy_from_slice(rest);
-    for x in pieces.iter().chain([&last]) {
-        for ((square, largest), x) in spread.squares.iter_mut().zip(&mut spread.largest).zip(x) {
+    let [mut squares, mut largest] = [[0f32; LANES]; 2];
+    for x in x.chunks(LANES) {
+        for ((square, largest), x) in squares.iter_mut().zip(&mut largest).zip(x) {
             *square += x * x;
             *largest = if x.abs() > *largest { x.abs() } else { *largest };
         }
     }
-    spread.joined()
+    Spread { squares, largest }.joined()
 }
 
 /// The factor on values that makes codes of this norm, and the one on codes that undoes it: NaN where a value is not finite.

@@ -290,12 +290,6 @@ pub(crate) fn f32_to_f16(x: &[f32], out: &mut [u8]) {
     }
 }
 
-/// See [`crate::fixed::spread`].
-#[inline(always)]
-pub(crate) fn spread(x: &[f32]) -> (f32, f32) {
-    crate::fixed::spread(x)
-}
-
 /// See [`crate::fixed::FixedKernels::weigh`].
 #[inline(always)]
 pub(crate) fn weigh(scores: &mut [[f32; TILE]], powers: &[f32; TILE], w: &mut Weights, codes: &mut [[i16; TILE]]) {
@@ -371,7 +365,6 @@ macro_rules! wide_functions {
                 rope_interleaved(x: &mut [f32], cos_sin: &[f32]) -> ();
                 rope_halves(x: &mut [f32], cos_sin: &[f32]) -> ();
                 f32_to_f16(x: &[f32], out: &mut [u8]) -> ();
-                spread(x: &[f32]) -> (f32, f32);
                 weigh(scores: &mut [[f32; TILE]], powers: &[f32; TILE], w: &mut Weights, codes: &mut [[i16; TILE]]) -> ();
             );
 

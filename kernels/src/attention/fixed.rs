@@ -55,7 +55,7 @@ const fn staged_row(head_dim: usize) -> usize {
 pub(super) const fn floats(head_dim: usize) -> usize {
     let (pairs, lanes) = (key_pairs(head_dim), value_lanes(head_dim));
     let rows = ROWS * (pairs + KEYS / 2);
-    rows + KEYS * (pairs + made_pairs(head_dim)) + KEYS / 2 * lanes + (KEYS + 1) * staged_row(head_dim)
+    rows + KEYS * pairs + KEYS / 2 * lanes + F32_LANES * made_pairs(head_dim) + (F32_LANES + 1) * staged_row(head_dim)
 }
 
 /// Scratch of a tile, beside [`Pieces`].
@@ -82,8 +82,8 @@ impl<'a> Fixed<'a> {
         let (weights, rest) = rest.split_at_mut(ROWS * KEYS / 2);
         let (keys, rest) = rest.split_at_mut(KEYS * pairs);
         let (values, rest) = rest.split_at_mut(KEYS / 2 * value_lanes(head_dim));
-        let (by_key, rest) = rest.split_at_mut(KEYS * made_pairs(head_dim));
-        let staged = &mut rest[..(KEYS + 1) * staged_row(head_dim)];
+        let (by_key, rest) = rest.split_at_mut(F32_LANES * made_pairs(head_dim));
+        let staged = &mut rest[..(F32_LANES + 1) * staged_row(head_dim)];
         Self { queries, weights, keys, values, by_key, staged, query_factors: [0.0; ROWS], weight_factors: [0.0; ROWS] }
     }
 }
@@ -149,13 +149,24 @@ impl Job<'_> {
             }
             return Codes { pairs: codes.as_ptr().cast(), powers };
         }
+        // 16 keys at a time: what is on its way stays in the first cache.
+        for first in (0..n).step_by(F32_LANES) {
+            let (from, to) = (run.from + first, run.to.min(run.from + first + F32_LANES));
+            self.make(fixed, Run { from, to, ..run }, first, &mut powers[first..], f);
+        }
+        Codes { pairs: if run.part == KvPart::Keys { f.keys.as_ptr() } else { f.values.as_ptr() }, powers }
+    }
+
+    /// Makes codes of up to 16 keys or values, in the place of those from number `first` of a tile on, and their powers.
+    fn make(&self, fixed: &FixedKernels, run: Run, first: usize, powers: &mut [f32], f: &mut Fixed<'_>) {
+        let n = run.to - run.from;
         let hd = self.view.layout().head_dim();
         let (pairs, made, lanes) = (key_pairs(hd), made_pairs(hd), value_lanes(hd));
         let stride = if run.part == KvPart::Keys { staged_row(hd) } else { lanes };
         self.view.expand(self.table, run, f.staged, stride);
         f.staged[n * stride..(n + 1) * stride].fill(0.0);
-        let mut magics = [0f32; KEYS + 1];
-        for ((row, power_of), magic) in f.staged.chunks_exact(stride).zip(&mut powers).zip(&mut magics).take(n) {
+        let mut magics = [0f32; F32_LANES];
+        for ((row, power_of), magic) in f.staged.chunks_exact(stride).zip(powers).zip(&mut magics).take(n) {
             // SAFETY: takes any length; the table's features were detected.
             let (squares, largest) = unsafe { (fixed.pairs.spread)(&row[..hd]) };
             let (exponent, magic_of) = exponent(run.part, squares, largest);
@@ -163,23 +174,20 @@ impl Job<'_> {
         }
         if run.part == KvPart::Values {
             let rows = f.staged.chunks_exact(2 * lanes).zip(magics.as_chunks::<2>().0);
-            for ((two, magics), out) in rows.zip(f.values.chunks_exact_mut(lanes)).take(n.div_ceil(2)) {
+            let out = f.values[first / 2 * lanes..].chunks_exact_mut(lanes);
+            for ((two, magics), out) in rows.zip(out).take(n.div_ceil(2)) {
                 let (low, high) = two.split_at(lanes);
                 // SAFETY: as many pairs as values, a multiple of 16; features as above.
                 unsafe { (fixed.pairs.pair)(low, high, *magics, out) };
             }
-            return Codes { pairs: f.values.as_ptr(), powers };
+            return;
         }
         let rows = f.staged.chunks_exact(stride).zip(magics);
         for ((row, magic), out) in rows.zip(f.by_key.chunks_exact_mut(made)).take(n) {
             // SAFETY: as above.
             unsafe { (fixed.pairs.pair)(&row[..made], &row[pairs..pairs + made], [magic; 2], out) };
         }
-        for (panel, first) in f.keys.chunks_exact_mut(pairs * F32_LANES).zip((0..n).step_by(F32_LANES)) {
-            let keys = F32_LANES.min(n - first);
-            to_panel(self.table, &f.by_key[first * made..], made, keys, pairs, panel, F32_LANES);
-        }
-        Codes { pairs: f.keys.as_ptr(), powers }
+        to_panel(self.table, f.by_key, made, n, pairs, &mut f.keys[first * pairs..], F32_LANES);
     }
 
     /// `s[r][key] = q[r]·k[key]` for the `n` keys of a tile.

@@ -36,23 +36,27 @@ pub enum KvPart {
 /// value for its code to be the lower 16 bits of the sum. Codes of a key have at most the norm [`ROW_NORM`], those of values
 /// at most the magnitude [`VALUE_CODE`]: a column of a tile has one value of each row.
 pub(crate) fn exponent(part: KvPart, squares: f32, largest: f32) -> (u8, f32) {
-    let unit = match part {
-        KvPart::Keys => (squares.sqrt() / ROW_NORM).max(largest / MAX_CODE),
-        KvPart::Values => largest / VALUE_CODE,
+    // Of the square of a norm half the exponent, rounded up, too.
+    let exponent = match part {
+        KvPart::Keys => ((log2(squares / (ROW_NORM * ROW_NORM)) + 1) >> 1).max(log2(largest / MAX_CODE)),
+        KvPart::Values => log2(largest / VALUE_CODE),
     };
-    // The next power of two, unless it is one.
-    let bits = unit.to_bits();
-    let exponent = (bits >> 23) + u32::from(bits & ((1 << 23) - 1) != 0);
     // Far above half precision times a code of 8 bits, and where the sums still have a place. Adding infinity leaves the lower
     // bits of a number zero.
-    if !squares.is_finite() || exponent > 220 {
+    if !squares.is_finite() || exponent > 90 {
         return (NOT_FINITE, f32::INFINITY);
     }
-    // Below 2⁻⁶⁰ little is left, so that the sum of a small value has a place.
-    let exponent = exponent.max(50);
+    // Below 2⁻⁷⁷ little is left, so that the sum of a small value has a place.
+    let exponent = (exponent.max(-77) + 127) as u32;
     let magic = f32::from_bits(((exponent + 23) << 23) | 1 << 22);
     // A row of zeros has no power: it must not take bits from the weights of others.
     (if largest == 0.0 { 0 } else { exponent as u8 }, magic)
+}
+
+/// `log₂ x`, rounded up, of what is not negative; far below −100 of what is nearly nothing.
+fn log2(x: f32) -> i32 {
+    let bits = x.to_bits();
+    (bits >> 23) as i32 - 127 + i32::from(bits & ((1 << 23) - 1) != 0)
 }
 
 /// The power of two of an exponent: 0 of none, NaN where a row holds what is no number.

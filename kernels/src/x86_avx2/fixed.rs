@@ -4,35 +4,45 @@ use std::arch::x86_64::*;
 
 use super::elem;
 use super::gemm::{apart, broadcast, over_tokens, store};
-use crate::fixed::{LANES, Panel16, ROW_NORM, Spread, UNIT};
+use crate::fixed::{LANES, Panel16, ROW_NORM, Spread, UNIT, scale};
 use crate::table::{F32_LANES, fetch, rows_from, tile_tokens};
+
+/// See [`crate::fixed::spread`].
+#[target_feature(enable = "avx2")]
+pub(super) fn spread(x: &[f32]) -> (f32, f32) {
+    let (pieces, rest) = x.as_chunks::<LANES>();
+    let mut last = [0f32; LANES];
+    last[..rest.len()].copy_from_slice(rest);
+    let (mut squares, mut largest) = ([_mm256_setzero_ps(); 2], [_mm256_setzero_ps(); 2]);
+    for piece in pieces.iter().chain((!rest.is_empty()).then_some(&last)) {
+        let x = halves(piece);
+        for h in 0..2 {
+            squares[h] = _mm256_add_ps(squares[h], _mm256_mul_ps(x[h], x[h]));
+            // The second operand, where the first is no number.
+            largest[h] = _mm256_max_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0), x[h]), largest[h]);
+        }
+    }
+    Spread { squares: lanes(squares), largest: lanes(largest) }.joined()
+}
 
 /// See [`crate::fixed::FixedKernels::row`].
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn row(x: &[f32], norm: f32, q: &mut [i16], factors: &mut [f32]) {
     for ((x, q), factor) in x.chunks(UNIT).zip(q.chunks_mut(UNIT)).zip(factors) {
-        let (pieces, rest) = x.as_chunks::<LANES>();
-        let mut last = [0f32; LANES];
-        last[..rest.len()].copy_from_slice(rest);
-        let (mut squares, mut largest) = ([_mm256_setzero_ps(); 2], [_mm256_setzero_ps(); 2]);
-        for piece in pieces.iter().chain((!rest.is_empty()).then_some(&last)) {
-            let x = halves(piece);
-            for h in 0..2 {
-                squares[h] = _mm256_add_ps(squares[h], _mm256_mul_ps(x[h], x[h]));
-                // The second operand, where the first is no number.
-                largest[h] = _mm256_max_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0), x[h]), largest[h]);
-            }
-        }
-        let (scale, back) = Spread { squares: lanes(squares), largest: lanes(largest) }.scale(norm);
+        let (squares, largest) = spread(x);
+        let (scale, back) = scale(squares, largest, norm);
         *factor = back;
         if back.is_nan() {
             q.fill(0);
             continue;
         }
+        let (pieces, rest) = x.as_chunks::<LANES>();
         let (codes, codes_rest) = q.as_chunks_mut::<LANES>();
         for (codes, x) in codes.iter_mut().zip(pieces) {
             *codes = rounded(x, scale);
         }
+        let mut last = [0f32; LANES];
+        last[..rest.len()].copy_from_slice(rest);
         codes_rest.copy_from_slice(&rounded(&last, scale)[..rest.len()]);
     }
 }

@@ -134,7 +134,7 @@ pub(crate) fn table() -> Option<&'static KernelTable> {
                         row: fixed::row,
                         soften: fixed::soften,
                         gemm: fixed::gemm,
-                        pairs: PairKernels { spread: elem::spread, pair: fixed::pair },
+                        pairs: PairKernels { spread: fixed::spread, pair: fixed::pair },
                         weigh: elem::weigh,
                         panels: 1,
                         queries: 32,

@@ -245,7 +245,7 @@ pub(crate) fn avx512_table() -> Option<&'static KernelTable> {
                 fixed: made.fixed.map(|fixed| FixedKernels {
                     row: quantize::fixed_row,
                     soften: soften::soften,
-                    pairs: PairKernels { spread: elem::spread, pair: pairs::pair },
+                    pairs: PairKernels { spread: quantize::spread, pair: pairs::pair },
                     weigh: soften::weigh,
                     queries: 8,
                     ..fixed

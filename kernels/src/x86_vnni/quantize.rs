@@ -135,6 +135,28 @@ pub(super) fn quantize_q8b(x: &[f32], q: &mut [i8], d: &mut [f32], sums32: &mut 
     }
 }
 
+/// See [`crate::fixed::spread`].
+#[target_feature(enable = "avx512f")]
+pub(super) fn spread(x: &[f32]) -> (f32, f32) {
+    let (mut squares, mut largest) = (_mm512_setzero_ps(), _mm512_setzero_ps());
+    let mut take = |x| {
+        squares = _mm512_add_ps(squares, _mm512_mul_ps(x, x));
+        // The second operand, where the first is no number.
+        largest = _mm512_max_ps(size(x), largest);
+    };
+    let (pieces, rest) = x.as_chunks::<LANES>();
+    for piece in pieces {
+        // SAFETY: 16 floats.
+        take(unsafe { load(piece.as_ptr()) });
+    }
+    if !rest.is_empty() {
+        let there = (1u32 << rest.len()).wrapping_sub(1) as __mmask16;
+        // SAFETY: as many floats as there are.
+        take(unsafe { _mm512_maskz_loadu_ps(there, rest.as_ptr()) });
+    }
+    (total(squares), top(largest))
+}
+
 /// See [`crate::fixed::FixedKernels::row`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) fn fixed_row(x: &[f32], norm: f32, q: &mut [i16], factors: &mut [f32]) {
@@ -143,20 +165,8 @@ pub(super) fn fixed_row(x: &[f32], norm: f32, q: &mut [i16], factors: &mut [f32]
         let there = (1u32 << rest.len()).wrapping_sub(1) as __mmask16;
         // SAFETY: as many floats as there are.
         let last = unsafe { _mm512_maskz_loadu_ps(there, rest.as_ptr()) };
-        let (mut squares, mut largest) = (_mm512_setzero_ps(), _mm512_setzero_ps());
-        let mut take = |x| {
-            squares = _mm512_add_ps(squares, _mm512_mul_ps(x, x));
-            // The second operand, where the first is no number.
-            largest = _mm512_max_ps(size(x), largest);
-        };
-        for piece in pieces {
-            // SAFETY: 16 floats.
-            take(unsafe { load(piece.as_ptr()) });
-        }
-        if !rest.is_empty() {
-            take(last);
-        }
-        let (scale, back) = scale(total(squares), top(largest), norm);
+        let (squares, largest) = spread(x);
+        let (scale, back) = scale(squares, largest, norm);
         *factor = back;
         if back.is_nan() {
             q.fill(0);
