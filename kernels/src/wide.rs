@@ -293,8 +293,8 @@ pub(crate) fn f32_to_f16(x: &[f32], out: &mut [u8]) {
 /// See [`crate::fixed::FixedKernels::weigh`].
 #[inline(always)]
 pub(crate) fn weigh(scores: &mut [[f32; TILE]], powers: &[f32; TILE], w: &mut Weights, codes: &mut [[i16; TILE]]) {
-    for (l, (scores, codes)) in scores.iter_mut().zip(codes).enumerate() {
-        let seen = w.seen[l];
+    for (query, (scores, codes)) in scores.iter_mut().zip(codes).enumerate() {
+        let seen = w.seen[query];
         scores[seen..].fill(f32::NEG_INFINITY);
         // The power of a key that is not seen may be anything.
         let mut powers = *powers;
@@ -319,7 +319,7 @@ pub(crate) fn weigh(scores: &mut [[f32; TILE]], powers: &[f32; TILE], w: &mut We
                 *code = x.mul_add(scale, MAGIC).to_bits() as i16;
             }
         }
-        w.take(l, most, sum(&sums), factor, exp);
+        w.take(query, most, sum(&sums), factor, exp);
     }
 }
 

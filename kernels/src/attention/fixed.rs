@@ -54,13 +54,15 @@ const fn staged_row(head_dim: usize) -> usize {
 /// Floats of scratch beside [`Pieces`].
 pub(super) const fn floats(head_dim: usize) -> usize {
     let (pairs, lanes) = (key_pairs(head_dim), value_lanes(head_dim));
-    let rows = ROWS * (pairs + KEYS / 2);
+    let rows = ROWS * (pairs + 1 + KEYS / 2);
     rows + KEYS * pairs + KEYS / 2 * lanes + F32_LANES * made_pairs(head_dim) + (F32_LANES + 1) * staged_row(head_dim)
 }
 
 /// Scratch of a tile, beside [`Pieces`].
 struct Fixed<'a> {
+    /// Those of [`Job::queries_fixed`], and what makes scores of the products of each, with the scale in it.
     queries: &'a mut [f32],
+    query_factors: &'a mut [f32],
     weights: &'a mut [f32],
     /// Keys and values of formats that are no codes yet.
     keys: &'a mut [f32],
@@ -69,8 +71,6 @@ struct Fixed<'a> {
     by_key: &'a mut [f32],
     /// Values of rows on their way, and a row of zeros beside an odd one.
     staged: &'a mut [f32],
-    /// What makes scores of the products of a query, with the scale in it.
-    query_factors: [f32; ROWS],
     /// What makes results of those of a tile's weights.
     weight_factors: [f32; ROWS],
 }
@@ -79,12 +79,13 @@ impl<'a> Fixed<'a> {
     fn new(rest: &'a mut [f32], head_dim: usize) -> Self {
         let pairs = key_pairs(head_dim);
         let (queries, rest) = rest.split_at_mut(ROWS * pairs);
+        let (query_factors, rest) = rest.split_at_mut(ROWS);
         let (weights, rest) = rest.split_at_mut(ROWS * KEYS / 2);
         let (keys, rest) = rest.split_at_mut(KEYS * pairs);
         let (values, rest) = rest.split_at_mut(KEYS / 2 * value_lanes(head_dim));
         let (by_key, rest) = rest.split_at_mut(F32_LANES * made_pairs(head_dim));
         let staged = &mut rest[..(F32_LANES + 1) * staged_row(head_dim)];
-        Self { queries, weights, keys, values, by_key, staged, query_factors: [0.0; ROWS], weight_factors: [0.0; ROWS] }
+        Self { queries, query_factors, weights, keys, values, by_key, staged, weight_factors: [0.0; ROWS] }
     }
 }
 
@@ -102,7 +103,6 @@ impl Job<'_> {
         let head_dim = self.view.layout().head_dim();
         let rest = std::mem::take(&mut p.rest);
         let mut f = Fixed::new(rest, head_dim);
-        self.queries_fixed(fixed, tile, &mut f, p);
         let to = to.min(self.seen_by(tile.t1 - 1));
         let mut k0 = from;
         while k0 < to {
@@ -118,9 +118,10 @@ impl Job<'_> {
         p.rest = rest;
     }
 
-    /// Takes the tile's queries.
-    fn queries_fixed(&self, fixed: &FixedKernels, tile: Tile, f: &mut Fixed<'_>, p: &mut Pieces<'_>) {
+    /// [`Job::queries`] in fixed point: they stay in scratch, whatever chunks of keys follow.
+    pub(super) fn queries_fixed(&self, fixed: &FixedKernels, tile: Tile, p: &mut Pieces<'_>) {
         let hd = self.view.layout().head_dim();
+        let f = Fixed::new(p.rest, hd);
         let pairs = key_pairs(hd);
         let mut codes = [0i16; UNIT];
         for r in 0..tile.rows() {

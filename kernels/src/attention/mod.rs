@@ -276,6 +276,7 @@ impl Job<'_> {
                 let mut p = Pieces::new(scratch, hd);
                 let tile = self.tile(tiles - 1 - item);
                 let mut whole = Whole::new();
+                self.queries(tile, &mut p);
                 for from in (0..self.seen_by(tile.t1 - 1)).step_by(CHUNK) {
                     self.keys(tile, from, from + CHUNK, &mut p);
                     for r in 0..tile.rows() {
@@ -299,6 +300,7 @@ impl Job<'_> {
             let (tile_no, chunk) = (item / chunks, item % chunks);
             let tile = self.tile(tile_no);
             let mut p = Pieces::new(scratch, hd);
+            self.queries(tile, &mut p);
             self.keys(tile, chunk * CHUNK, self.seen.min((chunk + 1) * CHUNK), &mut p);
             // SAFETY: item `i` owns floats `i·per_tile .. (i + 1)·per_tile` of the buffer of `n` floats.
             let dst = unsafe { std::slice::from_raw_parts_mut(partial.get().add(item * per_tile), per_tile) };
@@ -336,7 +338,7 @@ impl Job<'_> {
         if self.shape.causal { self.shape.pos0 + t + 1 } else { self.seen }
     }
 
-    /// Attends with the queries of `tile` to keys `from..to`, as far as they see them.
+    /// Attends with the queries of `tile`, which [`Job::queries`] has taken, to keys `from..to`, as far as they see them.
     fn keys(&self, tile: Tile, from: usize, to: usize, p: &mut Pieces<'_>) {
         let (pad, rows) = (padded(self.view.layout().head_dim()), tile.rows());
         p.o[..rows * pad].fill(0.0);
@@ -345,7 +347,6 @@ impl Job<'_> {
         if let Some(fixed) = &self.fixed {
             return self.keys_fixed(fixed, tile, from, to, p);
         }
-        self.queries(tile, p);
         let to = to.min(self.seen_by(tile.t1 - 1));
         let mut k0 = from;
         while k0 < to {
@@ -371,6 +372,9 @@ impl Job<'_> {
 
     /// Takes the tile's queries, times the scale.
     fn queries(&self, tile: Tile, p: &mut Pieces<'_>) {
+        if let Some(fixed) = &self.fixed {
+            return self.queries_fixed(fixed, tile, p);
+        }
         let (hd, rows) = (self.view.layout().head_dim(), tile.rows());
         // Where panels are made, the rows lie in the place of the keys, which come later.
         let scaled = if rows < FEW_ROWS { &mut *p.q } else { &mut *p.k };

@@ -12,7 +12,7 @@
 
 use std::ops::Range;
 
-use super::MAX_HEAD_DIM;
+use super::{KvPart, MAX_HEAD_DIM};
 use crate::fixed::{MAX_CODE, ROW_NORM, spread};
 use crate::table::F32_LANES;
 
@@ -22,15 +22,6 @@ pub(crate) const VALUE_CODE: f32 = 8_192.0;
 
 /// The exponent of a row that holds what is no number. Such a row's codes are zero.
 const NOT_FINITE: u8 = 255;
-
-/// Keys or values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KvPart {
-    /// Keys.
-    Keys,
-    /// Values.
-    Values,
-}
 
 /// The exponent for a row with this sum of squares and this largest magnitude ([`crate::fixed::spread`]), and what is added to a
 /// value for its code to be the lower 16 bits of the sum. Codes of a key have at most the norm [`ROW_NORM`], those of values

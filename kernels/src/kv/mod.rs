@@ -16,8 +16,6 @@ pub(crate) mod codes;
 
 use ocelli_quant::GgmlType;
 
-pub use codes::KvPart;
-
 use crate::act::Precision;
 use crate::attention::attention_unit;
 use crate::error::{KernelError, check_len};
@@ -29,6 +27,15 @@ use codes::Place;
 
 /// The largest head that attention's scratch has room for.
 pub(crate) const MAX_HEAD_DIM: usize = 512;
+
+/// Keys or values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvPart {
+    /// Keys.
+    Keys,
+    /// Values.
+    Values,
+}
 
 /// Shapes and formats of a layer's cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

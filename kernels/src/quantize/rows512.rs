@@ -5,6 +5,8 @@ use std::arch::x86_64::*;
 
 use ocelli_quant::GgmlType;
 
+use crate::x86_vnni::quantize::lanes;
+
 /// Blocks whose scales are found together.
 const TOGETHER: usize = 16;
 
@@ -204,7 +206,7 @@ fn first_of(blocks: &[[f32; WEIGHTS]], values: __m512, which: __mmask16) -> __m5
 #[inline(never)]
 #[target_feature(enable = "avx512f")]
 fn looked_up(blocks: &[[f32; WEIGHTS]], values: __m512, which: __mmask16) -> __m512 {
-    let mut settled = floats(values);
+    let mut settled = lanes(values);
     for (b, (value, x)) in settled.iter_mut().zip(blocks).enumerate() {
         if which >> b & 1 == 1 {
             *value = x.iter().copied().find(|x| x.abs() == value.abs()).unwrap_or(*value);
@@ -212,16 +214,6 @@ fn looked_up(blocks: &[[f32; WEIGHTS]], values: __m512, which: __mmask16) -> __m
     }
     // SAFETY: 16 floats.
     unsafe { _mm512_loadu_ps(settled.as_ptr()) }
-}
-
-/// The lanes of a register.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn floats(v: __m512) -> [f32; TOGETHER] {
-    let mut floats = [0f32; TOGETHER];
-    // SAFETY: 16 places.
-    unsafe { _mm512_storeu_ps(floats.as_mut_ptr(), v) };
-    floats
 }
 
 /// What the codes of blocks are made with, and what is stored for it.
@@ -302,7 +294,7 @@ impl Check {
             let both = _mm512_or_si512(_mm512_cvtepu16_epi32(d_stored), above);
             _mm512_storeu_si512(stored.as_mut_ptr().cast(), both);
         }
-        Steps { inverse: floats(_mm512_maskz_div_ps(some, _mm512_set1_ps(1.0), d)), min: floats(min), stored }
+        Steps { inverse: lanes(_mm512_maskz_div_ps(some, _mm512_set1_ps(1.0), d)), min: lanes(min), stored }
     }
 
     /// Whether all was well.

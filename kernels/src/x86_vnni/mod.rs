@@ -16,7 +16,7 @@ mod lanes;
 mod pack;
 mod pairs;
 mod peak;
-mod quantize;
+pub(crate) mod quantize;
 mod soften;
 mod unpack;
 

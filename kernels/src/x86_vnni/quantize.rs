@@ -27,6 +27,16 @@ unsafe fn load(x: *const f32) -> __m512 {
     unsafe { _mm512_loadu_ps(x) }
 }
 
+/// The lanes of a register.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn lanes(v: __m512) -> [f32; LANES] {
+    let mut lanes = [0f32; LANES];
+    // SAFETY: 16 places.
+    unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), v) };
+    lanes
+}
+
 /// Defines what makes one register of 16: lane i is all lanes of register i as one.
 macro_rules! across {
     ($(#[$doc:meta])* $name:ident, $join:ident) => {

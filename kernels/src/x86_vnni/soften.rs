@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::elem;
-use super::quantize::{top, tops, total, totals};
+use super::quantize::{lanes, top, tops, total, totals};
 use crate::fixed::{self, LANES, ROW_NORM, TILE, UNIT, WEIGHT_NORM, Weights};
 use crate::wide::MAGIC;
 
@@ -135,15 +135,6 @@ pub(super) fn weigh(scores: &mut [[f32; TILE]], powers: &[f32; TILE], w: &mut We
 fn masks(seen: usize) -> [__mmask16; TILE / LANES] {
     let all = if seen < TILE { (1u64 << seen) - 1 } else { u64::MAX };
     std::array::from_fn(|i| (all >> (LANES * i)) as __mmask16)
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn lanes(v: __m512) -> [f32; LANES] {
-    let mut lanes = [0f32; LANES];
-    // SAFETY: 16 floats.
-    unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), v) };
-    lanes
 }
 
 /// Codes of a unit whose last values, those of `there`, are no whole register.
