@@ -7,7 +7,7 @@ use std::sync::atomic::{Ordering, compiler_fence};
 
 use super::lanes::vpdpwssd_512;
 use super::unpack::Wide;
-use crate::table::{Acts, Few, Gemv, rows_from};
+use crate::table::{Acts, Few, Gemv, rows_from, six_bits};
 use crate::x86_avx2::gemv::{Blocks, TOGETHER, fetch_ahead, halves_of, products, put, sum};
 use crate::x86_avx2::unpack::{Block, load};
 
@@ -26,6 +26,51 @@ const fn places(runs: [[usize; 2]; 4], group: usize) -> [[u16; 32]; 2] {
     places
 }
 
+/// The same for 8-bit scales, of which a shuffle makes 16-bit ones: in an odd place it puts a zero.
+const fn byte_places(runs: [[usize; 2]; 4]) -> [[u16; 32]; 2] {
+    let mut places = places(runs, 32);
+    let mut i = 0;
+    while i < 64 {
+        places[i / 32][i % 32] |= 0x8000;
+        i += 1;
+    }
+    places
+}
+
+/// The small numbers of a block on their way to be broadcast. A load does that for nothing, where it takes shuffles to get them
+/// out of a register. With one token it is loads that are short: all that a block has is loaded once for every product.
+struct Small<const T: usize> {
+    scales: u64,
+    mins: u64,
+    /// `d` and `dmin` times the token's scale.
+    floats: [[f32; 2]; T],
+}
+
+impl<const T: usize> Small<T> {
+    /// Takes the numbers of a Q4_K or Q5_K block, unit `k` of tokens whose scales begin at `d`.
+    ///
+    /// # Safety
+    /// 16 bytes of the block and `k + 1` scales of each token must be readable, `this` writable.
+    #[inline]
+    #[target_feature(enable = "avx2,f16c,avx512f,avx512vl")]
+    unsafe fn take(this: *mut Self, b: *const u8, d: [*const f32; T], k: usize) {
+        // SAFETY: promised by the caller.
+        unsafe {
+            let [scales, mins] = six_bits(&*b.cast::<[u8; 16]>());
+            // Each by itself: the compiler would compute both in a vector, which takes longer.
+            (&raw mut (*this).scales).write_volatile(scales);
+            (&raw mut (*this).mins).write_volatile(mins);
+            let floats = _mm_cvtph_ps(_mm_loadl_epi64(b.cast()));
+            for (t, d) in d.into_iter().enumerate() {
+                let scaled = _mm_mul_ps(floats, _mm_set1_ps(*d.add(k)));
+                _mm_storel_pd((&raw mut (*this).floats[t]).cast(), _mm_castps_pd(scaled));
+            }
+        }
+        // What follows must not know what it will find there.
+        compiler_fence(Ordering::SeqCst);
+    }
+}
+
 /// Codes of a token as a format's registers take them.
 ///
 /// # Safety
@@ -41,6 +86,11 @@ unsafe fn codes_of<F: Wide>(register: usize, q: *const i8) -> __m512i {
         }
         _mm512_inserti64x4::<1>(_mm512_castsi256_si512(load(q.add(32 * runs[0]))), load(q.add(32 * runs[1])))
     }
+}
+
+/// Whether a block's small numbers go by way of [`Small`].
+const fn in_memory<F: Wide, const T: usize>() -> bool {
+    F::GROUP == 32 && T > 2
 }
 
 /// Sums of one row of super-blocks times `T` tokens from number `t0` on, of which [`totals`] makes results. Their bits do
@@ -65,8 +115,12 @@ unsafe fn row_super<F: Wide, const T: usize>(row: *const u8, acts: &Acts<'_>, t0
     // every unit.
     unsafe {
         // A shuffle that the compiler knows may become several others.
-        let places = std::hint::black_box(const { &places(F::RUNS, F::GROUP) });
+        let places = std::hint::black_box(
+            const { &if in_memory::<F, T>() { byte_places(F::RUNS) } else { places(F::RUNS, F::GROUP) } },
+        );
         let places = [places[0], places[1]].map(|place| _mm512_loadu_si512(place.as_ptr().cast()));
+        let mut small = Small { scales: 0, mins: 0, floats: [[0.0; 2]; T] };
+        let small: *mut Small<T> = std::hint::black_box(&raw mut small);
         let mut acc = [_mm512_setzero_ps(); T];
         let mut below = [_mm256_setzero_ps(); T];
         for k in 0..units {
@@ -74,7 +128,14 @@ unsafe fn row_super<F: Wide, const T: usize>(row: *const u8, acts: &Acts<'_>, t0
             if t0 == 0 {
                 fetch_ahead(b, F::BLOCK_BYTES);
             }
-            let [scales, mins] = F::steps(b);
+            let [scales, mins] = if in_memory::<F, T>() {
+                Small::take(small, b, d, k);
+                let mins = _mm_cvtepu8_epi16(_mm_loadl_epi64((&raw const (*small).mins).cast()));
+                [_mm512_set1_epi64((*small).scales as i64), _mm512_zextsi128_si512(mins)]
+            } else {
+                F::steps(b).map(|steps| _mm512_castsi256_si512(steps))
+            };
+            let mins = _mm512_castsi512_si256(mins);
             let mut total = [_mm512_setzero_si512(); T];
             macro_rules! halves {
                 ($($h:literal)+) => {$(
@@ -83,7 +144,11 @@ unsafe fn row_super<F: Wide, const T: usize>(row: *const u8, acts: &Acts<'_>, t0
                         compiler_fence(Ordering::SeqCst);
                     }
                     let w = F::half::<$h>(b);
-                    let scale = _mm512_permutexvar_epi16(places[$h], _mm512_castsi256_si512(scales));
+                    let scale = if in_memory::<F, T>() {
+                        _mm512_shuffle_epi8(scales, places[$h])
+                    } else {
+                        _mm512_permutexvar_epi16(places[$h], scales)
+                    };
                     for t in 0..T {
                         let dot = |i: usize| {
                             let y = codes_of::<F>(2 * $h + i, q[t].add(256 * k));
@@ -94,8 +159,14 @@ unsafe fn row_super<F: Wide, const T: usize>(row: *const u8, acts: &Acts<'_>, t0
                 )+};
             }
             halves!(0 1);
-            let [d_row, dmin] = F::floats(b);
+            let floats = if in_memory::<F, T>() { [0.0; 2] } else { F::floats(b) };
             for t in 0..T {
+                let [d, dmin] = if in_memory::<F, T>() {
+                    (*small).floats[t]
+                } else {
+                    let dy = *d[t].add(k);
+                    floats.map(|x| x * dy)
+                };
                 let own = own[t].add(groups * k);
                 let taken = if F::GROUP == 32 {
                     let own = _mm_loadu_si128(own.cast());
@@ -103,13 +174,12 @@ unsafe fn row_super<F: Wide, const T: usize>(row: *const u8, acts: &Acts<'_>, t0
                 } else {
                     _mm256_madd_epi16(mins, load(own))
                 };
-                let dy = *d[t].add(k);
                 if F::RAISED != 0 {
                     total[t] = _mm512_sub_epi32(total[t], _mm512_zextsi256_si512(taken));
                 } else {
-                    below[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(taken), _mm256_set1_ps(dmin * dy), below[t]);
+                    below[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(taken), _mm256_set1_ps(dmin), below[t]);
                 }
-                acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total[t]), _mm512_set1_ps(d_row * dy), acc[t]);
+                acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total[t]), _mm512_set1_ps(d), acc[t]);
             }
         }
         for t in 0..T {
