@@ -49,3 +49,4 @@ pub use matmul::{
 pub use ops::RopePairs;
 pub use pool::{JoinTimes, Pool};
 pub use select::Kernels;
+pub use table::fetch;

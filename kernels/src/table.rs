@@ -428,7 +428,7 @@ pub(crate) struct GemmF32 {
 
 /// Asks for bytes that will be read before long. Affects nothing but caches.
 #[inline(always)]
-pub(crate) fn fetch(bytes: &[u8]) {
+pub fn fetch(bytes: &[u8]) {
     for line in bytes.chunks(64) {
         // SAFETY: no more than a hint on both.
         #[cfg(target_arch = "x86_64")]

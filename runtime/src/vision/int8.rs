@@ -7,6 +7,7 @@
 //! large in many rows would spoil the scales of the others: they are zeros here, and multiplied in f32 (see `outliers`).
 
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use ocelli_kernels::quantize::{RowCodec, quantize_pairs};
 use ocelli_kernels::{KernelError, Kernels, WeightRef};
@@ -60,15 +61,22 @@ impl Int8 {
         let mut bytes = Large::new(bytes).ok_or_else(no_memory)?;
         let (mut matrices, mut at) = (Vec::with_capacity(stored.len()), 0);
         for s in stored {
-            if !wanted(s) {
-                matrices.push(None);
-                continue;
-            }
-            let rows = at..at + s.matrix.rows() * row_bytes(&s.matrix);
-            at = rows.end;
-            let without = form(weights, s, kernels, n_threads, &mut bytes[rows.clone()])?;
-            matrices.push(Some(Form { rows, without }));
+            let form = wanted(s).then(|| {
+                let rows = at..at + s.matrix.rows() * row_bytes(&s.matrix);
+                at = rows.end;
+                Form { rows, without: Vec::new() }
+            });
+            matrices.push(form);
         }
+        let work = Work { weights, stored, kernels, n_threads };
+        let counts = work.quantize(&matrices, |_| true, &mut bytes)?;
+        for ((form, counts), s) in matrices.iter_mut().zip(&counts).zip(stored) {
+            if let Some(form) = form {
+                form.without = outliers::columns_of_weights(counts, s.matrix.rows());
+            }
+        }
+        // Few are, and of trained weights only.
+        work.quantize(&matrices, |form| !form.without.is_empty(), &mut bytes)?;
         Ok(Self { matrices, bytes })
     }
 
@@ -112,67 +120,90 @@ fn row_bytes(matrix: &Matrix) -> usize {
     padded(matrix.cols()) / FORMAT.block_len() * FORMAT.block_bytes()
 }
 
-/// Makes the rows of one matrix; returns the columns that are zeros in them.
-fn form(
-    weights: &Weights,
-    stored: &Stored,
-    kernels: Kernels,
-    n_threads: usize,
-    rows: &mut [u8],
-) -> Result<Vec<u32>, RuntimeError> {
-    let counts = quantize(weights, stored, kernels, n_threads, &[], rows)?;
-    let without = outliers::columns_of_weights(&counts, stored.matrix.rows());
-    if !without.is_empty() {
-        quantize(weights, stored, kernels, n_threads, &without, rows)?;
-    }
-    Ok(without)
+/// Bytes of a form that a thread makes at a time.
+const PIECE_BYTES: usize = 512 * 1024;
+
+/// Some rows of a form.
+struct Piece<'a> {
+    slot: usize,
+    first: usize,
+    without: &'a [u32],
+    out: &'a mut [u8],
 }
 
-/// All rows of one matrix without some columns, cut evenly over threads; returns in how many rows each column is an
-/// outlier.
-fn quantize(
-    weights: &Weights,
-    stored: &Stored,
+/// What forms are made of, and by whom.
+struct Work<'a> {
+    weights: &'a Weights,
+    stored: &'a [Stored],
     kernels: Kernels,
     n_threads: usize,
-    without: &[u32],
-    out: &mut [u8],
-) -> Result<Vec<u32>, RuntimeError> {
-    let (matrix, out_row) = (&stored.matrix, row_bytes(&stored.matrix));
-    let per = matrix.rows().div_ceil(n_threads.max(1)).max(1);
-    let work = |first: usize, out: &mut [u8]| -> Result<Vec<u32>, VisionError> {
+}
+
+impl Work<'_> {
+    /// The rows of all matrices whose form is `chosen`. Threads take pieces as they go, for memory that is new comes at
+    /// uneven speed. Returns in how many of its rows each column of a matrix is an outlier.
+    fn quantize(
+        &self,
+        forms: &[Option<Form>],
+        chosen: impl Fn(&Form) -> bool,
+        bytes: &mut [u8],
+    ) -> Result<Vec<Vec<u32>>, RuntimeError> {
+        let mut pieces = Vec::new();
+        let (mut rest, mut at) = (bytes, 0);
+        for (slot, (form, s)) in forms.iter().zip(self.stored).enumerate() {
+            let Some(form) = form.as_ref().filter(|form| chosen(form)) else { continue };
+            let (rows, behind) = std::mem::take(&mut rest)[form.rows.start - at..].split_at_mut(form.rows.len());
+            (rest, at) = (behind, form.rows.end);
+            let row = row_bytes(&s.matrix);
+            let per = (PIECE_BYTES / row).max(1);
+            let cut = rows.chunks_mut(per * row).enumerate();
+            pieces.extend(cut.map(|(i, out)| Piece { slot, first: i * per, without: &form.without, out }));
+        }
+        let counts: Vec<_> = self.stored.iter().map(|s| Mutex::new(vec![0u32; s.matrix.cols()])).collect();
+        let threads = self.n_threads.clamp(1, pieces.len().max(1));
+        let pieces = Mutex::new(pieces.into_iter());
+        let next = || pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let work = || -> Result<(), VisionError> {
+            while let Some(piece) = next() {
+                let slot = piece.slot;
+                let found = self.piece(piece)?;
+                let mut total = counts[slot].lock().unwrap_or_else(PoisonError::into_inner);
+                total.iter_mut().zip(found).for_each(|(sum, n)| *sum += n);
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            threads.into_iter().try_for_each(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })?;
+        Ok(counts.into_iter().map(|counts| counts.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())
+    }
+
+    /// Rows from `first` on, without some columns. Returns in how many of them each column is an outlier.
+    fn piece(&self, piece: Piece<'_>) -> Result<Vec<u32>, VisionError> {
+        let stored = &self.stored[piece.slot];
+        let matrix = &stored.matrix;
+        let problem = |e: KernelError| VisionError::Weights { name: stored.name.clone(), problem: e.to_string() };
         let codec = RowCodec::best();
         let mut row = vec![0f32; padded(matrix.cols())];
         let mut counts = vec![0u32; matrix.cols()];
-        let problem = |e: KernelError| VisionError::Weights { name: stored.name.clone(), problem: e.to_string() };
-        let pairs = in_pairs(matrix.cols());
-        for (i, out) in out.chunks_exact_mut(out_row).enumerate() {
+        for (out, i) in piece.out.chunks_exact_mut(row_bytes(matrix)).zip(piece.first..) {
+            // What is computed of a row takes as long as the next one takes to come.
+            if i + 1 < matrix.rows() {
+                ocelli_kernels::fetch(self.weights.row(matrix, i + 1));
+            }
             let (values, _) = row.split_at_mut(matrix.cols());
-            codec.dequantize_row(matrix.ty(), weights.row(matrix, first + i), values).map_err(|e| problem(e.into()))?;
-            outliers::count(kernels, values, &mut counts);
-            for column in without {
+            codec.dequantize_row(matrix.ty(), self.weights.row(matrix, i), values).map_err(|e| problem(e.into()))?;
+            outliers::count(self.kernels, values, &mut counts);
+            for column in piece.without {
                 values[*column as usize] = 0.0;
             }
-            if pairs {
-                quantize_pairs(kernels, &row, out).map_err(problem)?;
+            if in_pairs(matrix.cols()) {
+                quantize_pairs(self.kernels, &row, out).map_err(problem)?;
             } else {
                 codec.quantize_row(FORMAT, &row, None, out).map_err(|e| problem(e.into()))?;
             }
         }
         Ok(counts)
-    };
-    let mut total = vec![0u32; matrix.cols()];
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = out
-            .chunks_mut(per * out_row)
-            .enumerate()
-            .map(|(i, piece)| scope.spawn(move || work(i * per, piece)))
-            .collect();
-        threads.into_iter().try_for_each(|t| {
-            let counts = t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            total.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n);
-            Ok::<_, VisionError>(())
-        })
-    })?;
-    Ok(total)
+    }
 }
