@@ -166,13 +166,17 @@ impl Job<'_> {
         let stride = if run.part == KvPart::Keys { staged_row(hd) } else { lanes };
         self.view.expand(self.table, run, f.staged, stride);
         f.staged[n * stride..(n + 1) * stride].fill(0.0);
-        let mut magics = [0f32; F32_LANES];
-        for ((row, power_of), magic) in f.staged.chunks_exact(stride).zip(powers).zip(&mut magics).take(n) {
+        let (mut squares, mut largest) = ([0f32; F32_LANES], [0f32; F32_LANES]);
+        for ((row, squares), largest) in f.staged.chunks_exact(stride).zip(&mut squares).zip(&mut largest).take(n) {
             // SAFETY: takes any length; the table's features were detected.
-            let (squares, largest) = unsafe { (fixed.pairs.spread)(&row[..hd]) };
-            let (exponent, magic_of) = exponent(run.part, squares, largest);
-            (*power_of, *magic) = (power(exponent), magic_of);
+            (*squares, *largest) = unsafe { (fixed.pairs.spread)(&row[..hd]) };
         }
+        let (mut magics, mut powers_of) = ([0f32; F32_LANES], [0f32; F32_LANES]);
+        for i in 0..F32_LANES {
+            let (exponent, magic) = exponent(run.part, squares[i], largest[i]);
+            (powers_of[i], magics[i]) = (power(exponent), magic);
+        }
+        powers[..n].copy_from_slice(&powers_of[..n]);
         if run.part == KvPart::Values {
             let rows = f.staged.chunks_exact(2 * lanes).zip(magics.as_chunks::<2>().0);
             let out = f.values[first / 2 * lanes..].chunks_exact_mut(lanes);

@@ -26,6 +26,9 @@ const NOT_FINITE: u8 = 255;
 /// The exponent for a row with this sum of squares and this largest magnitude ([`crate::fixed::spread`]), and what is added to a
 /// value for its code to be the lower 16 bits of the sum. Codes of a key have at most the norm [`ROW_NORM`], those of values
 /// at most the magnitude [`VALUE_CODE`]: a column of a tile has one value of each row.
+///
+/// Without branches, so that a loop over rows is computed for several at once.
+#[inline(always)]
 pub(crate) fn exponent(part: KvPart, squares: f32, largest: f32) -> (u8, f32) {
     // Of the square of a norm half the exponent, rounded up, too.
     let exponent = match part {
@@ -34,23 +37,24 @@ pub(crate) fn exponent(part: KvPart, squares: f32, largest: f32) -> (u8, f32) {
     };
     // Far above half precision times a code of 8 bits, and where the sums still have a place. Adding infinity leaves the lower
     // bits of a number zero.
-    if !squares.is_finite() || exponent > 90 {
-        return (NOT_FINITE, f32::INFINITY);
-    }
+    let finite = squares.is_finite() & (exponent <= 90);
     // Below 2⁻⁷⁷ little is left, so that the sum of a small value has a place.
     let exponent = (exponent.max(-77) + 127) as u32;
-    let magic = f32::from_bits(((exponent + 23) << 23) | 1 << 22);
+    let magic = if finite { ((exponent + 23) << 23) | 1 << 22 } else { f32::INFINITY.to_bits() };
     // A row of zeros has no power: it must not take bits from the weights of others.
-    (if largest == 0.0 { 0 } else { exponent as u8 }, magic)
+    let exponent = if largest == 0.0 { 0 } else { exponent };
+    (if finite { exponent as u8 } else { NOT_FINITE }, f32::from_bits(magic))
 }
 
 /// `log₂ x`, rounded up, of what is not negative; far below −100 of what is nearly nothing.
+#[inline(always)]
 fn log2(x: f32) -> i32 {
     let bits = x.to_bits();
     (bits >> 23) as i32 - 127 + i32::from(bits & ((1 << 23) - 1) != 0)
 }
 
 /// The power of two of an exponent: 0 of none, NaN where a row holds what is no number.
+#[inline(always)]
 pub(crate) fn power(exponent: u8) -> f32 {
     f32::from_bits(u32::from(exponent) << 23 | u32::from(exponent == NOT_FINITE) << 22)
 }
