@@ -2,8 +2,9 @@
 
 use std::cell::Cell;
 
-use ocelli_quant::Unpack;
+use ocelli_quant::formats::q4_k::Q4_K;
 use ocelli_quant::panel::Block32;
+use ocelli_quant::{Format, Unpack};
 
 use super::lanes::{Lanes, spread};
 use crate::fixed::{Panel16, UNIT};
@@ -63,10 +64,21 @@ impl<'a> Later<'a> {
     }
 }
 
+/// Bytes of the codes of a super-block of a panel, where 4-bit ones may lie two in a byte.
+pub(super) const fn codes_bytes<F: Super>(nibbles: bool) -> usize {
+    if nibbles && F::ID == Q4_K::ID { SUPER_CODES / 2 } else { SUPER_CODES }
+}
+
+/// Bytes of a super-block of such a panel.
+pub(super) const fn unit_bytes<F: Super>(nibbles: bool) -> usize {
+    super_bytes(F::GROUP) - SUPER_CODES + codes_bytes::<F>(nibbles)
+}
+
 /// See [`crate::table::IntKernels::gemm`].
 ///
 /// # Safety
-/// As for [`Lanes`]; the panel must come from the AVX2 table's `pack_super::<F>`; lengths as [`Gemm`] states them.
+/// As for [`Lanes`]; the panel must come from the AVX2 table's `pack_super::<F>`, or where [`Lanes::NIBBLES`] says so, hold
+/// codes as [`codes_bytes`] does; lengths as [`Gemm`] states them.
 #[inline(always)]
 pub(super) unsafe fn gemm_super<V: Lanes, F: Super>(a: &Gemm) {
     let tokens = a.acts.q.len() / a.acts.depth;
@@ -74,8 +86,8 @@ pub(super) unsafe fn gemm_super<V: Lanes, F: Super>(a: &Gemm) {
     over_tokens!(V::TOKENS, tokens, tile_super::<V, F>, a, &later);
 }
 
-/// `N` tokens from `t`. 32-bit sums of a super-block stay below 63·127·256·128 < 2²⁸, and those of the mins below
-/// 4096·2032·16 < 2²⁸.
+/// `N` tokens from `t`. 32-bit sums of a super-block stay below 63·127·256·128 < 2²⁸ (of codes in nibbles below
+/// 15·127·256·16·63 < 2²⁹), and those of the mins below 4096·2032·16 < 2²⁸.
 ///
 /// # Safety
 /// As [`gemm_super`]; tokens `t..t + N` must exist.
@@ -85,6 +97,7 @@ unsafe fn tile_super<V: Lanes, F: Super, const N: usize>(a: &Gemm, later: &Later
         return; // never asked for; so it is not compiled either
     }
     let groups = 256 / F::GROUP;
+    let (unit_bytes, codes) = (unit_bytes::<F>(V::NIBBLES), codes_bytes::<F>(V::NIBBLES));
     let depth = a.acts.depth;
     let sums: &[i16] = if F::GROUP == 32 { a.acts.sums32 } else { a.acts.sums16 };
     // SAFETY: the panel holds `units` super-blocks; the tokens hold `depth` codes, `depth / GROUP` sums and
@@ -93,7 +106,7 @@ unsafe fn tile_super<V: Lanes, F: Super, const N: usize>(a: &Gemm, later: &Later
     unsafe {
         let mut acc = [V::float(0.0); N];
         for u in 0..a.units {
-            let panel = a.panel.as_ptr().add(u * super_bytes(F::GROUP));
+            let panel = a.panel.as_ptr().add(u * unit_bytes);
             let unit = a.unit0 + u;
             let y: [*const i8; N] = rows_from(a.acts.q.as_ptr().add(t * depth + 256 * unit), depth);
             let s: [*const i16; N] =
@@ -109,14 +122,21 @@ unsafe fn tile_super<V: Lanes, F: Super, const N: usize>(a: &Gemm, later: &Later
                         sum[c] = spread::<V>(begin[c].add(g).cast());
                     }
                 }
-                V::dots::<N>(&mut sum, panel.add(16 * F::GROUP * g), a.next, y, F::GROUP * g, F::GROUP / 4);
+                if codes < SUPER_CODES {
+                    // Two groups in the halves of a byte.
+                    let mask = V::int(if g % 2 == 0 { 0x0f0f_0f0f } else { 0xf0f0_f0f0_u32 as i32 });
+                    let run = panel.add(16 * F::GROUP * (g / 2));
+                    V::masked_dots::<N>(&mut sum, run, a.next, mask, y, F::GROUP * g, F::GROUP / 4);
+                } else {
+                    V::dots::<N>(&mut sum, panel.add(16 * F::GROUP * g), a.next, y, F::GROUP * g, F::GROUP / 4);
+                }
                 // A lane holds the scale twice as i16: the upper one, with its sign.
-                let scale = V::upper(V::ints(panel.add(SUPER_CODES + 64 * g), a.next));
+                let scale = V::upper(V::ints(panel.add(codes + 64 * g), a.next));
                 for c in 0..N {
                     total[c] = V::mul_add_int(total[c], sum[c], scale);
                 }
             }
-            let mins = panel.add(SUPER_CODES + 64 * groups);
+            let mins = panel.add(codes + 64 * groups);
             let floats = mins.add(64 * (groups / 2)).cast::<f32>();
             let d = V::floats(floats, a.next);
             let dy: [*const f32; N] = rows_from(a.acts.d.as_ptr().add(t * (depth / 256) + unit), depth / 256);

@@ -112,6 +112,12 @@ impl<D: Dots, const TOKENS: usize> Lanes for Halves<D, TOKENS> {
     }
 
     #[inline(always)]
+    unsafe fn and(a: Self::Int, b: Self::Int) -> Self::Int {
+        // SAFETY: see above.
+        unsafe { [_mm256_and_si256(a[0], b[0]), _mm256_and_si256(a[1], b[1])] }
+    }
+
+    #[inline(always)]
     unsafe fn dot_words(sum: Self::Int, w: Self::Int, x: Self::Int) -> Self::Int {
         // SAFETY: see above.
         unsafe { [D::words(sum[0], w[0], x[0]), D::words(sum[1], w[1], x[1])] }

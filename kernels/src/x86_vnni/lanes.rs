@@ -22,6 +22,9 @@ pub(super) trait Lanes: Sized {
     /// Rows of the largest tile of pairs, which need one sum each until a unit ends.
     const PAIRS: usize;
 
+    /// Whether panels of 4-bit codes have two of them in a byte.
+    const NIBBLES: bool = false;
+
     /// What a panel has at `p`, and where there are two, what the other has `next` bytes behind it.
     ///
     /// # Safety
@@ -81,6 +84,60 @@ pub(super) trait Lanes: Sized {
         }
     }
 
+    /// [`Lanes::dots`] of those bits of the panel's bytes that are set in `mask`.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn masked_dots<const N: usize>(
+        sums: &mut [Self::Int; N],
+        p: *const u8,
+        next: usize,
+        mask: Self::Int,
+        y: [*const i8; N],
+        at: usize,
+        steps: usize,
+    ) {
+        for step in 0..steps {
+            // SAFETY: promised by the caller.
+            unsafe {
+                let w = Self::and(Self::ints(p.add(64 * step), next), mask);
+                for c in 0..N {
+                    sums[c] = Self::dot_bytes(sums[c], w, spread::<Self>(y[c].add(at + 4 * step)));
+                }
+            }
+        }
+    }
+
+    /// [`Lanes::masked_dots`] of two panels, as [`Lanes::dots_of_two`].
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn masked_dots_of_two<const N: usize>(
+        sums: &mut [[Self::Int; 2]; N],
+        p: *const u8,
+        next: usize,
+        mask: Self::Int,
+        y: [*const i8; N],
+        at: usize,
+        steps: usize,
+    ) {
+        for step in 0..steps {
+            // SAFETY: promised by the caller.
+            unsafe {
+                let w = [Self::ints(p.add(64 * step), 0), Self::ints(p.add(64 * step + next), 0)];
+                let w = [Self::and(w[0], mask), Self::and(w[1], mask)];
+                for c in 0..N {
+                    let x = spread::<Self>(y[c].add(at + 4 * step));
+                    sums[c] = [Self::dot_bytes(sums[c][0], w[0], x), Self::dot_bytes(sums[c][1], w[1], x)];
+                }
+            }
+        }
+    }
+
+    /// The bits that are set in both.
+    unsafe fn and(a: Self::Int, b: Self::Int) -> Self::Int;
     /// `sum + w₀x₀ + w₁x₁` in every lane, of signed 16-bit integers.
     unsafe fn dot_words(sum: Self::Int, w: Self::Int, x: Self::Int) -> Self::Int;
     /// The upper 16 bits of every lane, with their sign.
@@ -163,13 +220,21 @@ unsafe fn add_scaled_512(mut sum: __m512, mut v: __m512i, a: __m512, b: *const f
     sum
 }
 
-/// A step of a tile of two panels and the tokens named: weights, then for every token four bytes in every lane and two
-/// products.
+/// The weights of a step of a tile of two panels: whole, or the bits of a mask.
+macro_rules! weights {
+    (whole $k:literal) => {
+        concat!("vmovdqu64 {w0}, [{p} + 64*", $k, "]\n", "vmovdqu64 {w1}, [{p} + {next} + 64*", $k, "] /* {mask} */\n")
+    };
+    (masked $k:literal) => {
+        concat!("vpandd {w0}, {mask}, [{p} + 64*", $k, "]\n", "vpandd {w1}, {mask}, [{p} + {next} + 64*", $k, "]\n")
+    };
+}
+
+/// A step of the tokens named: weights, then for every token four bytes in every lane and two products.
 macro_rules! step {
-    ($k:literal: $($sum:literal $other:literal $place:literal),+) => {
+    ($bits:ident $k:literal: $($sum:literal $other:literal $place:literal),+) => {
         concat!(
-            "vmovdqu64 {w0}, [{p} + 64*", $k, "]\n",
-            "vmovdqu64 {w1}, [{p} + {next} + 64*", $k, "]\n",
+            weights!($bits $k),
             $(
                 "vpbroadcastd {x}, dword ptr [", $place, " + 4*", $k, "]\n",
                 "vpdpbusd {", $sum, "}, {w0}, {x}\n",
@@ -181,34 +246,38 @@ macro_rules! step {
 
 /// Four steps of tokens that are named, as [`step`] takes them.
 macro_rules! steps {
-    ($($token:tt)+) => {
-        concat!(step!(0: $($token)+), step!(1: $($token)+), step!(2: $($token)+), step!(3: $($token)+))
+    ($bits:ident: $($token:tt)+) => {
+        concat!(
+            step!($bits 0: $($token)+), step!($bits 1: $($token)+),
+            step!($bits 2: $($token)+), step!($bits 3: $($token)+)
+        )
     };
 }
 
-/// Four steps of a tile of two panels, for `N` tokens that lie `stride` apart.
+/// Four steps of a tile of two panels, for `N` tokens that lie `stride` apart, of what is set in `mask` where it is `MASKED`.
 ///
 /// # Safety
 /// The CPU must have AVX-512 VNNI; panels must be readable for 256 bytes, tokens for 16.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn four_steps<const N: usize>(
+unsafe fn four_steps<const N: usize, const MASKED: bool>(
     sums: &mut [[__m512i; 2]; N],
     p: *const u8,
     next: usize,
+    mask: __m512i,
     y: *const i8,
     stride: isize,
 ) {
     macro_rules! tile {
-        ($($i:literal $a:ident $b:ident),+; $($token:tt)+) => {{
+        ($bits:ident: $($i:literal $a:ident $b:ident),+; $($token:tt)+) => {{
             // Registers to work in; without a type they would be too narrow.
             let (w0, w1, x): (__m512i, __m512i, __m512i);
             // SAFETY: promised by the caller; reads what is promised, and changes the sums only.
             unsafe {
                 std::arch::asm!(
-                    steps!($($token)+),
+                    steps!($bits: $($token)+),
                     $($a = inout(zmm_reg) sums[$i][0], $b = inout(zmm_reg) sums[$i][1],)+
-                    w0 = out(zmm_reg) w0, w1 = out(zmm_reg) w1, x = out(zmm_reg) x,
+                    w0 = out(zmm_reg) w0, w1 = out(zmm_reg) w1, x = out(zmm_reg) x, mask = in(zmm_reg) mask,
                     p = in(reg) p, next = in(reg) next,
                     y = in(reg) y, s = in(reg) stride, y3 = in(reg) y.wrapping_offset(3 * stride),
                     options(readonly, nostack, preserves_flags)
@@ -217,31 +286,49 @@ unsafe fn four_steps<const N: usize>(
             let _ = (w0, w1, x);
         }};
     }
-    match N {
-        6 => tile!(0 a0 b0, 1 a1 b1, 2 a2 b2, 3 a3 b3, 4 a4 b4, 5 a5 b5;
-            "a0" "b0" "{y}", "a1" "b1" "{y} + {s}", "a2" "b2" "{y} + 2*{s}",
-            "a3" "b3" "{y3}", "a4" "b4" "{y3} + {s}", "a5" "b5" "{y3} + 2*{s}"),
-        5 => tile!(0 a0 b0, 1 a1 b1, 2 a2 b2, 3 a3 b3, 4 a4 b4;
-            "a0" "b0" "{y}", "a1" "b1" "{y} + {s}", "a2" "b2" "{y} + 2*{s}",
-            "a3" "b3" "{y3}", "a4" "b4" "{y3} + {s}"),
-        4 => tile!(0 a0 b0, 1 a1 b1, 2 a2 b2, 3 a3 b3;
-            "a0" "b0" "{y}", "a1" "b1" "{y} + {s}", "a2" "b2" "{y} + 2*{s}", "a3" "b3" "{y3}"),
-        _ => {
-            for step in 0..4 {
-                // SAFETY: promised by the caller.
-                unsafe {
-                    let w = [
-                        _mm512_loadu_si512(p.add(64 * step).cast()),
-                        _mm512_loadu_si512(p.add(64 * step + next).cast()),
-                    ];
-                    for (c, sum) in sums.iter_mut().enumerate() {
-                        let x = spread::<Avx512>(y.offset(c as isize * stride).add(4 * step));
-                        *sum = [_mm512_dpbusd_epi32(sum[0], w[0], x), _mm512_dpbusd_epi32(sum[1], w[1], x)];
+    macro_rules! tiles {
+        ($bits:ident) => {
+            match N {
+                6 => tile!($bits: 0 a0 b0, 1 a1 b1, 2 a2 b2, 3 a3 b3, 4 a4 b4, 5 a5 b5;
+                    "a0" "b0" "{y}", "a1" "b1" "{y} + {s}", "a2" "b2" "{y} + 2*{s}",
+                    "a3" "b3" "{y3}", "a4" "b4" "{y3} + {s}", "a5" "b5" "{y3} + 2*{s}"),
+                5 => tile!($bits: 0 a0 b0, 1 a1 b1, 2 a2 b2, 3 a3 b3, 4 a4 b4;
+                    "a0" "b0" "{y}", "a1" "b1" "{y} + {s}", "a2" "b2" "{y} + 2*{s}",
+                    "a3" "b3" "{y3}", "a4" "b4" "{y3} + {s}"),
+                4 => tile!($bits: 0 a0 b0, 1 a1 b1, 2 a2 b2, 3 a3 b3;
+                    "a0" "b0" "{y}", "a1" "b1" "{y} + {s}", "a2" "b2" "{y} + 2*{s}", "a3" "b3" "{y3}"),
+                _ => {
+                    for step in 0..4 {
+                        // SAFETY: promised by the caller.
+                        unsafe {
+                            let mut w = [
+                                _mm512_loadu_si512(p.add(64 * step).cast()),
+                                _mm512_loadu_si512(p.add(64 * step + next).cast()),
+                            ];
+                            if MASKED {
+                                w = [_mm512_and_si512(w[0], mask), _mm512_and_si512(w[1], mask)];
+                            }
+                            for (c, sum) in sums.iter_mut().enumerate() {
+                                let x = spread::<Avx512>(y.offset(c as isize * stride).add(4 * step));
+                                *sum = [_mm512_dpbusd_epi32(sum[0], w[0], x), _mm512_dpbusd_epi32(sum[1], w[1], x)];
+                            }
+                        }
                     }
                 }
             }
-        }
+        };
     }
+    if MASKED { tiles!(masked) } else { tiles!(whole) }
+}
+
+/// How far apart tokens lie.
+///
+/// # Safety
+/// They must lie in one piece.
+#[inline(always)]
+unsafe fn stride<const N: usize>(y: [*const i8; N]) -> isize {
+    // SAFETY: promised by the caller.
+    if N > 1 { unsafe { y[1].offset_from(y[0]) } } else { 0 }
 }
 
 /// One register of 64 bytes, of which there are 32: a tile of 8 tokens has 16 sums.
@@ -254,6 +341,7 @@ impl Lanes for Avx512 {
 
     const TOKENS: usize = 8;
     const PAIRS: usize = 8;
+    const NIBBLES: bool = true;
 
     #[inline(always)]
     unsafe fn ints(p: *const u8, _: usize) -> __m512i {
@@ -284,11 +372,35 @@ impl Lanes for Avx512 {
     ) {
         // SAFETY: see above; a tile's tokens lie one stride apart.
         unsafe {
-            let stride = if N > 1 { y[1].offset_from(y[0]) } else { 0 };
+            let (none, stride) = (_mm512_setzero_si512(), stride::<N>(y));
             for step in (0..steps).step_by(4) {
-                four_steps::<N>(sums, p.add(64 * step), next, y[0].add(at + 4 * step), stride);
+                four_steps::<N, false>(sums, p.add(64 * step), next, none, y[0].add(at + 4 * step), stride);
             }
         }
+    }
+
+    #[inline(always)]
+    unsafe fn masked_dots_of_two<const N: usize>(
+        sums: &mut [[__m512i; 2]; N],
+        p: *const u8,
+        next: usize,
+        mask: __m512i,
+        y: [*const i8; N],
+        at: usize,
+        steps: usize,
+    ) {
+        // SAFETY: as above.
+        unsafe {
+            for step in (0..steps).step_by(4) {
+                four_steps::<N, true>(sums, p.add(64 * step), next, mask, y[0].add(at + 4 * step), stride::<N>(y));
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn and(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_and_si512(a, b) }
     }
 
     #[inline(always)]
@@ -373,6 +485,7 @@ impl<V: Lanes, const TOKENS: usize> Lanes for Pair<V, TOKENS> {
 
     const TOKENS: usize = TOKENS;
     const PAIRS: usize = TOKENS;
+    const NIBBLES: bool = V::NIBBLES;
 
     #[inline(always)]
     unsafe fn ints(p: *const u8, next: usize) -> Self::Int {
@@ -403,6 +516,26 @@ impl<V: Lanes, const TOKENS: usize> Lanes for Pair<V, TOKENS> {
     ) {
         // SAFETY: see above.
         unsafe { V::dots_of_two::<N>(sums, p, next, y, at, steps) };
+    }
+
+    #[inline(always)]
+    unsafe fn masked_dots<const N: usize>(
+        sums: &mut [Self::Int; N],
+        p: *const u8,
+        next: usize,
+        mask: Self::Int,
+        y: [*const i8; N],
+        at: usize,
+        steps: usize,
+    ) {
+        // SAFETY: see above; a mask is the same for both.
+        unsafe { V::masked_dots_of_two::<N>(sums, p, next, mask[0], y, at, steps) };
+    }
+
+    #[inline(always)]
+    unsafe fn and(a: Self::Int, b: Self::Int) -> Self::Int {
+        // SAFETY: see above.
+        unsafe { [V::and(a[0], b[0]), V::and(a[1], b[1])] }
     }
 
     #[inline(always)]

@@ -205,15 +205,21 @@ fn use_avx512(kernels: &mut [FormatKernels]) {
     }
     rows!(gemv_super few_super: Q2_K q2_k, Q3_K q3_k, Q4_K q4_k, Q5_K q5_k, Q6_K q6_k);
     rows!(gemv_block few_block: Q4_0 q4_0, Q4_1 q4_1, Q5_0 q5_0, Q5_1 q5_1, Q8_0 q8_0, IQ4_NL iq4_nl);
-    let mut put = |ty: GgmlType, pack: unsafe fn(&mut Pack)| {
+    let mut put = |ty: GgmlType, panel_unit_bytes: usize, pack: unsafe fn(&mut Pack)| {
         if let Some(int) = &mut kernels[index(ty)].int {
-            int.pack = pack;
+            *int = IntKernels { panel_unit_bytes, pack, ..*int };
         }
     };
-    put(GgmlType::Q4_K, pack::pack_super::<formats::q4_k::Q4_K>);
-    put(GgmlType::Q5_K, pack::pack_super::<formats::q5_k::Q5_K>);
-    put(GgmlType::Q6_K, pack::pack_super::<formats::q6_k::Q6_K>);
-    put(GgmlType::Q8_0, pack::pack_q8_0);
+    macro_rules! packs {
+        ($($ty:ident $module:ident),+) => {
+            $(
+                let bytes = gemm::unit_bytes::<formats::$module::$ty>(true);
+                put(GgmlType::$ty, bytes, pack::pack_super::<formats::$module::$ty>);
+            )+
+        };
+    }
+    packs!(Q4_K q4_k, Q5_K q5_k, Q6_K q6_k);
+    put(GgmlType::Q8_0, panels::BLOCK_BYTES, pack::pack_q8_0);
     fn use_floats<W: float::Wide>(format: &mut FormatKernels) {
         *format = FormatKernels { gemv_f32: float::gemv::<W>, few_f32: Some(float::few::<W>), ..*format };
     }

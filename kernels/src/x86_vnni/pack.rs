@@ -1,17 +1,21 @@
 //! Stored rows into panels with AVX-512, for the formats that matter most: what is stored is transposed, and unpacked
-//! behind that, so that a shuffle moves two nibbles at once. The panels are those of [`crate::x86_avx2::pack`], to the bit.
+//! behind that, so that a shuffle moves two nibbles at once. The panels are those of [`crate::x86_avx2::pack`], to the bit, but for
+//! Q4_K's, whose codes are not unpacked at all: two groups' lie in a byte, and the products take one half or the other. Scales of
+//! the lower halves are 16 times as large then, as codes in the upper ones are, and `d` is a sixteenth: exact, and so results
+//! are the same. Such a panel is made with half the stores, and takes half as much of the second cache.
 
 use std::arch::x86_64::*;
 
-use ocelli_quant::Format;
 use ocelli_quant::formats::q4_k::Q4_K;
 use ocelli_quant::formats::q5_k::Q5_K;
 use ocelli_quant::formats::q6_k::Q6_K;
 use ocelli_quant::formats::q8_0::Q8_0;
 
+use super::gemm::{codes_bytes, unit_bytes};
 use crate::table::Pack;
 use crate::x86_avx2::MR;
-use crate::x86_avx2::pack::{AHEAD_SUPER, BLOCK_BYTES, BLOCK_CODES, Rows, SUPER_CODES, super_bytes};
+use crate::x86_avx2::pack::{AHEAD_SUPER, BLOCK_BYTES, BLOCK_CODES, Rows};
+use crate::x86_avx2::unpack::Super;
 
 /// Where the blocks of 16 rows begin.
 type Blocks = [*const u8; MR];
@@ -181,22 +185,20 @@ unsafe fn scattered_halves(blocks: &Blocks, at: usize) -> __m512i {
 /// # Safety
 /// All functions ask for a CPU with the features of [`pack_super`], for 16 blocks to be readable, and for `dst` to be
 /// writable for what a panel has of it.
-pub(super) trait Packed: Format {
-    /// Weights of a scale.
-    const GROUP: usize;
-    /// Writes 64 registers of codes.
+pub(super) trait Packed: Super {
+    /// Writes registers of codes, as many as [`codes_bytes`] says.
     unsafe fn codes(blocks: &Blocks, dst: *mut u8);
     /// Writes scales, mins and both floats.
     unsafe fn rest(blocks: &Blocks, dst: *mut u8);
 }
 
-/// Nibbles of 128 bytes from `at` on, raised by 16 where bit N of an element of `fifth` is set that has the number of run N.
+/// Nibbles of 128 bytes from `at` on, raised by 16 where bit N of the element of `fifth` is set, for those of run N.
 ///
 /// # Safety
 /// As for [`Packed::codes`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn nibble_codes(blocks: &Blocks, at: usize, fifth: Option<&[__m512i; 8]>, dst: *mut u8) {
+unsafe fn nibble_codes(blocks: &Blocks, at: usize, fifth: &[__m512i; 8], dst: *mut u8) {
     let nibble = _mm512_set1_epi8(15);
     for half in 0..2 {
         // SAFETY: promised by the caller.
@@ -205,10 +207,8 @@ unsafe fn nibble_codes(blocks: &Blocks, at: usize, fifth: Option<&[__m512i; 8]>,
             let run = 4 * half + 2 * (k / 8);
             let both = [_mm512_and_si512(c, nibble), _mm512_and_si512(_mm512_srli_epi16::<4>(c), nibble)];
             for (i, mut codes) in both.into_iter().enumerate() {
-                if let Some(fifth) = fifth {
-                    let set = _mm512_test_epi8_mask(fifth[k % 8], _mm512_set1_epi8((1u8 << (run + i)) as i8));
-                    codes = _mm512_mask_add_epi8(codes, set, codes, _mm512_set1_epi8(16));
-                }
+                let set = _mm512_test_epi8_mask(fifth[k % 8], _mm512_set1_epi8((1u8 << (run + i)) as i8));
+                codes = _mm512_mask_add_epi8(codes, set, codes, _mm512_set1_epi8(16));
                 // SAFETY: as above: 8 runs of 8 registers.
                 unsafe { put(dst, 8 * (run + i) + k % 8, codes) };
             }
@@ -216,13 +216,14 @@ unsafe fn nibble_codes(blocks: &Blocks, at: usize, fifth: Option<&[__m512i; 8]>,
     }
 }
 
-/// What Q4_K and Q5_K begin with: d, dmin, and six bits for the scale and the min of each of 8 groups.
+/// What Q4_K and Q5_K begin with: d, dmin, and six bits for the scale and the min of each of 8 groups. Where codes stay
+/// `NIBBLES`, those of even groups are the lower ones.
 ///
 /// # Safety
 /// As for [`Packed::rest`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn six_bit_rest(blocks: &Blocks, dst: *mut u8) {
+unsafe fn six_bit_rest<const NIBBLES: bool>(blocks: &Blocks, dst: *mut u8) {
     // SAFETY: promised by the caller: 8 registers of scales, 4 of mins, 2 of floats.
     unsafe {
         let [floats, s, m, n] = columns4(blocks, 0);
@@ -234,55 +235,58 @@ unsafe fn six_bit_rest(blocks: &Blocks, dst: *mut u8) {
         let scales = [_mm512_and_si512(s, six), last(n, s)];
         let mins = [_mm512_and_si512(m, six), last(_mm512_srli_epi16::<4>(n), m)];
         for g in 0..8 {
-            put(dst, g, shuffled(scales[g / 4], &TWICE[g % 4]));
+            let scale = shuffled(scales[g / 4], &TWICE[g % 4]);
+            put(dst, g, if NIBBLES && g % 2 == 0 { _mm512_slli_epi16::<4>(scale) } else { scale });
         }
         for g in 0..4 {
             put(dst, 8 + g, shuffled(mins[g / 2], &PAIRS[g % 2]));
         }
-        put(dst, 12, halves(floats));
+        let d = halves(floats);
+        let sixteenth = _mm512_mul_ps(_mm512_castsi512_ps(d), _mm512_set1_ps(1.0 / 16.0));
+        put(dst, 12, if NIBBLES { _mm512_castps_si512(sixteenth) } else { d });
         put(dst, 13, halves(_mm512_srli_epi32::<16>(floats)));
     }
 }
 
 impl Packed for Q4_K {
-    const GROUP: usize = 32;
-
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn codes(blocks: &Blocks, dst: *mut u8) {
-        // SAFETY: the nibbles lie there.
-        unsafe { nibble_codes(blocks, 16, None, dst) };
+        for half in 0..2 {
+            // SAFETY: promised by the caller; the nibbles lie there. They stay as they are, two in a byte.
+            unsafe {
+                for (k, codes) in columns16(blocks, 16 + 64 * half).into_iter().enumerate() {
+                    put(dst, 16 * half + k, codes);
+                }
+            }
+        }
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn rest(blocks: &Blocks, dst: *mut u8) {
         // SAFETY: promised by the caller.
-        unsafe { six_bit_rest(blocks, dst) };
+        unsafe { six_bit_rest::<true>(blocks, dst) };
     }
 }
 
 impl Packed for Q5_K {
-    const GROUP: usize = 32;
-
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn codes(blocks: &Blocks, dst: *mut u8) {
         // SAFETY: the fifth bits and the nibbles lie there.
-        unsafe { nibble_codes(blocks, 48, Some(&columns8(blocks, 16)), dst) };
+        unsafe { nibble_codes(blocks, 48, &columns8(blocks, 16), dst) };
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn rest(blocks: &Blocks, dst: *mut u8) {
         // SAFETY: promised by the caller.
-        unsafe { six_bit_rest(blocks, dst) };
+        unsafe { six_bit_rest::<false>(blocks, dst) };
     }
 }
 
 impl Packed for Q6_K {
-    const GROUP: usize = 16;
-
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn codes(blocks: &Blocks, dst: *mut u8) {
@@ -336,7 +340,7 @@ const PAGE: usize = 4096;
 pub(super) unsafe fn pack_super<F: Packed>(a: &mut Pack) {
     let rows = Rows::of::<F>(a);
     let apart = a.row_bytes > PAGE;
-    for (i, panel) in a.panel.chunks_exact_mut(super_bytes(F::GROUP)).take(a.units).enumerate() {
+    for (i, panel) in a.panel.chunks_exact_mut(unit_bytes::<F>(true)).take(a.units).enumerate() {
         let blocks = rows.blocks(i);
         if apart {
             for r in 0..MR {
@@ -347,7 +351,7 @@ pub(super) unsafe fn pack_super<F: Packed>(a: &mut Pack) {
         // SAFETY: whole blocks; a panel has room for all its parts.
         unsafe {
             F::codes(&blocks, dst);
-            F::rest(&blocks, dst.add(SUPER_CODES));
+            F::rest(&blocks, dst.add(codes_bytes::<F>(true)));
         }
     }
 }
