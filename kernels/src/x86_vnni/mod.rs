@@ -18,6 +18,7 @@ mod pairs;
 mod peak;
 pub(crate) mod quantize;
 mod soften;
+mod steps;
 mod unpack;
 
 use std::sync::OnceLock;
