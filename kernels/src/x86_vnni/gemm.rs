@@ -122,14 +122,14 @@ unsafe fn tile_super<V: Lanes, F: Super, const N: usize>(a: &Gemm, later: &Later
                         sum[c] = spread::<V>(begin[c].add(g).cast());
                     }
                 }
-                if codes < SUPER_CODES {
-                    // Two groups in the halves of a byte.
-                    let mask = V::int(if g % 2 == 0 { 0x0f0f_0f0f } else { 0xf0f0_f0f0_u32 as i32 });
-                    let run = panel.add(16 * F::GROUP * (g / 2));
-                    V::masked_dots::<N>(&mut sum, run, a.next, mask, y, F::GROUP * g, F::GROUP / 4);
+                // Of codes two in a byte, this group's half.
+                let (run, mask) = if codes < SUPER_CODES {
+                    (g / 2, Some(V::int(if g % 2 == 0 { 0x0f0f_0f0f } else { 0xf0f0_f0f0_u32 as i32 })))
                 } else {
-                    V::dots::<N>(&mut sum, panel.add(16 * F::GROUP * g), a.next, y, F::GROUP * g, F::GROUP / 4);
-                }
+                    (g, None)
+                };
+                let codes_at = panel.add(16 * F::GROUP * run);
+                V::dots::<N>(&mut sum, codes_at, a.next, mask, y, F::GROUP * g, F::GROUP / 4);
                 // A lane holds the scale twice as i16: the upper one, with its sign.
                 let scale = V::upper(V::ints(panel.add(codes + 64 * g), a.next));
                 for c in 0..N {
@@ -207,7 +207,7 @@ unsafe fn tile_block<V: Lanes, F: Unpack<Unit = Block32>, const N: usize>(a: &Ge
                     sum[c] = spread::<V>(a.acts.begin.as_ptr().add((t + c) * (depth / 32) + unit).cast());
                 }
             }
-            V::dots::<N>(&mut sum, panel, a.next, y, 0, 8);
+            V::dots::<N>(&mut sum, panel, a.next, None, y, 0, 8);
             let floats = panel.add(BLOCK_CODES).cast::<f32>();
             let d = V::floats(floats, a.next);
             let first = t * (depth / 32) + unit;
@@ -254,7 +254,7 @@ unsafe fn tile_pairs<V: Lanes, const N: usize>(a: &Gemm, later: &Later<'_>, t: u
             }
             for half in 0..2 {
                 later.fetch();
-                V::dots::<N>(&mut sum, panel.add(half * BLOCK_BYTES), a.next, y, 32 * half, 8);
+                V::dots::<N>(&mut sum, panel.add(half * BLOCK_BYTES), a.next, None, y, 32 * half, 8);
             }
             let d = V::floats(panel.add(BLOCK_CODES).cast::<f32>(), a.next);
             let dy: [*const f32; N] = rows_from(a.acts.d.as_ptr().add(t * (depth / 32) + unit), depth / 32);

@@ -35,8 +35,8 @@ pub(super) trait Lanes: Sized {
     unsafe fn int(v: i32) -> Self::Int;
     /// `sum + w₀x₀ + … + w₃x₃` in every lane, of unsigned bytes `w` and signed bytes `x`, without saturation.
     unsafe fn dot_bytes(sum: Self::Int, w: Self::Int, x: Self::Int) -> Self::Int;
-    /// `sums[c] += Σ w·x` over `steps` steps of four depths: of panels at `p` as for [`Lanes::ints`], and of tokens from
-    /// byte `at` of `y[c]` on, which lie one stride apart.
+    /// `sums[c] += Σ w·x` over `steps` steps of four depths: of panels at `p` as for [`Lanes::ints`], or of their bits that are
+    /// set in `mask`, and of tokens from byte `at` of `y[c]` on, which lie one stride apart.
     ///
     /// # Safety
     /// As [`Lanes::ints`] for every step; the tokens must be readable for 4 bytes a step.
@@ -45,6 +45,7 @@ pub(super) trait Lanes: Sized {
         sums: &mut [Self::Int; N],
         p: *const u8,
         next: usize,
+        mask: Option<Self::Int>,
         y: [*const i8; N],
         at: usize,
         steps: usize,
@@ -52,7 +53,7 @@ pub(super) trait Lanes: Sized {
         for step in 0..steps {
             // SAFETY: promised by the caller.
             unsafe {
-                let w = Self::ints(p.add(64 * step), next);
+                let w = masked::<Self>(Self::ints(p.add(64 * step), next), mask);
                 for c in 0..N {
                     sums[c] = Self::dot_bytes(sums[c], w, spread::<Self>(y[c].add(at + 4 * step)));
                 }
@@ -69,6 +70,7 @@ pub(super) trait Lanes: Sized {
         sums: &mut [[Self::Int; 2]; N],
         p: *const u8,
         next: usize,
+        mask: Option<Self::Int>,
         y: [*const i8; N],
         at: usize,
         steps: usize,
@@ -76,59 +78,8 @@ pub(super) trait Lanes: Sized {
         for step in 0..steps {
             // SAFETY: promised by the caller.
             unsafe {
-                let w = [Self::ints(p.add(64 * step), 0), Self::ints(p.add(64 * step + next), 0)];
-                for c in 0..N {
-                    let x = spread::<Self>(y[c].add(at + 4 * step));
-                    sums[c] = [Self::dot_bytes(sums[c][0], w[0], x), Self::dot_bytes(sums[c][1], w[1], x)];
-                }
-            }
-        }
-    }
-
-    /// [`Lanes::dots`] of those bits of the panel's bytes that are set in `mask`.
-    ///
-    /// # Safety
-    /// As there.
-    #[inline(always)]
-    unsafe fn masked_dots<const N: usize>(
-        sums: &mut [Self::Int; N],
-        p: *const u8,
-        next: usize,
-        mask: Self::Int,
-        y: [*const i8; N],
-        at: usize,
-        steps: usize,
-    ) {
-        for step in 0..steps {
-            // SAFETY: promised by the caller.
-            unsafe {
-                let w = Self::and(Self::ints(p.add(64 * step), next), mask);
-                for c in 0..N {
-                    sums[c] = Self::dot_bytes(sums[c], w, spread::<Self>(y[c].add(at + 4 * step)));
-                }
-            }
-        }
-    }
-
-    /// [`Lanes::masked_dots`] of two panels, as [`Lanes::dots_of_two`].
-    ///
-    /// # Safety
-    /// As there.
-    #[inline(always)]
-    unsafe fn masked_dots_of_two<const N: usize>(
-        sums: &mut [[Self::Int; 2]; N],
-        p: *const u8,
-        next: usize,
-        mask: Self::Int,
-        y: [*const i8; N],
-        at: usize,
-        steps: usize,
-    ) {
-        for step in 0..steps {
-            // SAFETY: promised by the caller.
-            unsafe {
-                let w = [Self::ints(p.add(64 * step), 0), Self::ints(p.add(64 * step + next), 0)];
-                let w = [Self::and(w[0], mask), Self::and(w[1], mask)];
+                let p = p.add(64 * step);
+                let w = [masked::<Self>(Self::ints(p, 0), mask), masked::<Self>(Self::ints(p.add(next), 0), mask)];
                 for c in 0..N {
                     let x = spread::<Self>(y[c].add(at + 4 * step));
                     sums[c] = [Self::dot_bytes(sums[c][0], w[0], x), Self::dot_bytes(sums[c][1], w[1], x)];
@@ -177,6 +128,19 @@ pub(super) trait Lanes: Sized {
     unsafe fn store(out: *mut f32, n: usize, v: Self::Float, accumulate: bool);
 }
 
+/// The bits of a mask, where there is one.
+///
+/// # Safety
+/// As for [`Lanes`].
+#[inline(always)]
+unsafe fn masked<V: Lanes>(w: V::Int, mask: Option<V::Int>) -> V::Int {
+    match mask {
+        // SAFETY: promised by the caller.
+        Some(mask) => unsafe { V::and(w, mask) },
+        None => w,
+    }
+}
+
 /// 4 bytes in every lane.
 ///
 /// # Safety
@@ -221,16 +185,6 @@ unsafe fn add_scaled_512(mut sum: __m512, mut v: __m512i, a: __m512, b: *const f
     sum
 }
 
-/// How far apart tokens lie.
-///
-/// # Safety
-/// They must lie in one piece.
-#[inline(always)]
-unsafe fn stride<const N: usize>(y: [*const i8; N]) -> isize {
-    // SAFETY: promised by the caller.
-    if N > 1 { unsafe { y[1].offset_from(y[0]) } } else { 0 }
-}
-
 /// One register of 64 bytes, of which there are 32: a tile of 8 tokens has 16 sums.
 pub(super) enum Avx512 {}
 
@@ -266,33 +220,20 @@ impl Lanes for Avx512 {
         sums: &mut [[__m512i; 2]; N],
         p: *const u8,
         next: usize,
+        mask: Option<__m512i>,
         y: [*const i8; N],
         at: usize,
         steps: usize,
     ) {
         // SAFETY: see above; a tile's tokens lie one stride apart.
         unsafe {
-            let (none, stride) = (_mm512_setzero_si512(), stride::<N>(y));
+            let stride = if N > 1 { y[1].offset_from(y[0]) } else { 0 };
             for step in (0..steps).step_by(4) {
-                four_steps::<N, false>(sums, p.add(64 * step), next, none, y[0].add(at + 4 * step), stride);
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn masked_dots_of_two<const N: usize>(
-        sums: &mut [[__m512i; 2]; N],
-        p: *const u8,
-        next: usize,
-        mask: __m512i,
-        y: [*const i8; N],
-        at: usize,
-        steps: usize,
-    ) {
-        // SAFETY: as above.
-        unsafe {
-            for step in (0..steps).step_by(4) {
-                four_steps::<N, true>(sums, p.add(64 * step), next, mask, y[0].add(at + 4 * step), stride::<N>(y));
+                let (p, y) = (p.add(64 * step), y[0].add(at + 4 * step));
+                match mask {
+                    Some(mask) => four_steps::<N, true>(sums, p, next, mask, y, stride),
+                    None => four_steps::<N, false>(sums, p, next, _mm512_setzero_si512(), y, stride),
+                }
             }
         }
     }
@@ -410,26 +351,13 @@ impl<V: Lanes, const TOKENS: usize> Lanes for Pair<V, TOKENS> {
         sums: &mut [Self::Int; N],
         p: *const u8,
         next: usize,
-        y: [*const i8; N],
-        at: usize,
-        steps: usize,
-    ) {
-        // SAFETY: see above.
-        unsafe { V::dots_of_two::<N>(sums, p, next, y, at, steps) };
-    }
-
-    #[inline(always)]
-    unsafe fn masked_dots<const N: usize>(
-        sums: &mut [Self::Int; N],
-        p: *const u8,
-        next: usize,
-        mask: Self::Int,
+        mask: Option<Self::Int>,
         y: [*const i8; N],
         at: usize,
         steps: usize,
     ) {
         // SAFETY: see above; a mask is the same for both.
-        unsafe { V::masked_dots_of_two::<N>(sums, p, next, mask[0], y, at, steps) };
+        unsafe { V::dots_of_two::<N>(sums, p, next, mask.map(|mask| mask[0]), y, at, steps) };
     }
 
     #[inline(always)]

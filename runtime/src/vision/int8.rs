@@ -160,7 +160,7 @@ impl Work<'_> {
             pieces.extend(cut.map(|(i, out)| Piece { slot, first: i * per, without: &form.without, out }));
         }
         let counts: Vec<_> = self.stored.iter().map(|s| Mutex::new(vec![0u32; s.matrix.cols()])).collect();
-        let threads = self.n_threads.clamp(1, pieces.len().max(1));
+        let threads = self.n_threads.max(1).min(pieces.len());
         let pieces = Mutex::new(pieces.into_iter());
         let next = || pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
         let work = || -> Result<(), VisionError> {
