@@ -179,6 +179,7 @@ impl Chat {
             prefill: Prefill::default(),
             prompt_time: Duration::ZERO,
             answer_time: Duration::ZERO,
+            answer_evaluated: 0,
             dropped_turns: 0,
         };
         let mut decoder = TokenDecoder::new(false, false);
@@ -199,10 +200,11 @@ impl Chat {
             done.prefill.reused = done.prefill.reused.max(prefill.reused);
             done.prompt_time += time;
             let left = n_predict - done.tokens.len();
-            let (stop, time) = answering.go_on(left, &mut decoder, &mut done.tokens, &mut done.text)?;
-            done.answer_time += time;
-            done.stop = stop;
-            if stop != Stop::ContextFull || !self.shift || !self.drop_turns(&mut prompt, &mut done)? {
+            let went = answering.go_on(left, &mut decoder, &mut done.tokens, &mut done.text)?;
+            done.answer_time += went.time;
+            done.answer_evaluated += went.evaluated;
+            done.stop = went.stop;
+            if went.stop != Stop::ContextFull || !self.shift || !self.drop_turns(&mut prompt, &mut done)? {
                 break;
             }
         }

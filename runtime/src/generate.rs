@@ -54,26 +54,37 @@ pub struct Completion {
     pub prompt_time: Duration,
     /// Time for the answer.
     pub answer_time: Duration,
+    /// Tokens computed in that time: all of the answer but the last, if its length ended it. The first was chosen from what the
+    /// prompt gave.
+    pub answer_evaluated: usize,
     /// Turns that were dropped from the start of the conversation to make room.
     pub dropped_turns: usize,
 }
 
 impl Completion {
-    /// Tokens of the prompt computed per second.
+    /// Tokens of the prompt computed per second, if any were.
     #[must_use]
-    pub fn prompt_rate(&self) -> f64 {
+    pub fn prompt_rate(&self) -> Option<f64> {
         rate(self.prefill.evaluated, self.prompt_time)
     }
 
-    /// Tokens of the answer per second.
+    /// Tokens of the answer computed per second, if any were: of one token none is.
     #[must_use]
-    pub fn answer_rate(&self) -> f64 {
-        rate(self.tokens.len(), self.answer_time)
+    pub fn answer_rate(&self) -> Option<f64> {
+        rate(self.answer_evaluated, self.answer_time)
     }
 }
 
-fn rate(n: usize, time: Duration) -> f64 {
-    if time.is_zero() { 0.0 } else { n as f64 / time.as_secs_f64() }
+fn rate(n: usize, time: Duration) -> Option<f64> {
+    (n > 0 && !time.is_zero()).then(|| n as f64 / time.as_secs_f64())
+}
+
+/// What it took to go on with an answer.
+#[derive(Debug)]
+pub(crate) struct Went {
+    pub(crate) stop: Stop,
+    pub(crate) time: Duration,
+    pub(crate) evaluated: usize,
 }
 
 /// Where an answer is shown while it is made.
@@ -119,8 +130,8 @@ impl Answering<'_> {
         decoder: &mut TokenDecoder,
         tokens: &mut Vec<u32>,
         text: &mut String,
-    ) -> Result<(Stop, Duration), RuntimeError> {
-        let started = Instant::now();
+    ) -> Result<Went, RuntimeError> {
+        let (started, before) = (Instant::now(), tokens.len());
         let (tokenizer, watch) = (self.tokenizer, &mut *self.watch);
         let sampler = &mut *self.sampler;
         let mut pick = |logits: &[f32]| -> Result<u32, RuntimeError> {
@@ -135,7 +146,8 @@ impl Answering<'_> {
                 text.push_str(piece);
                 watch.text(piece);
             })?;
-        Ok((stop, started.elapsed()))
+        let evaluated = (tokens.len() - before).saturating_sub(self.session.pending());
+        Ok(Went { stop, time: started.elapsed(), evaluated })
     }
 }
 
@@ -155,19 +167,20 @@ pub fn complete(
     let (prefill, prompt_time) = answering.prefill(prompt, &[])?;
     let mut decoder = TokenDecoder::new(false, false);
     let (mut tokens, mut text) = (Vec::new(), String::new());
-    let (stop, answer_time) = answering.go_on(n_predict, &mut decoder, &mut tokens, &mut text)?;
+    let went = answering.go_on(n_predict, &mut decoder, &mut tokens, &mut text)?;
     let rest = decoder.finish();
     text.push_str(rest);
     watch.text(rest);
     Ok(Completion {
         tokens,
         text,
-        stop,
+        stop: went.stop,
         n_prompt: prompt.len(),
         n_image: prompt.image_rows(),
         prefill,
         prompt_time,
-        answer_time,
+        answer_time: went.time,
+        answer_evaluated: went.evaluated,
         dropped_turns: 0,
     })
 }

@@ -38,6 +38,8 @@ pub enum Stop {
 pub struct Session {
     context: Context,
     seq: Sequence,
+    /// The answer's last token, where nothing has asked yet for what follows it.
+    pending: Option<u32>,
     interrupt: Arc<AtomicBool>,
 }
 
@@ -47,7 +49,7 @@ impl Session {
     pub fn new(context: Context) -> Self {
         let seq = context.new_sequence();
         let interrupt = context.interrupt_flag();
-        Self { context, seq, interrupt }
+        Self { context, seq, pending: None, interrupt }
     }
 
     /// The context.
@@ -62,20 +64,26 @@ impl Session {
         &self.interrupt
     }
 
-    /// Tokens in the cache.
+    /// Tokens in the cache. The last of an answer that ended by its length is not among them: it is computed with what follows.
     #[must_use]
     pub fn tokens(&self) -> &[u32] {
         self.seq.tokens()
     }
 
+    /// Tokens of the answer whose pass nobody needed yet: one at most.
+    pub(crate) fn pending(&self) -> usize {
+        usize::from(self.pending.is_some())
+    }
+
     /// Positions left.
     #[must_use]
     pub fn room(&self) -> usize {
-        self.context.n_ctx() - self.seq.tokens().len()
+        self.context.n_ctx() - self.seq.tokens().len() - self.pending()
     }
 
     /// Forgets everything.
     pub fn clear(&mut self) {
+        self.pending = None;
         self.context.clear(&mut self.seq);
     }
 
@@ -103,6 +111,7 @@ impl Session {
                 problem: "gives no tokens; say something".to_owned(),
             });
         }
+        self.pending = None;
         let same = prompt.same_as(&self.seq.tokens, &self.seq.marks);
         // The last token always runs: its logits are wanted.
         let reused = same.min(prompt.len() - 1);
@@ -117,8 +126,9 @@ impl Session {
         Ok(Prefill { reused, evaluated: all })
     }
 
-    /// Goes on from the prompt for up to `n_predict` tokens. `pick` chooses from the logits, `ends` says at which
-    /// tokens the answer is over (such a token is not part of it), `each` is given every token of the answer.
+    /// Goes on from the prompt, or from the answer so far, for up to `n_predict` tokens. `pick` chooses from the logits, `ends`
+    /// says at which tokens the answer is over (such a token is not part of it), `each` is given every token of the answer.
+    /// What would follow the last of them is not computed: nobody may ever want it.
     ///
     /// # Errors
     /// When the session is empty, or `pick` fails or gives a token outside the vocabulary.
@@ -133,6 +143,13 @@ impl Session {
             if self.interrupt.load(Ordering::Relaxed) {
                 return Ok(Stop::Interrupted);
             }
+            if let Some(token) = self.pending {
+                match self.context.decode(&mut self.seq, &[token]) {
+                    Err(RuntimeError::Interrupted) => return Ok(Stop::Interrupted),
+                    done => done?,
+                }
+                self.pending = None;
+            }
             let Some(logits) = self.context.logits() else {
                 return Err(RuntimeError::Option {
                     option: "-p/--prompt",
@@ -146,11 +163,12 @@ impl Session {
             if self.room() == 0 {
                 return Ok(Stop::ContextFull);
             }
-            each(token);
-            match self.context.decode(&mut self.seq, &[token]) {
-                Err(RuntimeError::Interrupted) => return Ok(Stop::Interrupted),
-                done => done?,
+            let n_vocab = self.context.model().config().n_vocab;
+            if token as usize >= n_vocab {
+                return Err(RuntimeError::Token { id: token, n_vocab });
             }
+            each(token);
+            self.pending = Some(token);
         }
         Ok(Stop::Length)
     }
@@ -165,7 +183,7 @@ impl Session {
         digest.finalize().into()
     }
 
-    /// Saves the tokens with their keys and values, and `note`, to `path`.
+    /// Saves [`Session::tokens`] with their keys and values, and `note`, to `path`.
     ///
     /// # Errors
     /// When the file cannot be written; an existing one is untouched then.

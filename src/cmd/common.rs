@@ -407,14 +407,16 @@ pub(crate) fn n_predict(n: i64) -> anyhow::Result<usize> {
     }
 }
 
-/// `prompt: 12 tokens (3 cached), 40.1 tok/s; answer: 30 tokens, 11.9 tok/s`.
+/// `prompt: 12 tokens (3 cached), 40.1 tok/s; answer: 30 tokens, 11.9 tok/s`; without a rate where nothing was computed.
 pub(crate) fn rates(done: &Completion) -> String {
     let cached = if done.prefill.reused > 0 { format!(" ({} cached)", done.prefill.reused) } else { String::new() };
+    let tokens = |n: usize| format!("{n} token{}", if n == 1 { "" } else { "s" });
+    let rate = |rate: Option<f64>| rate.map(|rate| format!(", {rate:.1} tok/s")).unwrap_or_default();
     format!(
-        "prompt: {} tokens{cached}, {:.1} tok/s; answer: {} tokens, {:.1} tok/s",
-        done.n_prompt,
-        done.prompt_rate(),
-        done.tokens.len(),
-        done.answer_rate()
+        "prompt: {}{cached}{}; answer: {}{}",
+        tokens(done.n_prompt),
+        rate(done.prompt_rate()),
+        tokens(done.tokens.len()),
+        rate(done.answer_rate())
     )
 }

@@ -43,6 +43,34 @@ fn sampler(chat: &Chat, temperature: f32, seed: u64) -> SamplerChain {
 }
 
 #[test]
+fn what_follows_an_answer_is_computed_when_it_is_wanted() {
+    let (model, _) = load(&mini(FileType::Q4_K_M));
+    let answer = |pieces: &[usize]| {
+        let mut session = Session::new(Context::new(model.clone(), &options(64, Precision::Fast)).unwrap());
+        session.prefill(&[5u32, 9, 7], &mut |_, _| {}).unwrap();
+        let mut answer = Vec::new();
+        for n in pieces {
+            let best = |logits: &[f32]| logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0 as u32;
+            let mut pick = |logits: &[f32]| Ok(best(logits));
+            let stop = session.generate(*n, &|_| false, &mut pick, &mut |id| answer.push(id)).unwrap();
+            assert_eq!(stop, Stop::Length);
+            assert_eq!(session.tokens()[3..], answer[..answer.len() - 1], "all but the last");
+            assert_eq!(session.room(), 64 - 3 - answer.len(), "which keeps its place");
+        }
+        let (mut next, mut none) = (vec![5u32, 9, 7], |_, _| {});
+        next.extend(&answer);
+        assert_eq!(session.prefill(&next, &mut none).unwrap().evaluated, 1);
+        (answer, session.context().logits().unwrap().to_vec())
+    };
+    let whole = answer(&[9]);
+    assert_eq!(answer(&[1, 5, 3]), whole);
+    let mut session = Session::new(Context::new(model.clone(), &options(64, Precision::Fast)).unwrap());
+    session.prefill(&[5u32], &mut |_, _| {}).unwrap();
+    let foreign = session.generate(1, &|_| false, &mut |_| Ok(u32::MAX), &mut |_| panic!("shown"));
+    assert!(matches!(foreign, Err(RuntimeError::Token { .. })), "{foreign:?}");
+}
+
+#[test]
 fn a_second_turn_computes_only_what_is_new() {
     let mut chat = chat(512, false);
     chat.set_system(Some("Be brief."));

@@ -66,6 +66,11 @@ fn run_prints_the_answer_and_nothing_else() {
     assert_eq!(value["completion_tokens"], 12);
     assert!(value["prompt_tokens"].as_u64().unwrap() > 5);
     assert!(value["timings"]["completion_per_second"].as_f64().unwrap() > 0.0);
+    let one = ocelli(&short(&model, "run", &["-p", "Hello", "-n", "1", "--json"]), b"");
+    let value: Value = serde_json::from_slice(&one.stdout).unwrap();
+    assert_eq!(value["completion_tokens"], 1);
+    assert_eq!(value["timings"]["completion_per_second"], Value::Null, "the prompt's pass gave it");
+    assert!(text(&one.stderr).contains("answer: 1 token\n"), "{}", text(&one.stderr));
 
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("prompt.txt");

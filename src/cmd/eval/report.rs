@@ -32,17 +32,20 @@ pub(super) struct Report {
 #[derive(Default)]
 struct Rate {
     n: usize,
+    /// Those of them that the time was spent on.
+    timed: usize,
     time: Duration,
 }
 
 impl Rate {
-    fn add(&mut self, n: usize, time: Duration) {
+    fn add(&mut self, n: usize, timed: usize, time: Duration) {
         self.n += n;
+        self.timed += timed;
         self.time += time;
     }
 
     fn per_second(&self) -> f64 {
-        if self.time.is_zero() { 0.0 } else { self.n as f64 / self.time.as_secs_f64() }
+        if self.time.is_zero() { 0.0 } else { self.timed as f64 / self.time.as_secs_f64() }
     }
 
     fn json(&self) -> Value {
@@ -74,12 +77,13 @@ impl Report {
     }
 
     pub(super) fn speed(&mut self, answer: &Completion) {
-        self.prompt.add(answer.prefill.evaluated, answer.prompt_time);
-        self.answer.add(answer.tokens.len(), answer.answer_time);
+        let n = answer.prefill.evaluated;
+        self.prompt.add(n, n, answer.prompt_time);
+        self.answer.add(answer.tokens.len(), answer.answer_evaluated, answer.answer_time);
     }
 
     pub(super) fn pictures(&mut self, n: usize, time: Duration) {
-        self.picture.add(n, time);
+        self.picture.add(n, n, time);
     }
 
     /// Nothing more is asked.
