@@ -18,7 +18,8 @@ use crate::fixed::{FixedKernels, Panel16, Staged, UNIT, even};
 use crate::pool::{Pool, SCRATCH_BYTES};
 use crate::select::Kernels;
 use crate::table::{
-    Acts, F32_LANES, Few, FewF32, FormatKernels, Gemm, GemmF32, Gemv, GemvF32, IntKernels, KernelTable, Pack, index,
+    Acts, F32_LANES, Few, FewF32, FormatKernels, Gemm, GemmF32, Gemv, GemvF32, IntKernels, KernelTable, Lines, Pack,
+    index,
 };
 use crate::transpose::to_panel;
 
@@ -197,7 +198,7 @@ pub fn matmul_with_columns(
                 // SAFETY: `out` is tokens × rows long (checked above); strips are disjoint, each taken once. What is kept
                 // was checked, too.
                 unsafe {
-                    strips.compute(r0, r1, 0, tokens, out.get().add(r0), rows, scratch);
+                    strips.compute(r0, r1, 0, tokens, Place::at(out.get().add(r0), rows), scratch);
                     for kept in kept {
                         kept.add(kernels, number, (r0, r1), out.get(), rows, scratch);
                     }
@@ -244,8 +245,9 @@ pub fn matmul_swiglu(
             // SAFETY: the result holds tokens × rows values, and the partners `block` × n each; strips are disjoint. The
             // table's features were detected.
             unsafe {
-                gates.compute(r0, r1, t0, t1, gate, n, panel);
-                ups.compute(r0, r1, t0, t1, up, n, panel);
+                gates.compute(r0, r1, t0, t1, Place::at(gate, n), panel);
+                let end = Lines { at: out.get().add(t0 * rows + r0), stride: rows };
+                ups.compute(r0, r1, t0, t1, Place { end, ..Place::at(up, n) }, panel);
                 let all = std::slice::from_raw_parts_mut(gate, (t1 - t0) * n);
                 (table.swiglu)(all, std::slice::from_raw_parts(up, all.len()));
                 for (t, row) in (t0..t1).zip(all.chunks_exact(n)) {
@@ -269,6 +271,22 @@ unsafe impl<T: Copy + Send> Send for OutPtr<T> {}
 impl<T> OutPtr<T> {
     pub(crate) fn get(self) -> *mut T {
         self.0
+    }
+}
+
+/// Where the results of a strip go: row r of token t to `out + t·stride + r`.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    out: *mut f32,
+    stride: usize,
+    /// Where they are in the end.
+    end: Lines,
+}
+
+impl Place {
+    /// Where they stay.
+    fn at(out: *mut f32, stride: usize) -> Self {
+        Self { out, stride, end: Lines { at: out, stride } }
     }
 }
 
@@ -337,23 +355,13 @@ impl<'a> Strips<'a> {
         (item * self.step, self.weight.rows.min((item + 1) * self.step))
     }
 
-    /// Computes rows `r0..r1` (at most one strip) for tokens `t0..t1`; row r of token t goes to
-    /// `out + (t − t0)·stride + (r − r0)`.
+    /// Computes rows `r0..r1` (at most one strip) for tokens `t0..t1`, which are the first row and token of `place`.
     ///
     /// # Safety
-    /// `out` must be valid for those writes and not be accessed by other threads. `scratch` is a worker's scratch
+    /// `place` must be valid for those writes and not be accessed by other threads. `scratch` is a worker's scratch
     /// memory, at least [`PANEL_BYTES`] long and aligned to 64.
-    #[expect(clippy::too_many_arguments, reason = "a rectangle, its place and its scratch")]
-    unsafe fn compute(
-        &self,
-        r0: usize,
-        r1: usize,
-        t0: usize,
-        t1: usize,
-        out: *mut f32,
-        stride: usize,
-        scratch: &mut [u8],
-    ) {
+    unsafe fn compute(&self, r0: usize, r1: usize, t0: usize, t1: usize, place: Place, scratch: &mut [u8]) {
+        let Place { out, stride, .. } = place;
         let w = &self.weight;
         let rows = &w.bytes[r0 * w.row_bytes..r1 * w.row_bytes];
         match &self.path {
@@ -389,7 +397,7 @@ impl<'a> Strips<'a> {
             // SAFETY: promised by the caller.
             Path::Int(int, acts) => unsafe {
                 let later = self.later(r0);
-                self.compute_int(int, acts.tokens(t0, t1 - t0), rows, later, r1 - r0, out, stride, scratch);
+                self.compute_int(int, acts.tokens(t0, t1 - t0), rows, later, r1 - r0, place, scratch);
             },
             // SAFETY: promised by the caller.
             Path::Fixed(format, fixed, acts) => unsafe {
@@ -415,8 +423,7 @@ impl<'a> Strips<'a> {
         rows: &[u8],
         later: &[u8],
         n_rows: usize,
-        out: *mut f32,
-        stride: usize,
+        place: Place,
         scratch: &mut [u8],
     ) {
         let (units, mr) = (self.weight.cols / int.unit, self.table.mr);
@@ -445,8 +452,9 @@ impl<'a> Strips<'a> {
                     unit0,
                     units: n,
                     acts,
-                    out,
-                    out_stride: stride,
+                    out: place.out,
+                    out_stride: place.stride,
+                    end: place.end,
                     accumulate: unit0 != 0,
                     pairs,
                     later: if unit0 == 0 { later } else { &[] },

@@ -391,6 +391,9 @@ pub(crate) struct Gemm<'a> {
     pub(crate) out: *mut f32,
     /// Distance between tokens in the result.
     pub(crate) out_stride: usize,
+    /// Where results are in the end, if that is not at `out`.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 asks for lines to write to"))]
+    pub(crate) end: Lines,
     /// Whether to add to the result instead of storing it.
     pub(crate) accumulate: bool,
     /// Whether blocks have the same scale two by two, in the panel and in the activations; `unit0` and `units` are even then.
@@ -399,6 +402,32 @@ pub(crate) struct Gemm<'a> {
     /// Stored rows that will be wanted next, to be asked for meanwhile; they may be anything.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 asks for them"))]
     pub(crate) later: &'a [u8],
+}
+
+/// Where floats of several tokens will be written: those of token `t` from `at + t·stride` on. An address, never more.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lines {
+    pub(crate) at: *const f32,
+    pub(crate) stride: usize,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Lines {
+    /// Asks for the lines of `n` floats of each of `N` tokens from `t` on, so that they are there when they are written: tokens
+    /// lie far apart, in lines that no near cache has. Affects nothing but caches.
+    #[inline(always)]
+    pub(crate) fn claim<const N: usize>(self, t: usize, n: usize) {
+        for c in 0..N {
+            let first = self.at.wrapping_add((t + c) * self.stride);
+            for float in (0..n).step_by(F32_LANES) {
+                // SAFETY: no more than a hint. By its name, because the intrinsic asks for lines to be read.
+                unsafe {
+                    let line = first.wrapping_add(float);
+                    std::arch::asm!("prefetchw [{0}]", in(reg) line, options(readonly, nostack, preserves_flags));
+                }
+            }
+        }
+    }
 }
 
 /// A panel of f32 weights times f32 rows.

@@ -100,6 +100,7 @@ unsafe fn tile_super<V: Lanes, F: Super, const N: usize>(a: &Gemm, later: &Later
     let (unit_bytes, codes) = (unit_bytes::<F>(V::NIBBLES), codes_bytes::<F>(V::NIBBLES));
     let depth = a.acts.depth;
     let sums: &[i16] = if F::GROUP == 32 { a.acts.sums32 } else { a.acts.sums16 };
+    a.end.claim::<N>(t, a.n_rows);
     // SAFETY: the panel holds `units` super-blocks; the tokens hold `depth` codes, `depth / GROUP` sums and
     // `depth / 256` scales each, of which unit `u` of the panel is number `unit0 + u`. The result has `n_rows` values
     // for every token. The rest is promised by the caller.
@@ -191,6 +192,7 @@ unsafe fn tile_block<V: Lanes, F: Unpack<Unit = Block32>, const N: usize>(a: &Ge
         return;
     }
     let depth = a.acts.depth;
+    a.end.claim::<N>(t, a.n_rows);
     // SAFETY: the panel holds `units` blocks; the tokens hold `depth` codes, `depth / 32` sums and scales each, of which
     // unit `u` of the panel is number `unit0 + u`. The result has `n_rows` values for every token. The rest is promised
     // by the caller.
@@ -239,6 +241,7 @@ unsafe fn tile_pairs<V: Lanes, const N: usize>(a: &Gemm, later: &Later<'_>, t: u
         return;
     }
     let depth = a.acts.depth;
+    a.end.claim::<N>(t, a.n_rows);
     // SAFETY: as in `tile_block`.
     unsafe {
         let mut acc = [V::float(0.0); N];
