@@ -38,6 +38,9 @@ const PANEL_BYTES: usize = SCRATCH_BYTES - PARTNER_BYTES;
 /// than these.
 pub const FEW_TOKENS: usize = 16;
 
+/// Bytes of rows in a turn without a panel: with half as many, reading them begins to take longer.
+const TURN_BYTES: usize = 32 * 1024;
+
 /// Depth of a panel of f32 weights: 512 steps of 16 lanes are 32 KiB. A multiple of every block length.
 const F32_DEPTH: usize = 512;
 
@@ -336,8 +339,10 @@ impl<'a> Strips<'a> {
         debug_assert!(most <= FEW_TOKENS);
         let few = act.tokens() <= most;
         let step = if few {
-            // Some turns per thread to even out, but at least 16 rows per turn. Turns follow each other in memory.
-            (weight.rows / (threads * 8)).clamp(16, 64) & !7
+            // Some turns per thread to even out, but of at least 16 rows, unless that is more than a turn's bytes: at the end
+            // threads wait for half of one. Turns follow each other in memory.
+            let most = ((TURN_BYTES / weight.row_bytes + 4) & !7).clamp(8, 64);
+            (weight.rows / (threads * 8)).clamp(most.min(16), most) & !7
         } else {
             match &path {
                 Path::Int(..) => table.mr * table.panels,
