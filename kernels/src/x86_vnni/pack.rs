@@ -32,37 +32,8 @@ fn fours(r: [__m512i; 4]) -> [__m512i; 4] {
     [_mm512_unpacklo_epi64(a, c), _mm512_unpackhi_epi64(a, c), _mm512_unpacklo_epi64(b, d), _mm512_unpackhi_epi64(b, d)]
 }
 
-/// 64 bytes of every row, from `at` of its block on: register k has their 32-bit element k of all rows.
-///
-/// # Safety
-/// They must be readable.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn columns16(blocks: &Blocks, at: usize) -> [__m512i; 16] {
-    let mut out = [_mm512_setzero_si512(); 16];
-    let mut parts = [[_mm512_setzero_si512(); 4]; 4];
-    for (i, part) in parts.iter_mut().enumerate() {
-        let mut r = [_mm512_setzero_si512(); 4];
-        for (r, block) in r.iter_mut().zip(&blocks[4 * i..]) {
-            // SAFETY: promised by the caller.
-            *r = unsafe { _mm512_loadu_si512(block.add(at).cast()) };
-        }
-        *part = fours(r);
-    }
-    // Part L of register m of parts i: element 4·L + m of rows 4i … 4i + 3.
-    for m in 0..4 {
-        let [a, b, c, d] = [parts[0][m], parts[1][m], parts[2][m], parts[3][m]];
-        let (low, high) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0x44>(c, d));
-        out[m] = _mm512_shuffle_i32x4::<0x88>(low, high);
-        out[4 + m] = _mm512_shuffle_i32x4::<0xdd>(low, high);
-        let (low, high) = (_mm512_shuffle_i32x4::<0xee>(a, b), _mm512_shuffle_i32x4::<0xee>(c, d));
-        out[8 + m] = _mm512_shuffle_i32x4::<0x88>(low, high);
-        out[12 + m] = _mm512_shuffle_i32x4::<0xdd>(low, high);
-    }
-    out
-}
-
-/// The same of 32 bytes.
+/// 32 bytes of every row, from `at` of its block on: register k has their 32-bit element k of all rows. Loads put four rows behind
+/// four others, which is a stage of shuffles less than to take 64 bytes of a row at once.
 ///
 /// # Safety
 /// They must be readable.
@@ -90,7 +61,7 @@ unsafe fn columns8(blocks: &Blocks, at: usize) -> [__m512i; 8] {
     out
 }
 
-/// The same of 16 bytes.
+/// As [`columns8`], of 16 bytes.
 ///
 /// # Safety
 /// They must be readable.
@@ -200,17 +171,17 @@ pub(super) trait Packed: Super {
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn nibble_codes(blocks: &Blocks, at: usize, fifth: &[__m512i; 8], dst: *mut u8) {
     let nibble = _mm512_set1_epi8(15);
-    for half in 0..2 {
+    for pair in 0..4 {
         // SAFETY: promised by the caller.
-        let c = unsafe { columns16(blocks, at + 64 * half) };
+        let c = unsafe { columns8(blocks, at + 32 * pair) };
         for (k, c) in c.into_iter().enumerate() {
-            let run = 4 * half + 2 * (k / 8);
+            let run = 2 * pair;
             let both = [_mm512_and_si512(c, nibble), _mm512_and_si512(_mm512_srli_epi16::<4>(c), nibble)];
             for (i, mut codes) in both.into_iter().enumerate() {
-                let set = _mm512_test_epi8_mask(fifth[k % 8], _mm512_set1_epi8((1u8 << (run + i)) as i8));
+                let set = _mm512_test_epi8_mask(fifth[k], _mm512_set1_epi8((1u8 << (run + i)) as i8));
                 codes = _mm512_mask_add_epi8(codes, set, codes, _mm512_set1_epi8(16));
                 // SAFETY: as above: 8 runs of 8 registers.
-                unsafe { put(dst, 8 * (run + i) + k % 8, codes) };
+                unsafe { put(dst, 8 * (run + i) + k, codes) };
             }
         }
     }
@@ -252,11 +223,11 @@ impl Packed for Q4_K {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn codes(blocks: &Blocks, dst: *mut u8) {
-        for half in 0..2 {
+        for run in 0..4 {
             // SAFETY: promised by the caller; the nibbles lie there. They stay as they are, two in a byte.
             unsafe {
-                for (k, codes) in columns16(blocks, 16 + 64 * half).into_iter().enumerate() {
-                    put(dst, 16 * half + k, codes);
+                for (k, codes) in columns8(blocks, 16 + 32 * run).into_iter().enumerate() {
+                    put(dst, 8 * run + k, codes);
                 }
             }
         }
@@ -293,11 +264,11 @@ impl Packed for Q6_K {
         let (nibble, top) = (_mm512_set1_epi8(15), _mm512_set1_epi8(0x30));
         for half in 0..2 {
             // SAFETY: promised by the caller; nibbles of four runs lie in 64 bytes, their upper bits in 32.
-            let (c, h) = unsafe { (columns16(blocks, 64 * half), columns8(blocks, 128 + 32 * half)) };
+            let [c, d, h] = unsafe { [64 * half, 64 * half + 32, 128 + 32 * half].map(|at| columns8(blocks, at)) };
             for k in 0..8 {
                 let high =
                     [_mm512_slli_epi16::<4>(h[k]), _mm512_slli_epi16::<2>(h[k]), h[k], _mm512_srli_epi16::<2>(h[k])];
-                let low = [c[k], c[8 + k], _mm512_srli_epi16::<4>(c[k]), _mm512_srli_epi16::<4>(c[8 + k])];
+                let low = [c[k], d[k], _mm512_srli_epi16::<4>(c[k]), _mm512_srli_epi16::<4>(d[k])];
                 for (run, (low, high)) in low.into_iter().zip(high).enumerate() {
                     let codes = _mm512_or_si512(_mm512_and_si512(low, nibble), _mm512_and_si512(high, top));
                     // SAFETY: as above: 8 runs of 8 registers.
