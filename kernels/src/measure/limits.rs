@@ -173,12 +173,7 @@ impl Limits {
     /// as large as the last cache.
     #[must_use]
     pub fn measure(pool: &Pool, kernels: Kernels, memory: &[u64]) -> Self {
-        let peaks = kernels
-            .table
-            .peaks
-            .iter()
-            .map(|each| Peak { unit: each.unit, instructions: each.instructions, ops: peak(pool, each) })
-            .collect();
+        let peaks = peaks(pool, &kernels.table.peaks);
         let read = bandwidth(pool, kernels, memory);
         Self { isa: kernels.name(), threads: pool.threads(), peaks, read }
     }
@@ -209,25 +204,29 @@ impl Limits {
     }
 }
 
-/// Operations per second of all threads: the best of some rounds.
-fn peak(pool: &Pool, each: &PeakLoop) -> f64 {
-    // SAFETY: the loop is one of a table that was detected.
-    let run = |turns| pool.run(|_, _| unsafe { (each.run)(turns) });
-    let (mut turns, mut rounds, mut best) = (64u64, 0, 0f64);
-    // The machine may stand still for a moment: a short round that took long is no reason to keep rounds short.
+/// Operations per second of all threads: of each loop the best of some rounds. Loops take turns, so that a core that is taken
+/// away for a while is there again for some rounds of each.
+fn peaks(pool: &Pool, loops: &[PeakLoop]) -> Vec<Peak> {
+    let mut state: Vec<_> = loops.iter().map(|each| (each, 64u64, 0f64)).collect();
+    let mut rounds = 0;
     while rounds < ROUNDS {
-        let started = Instant::now();
-        run(turns);
-        let time = started.elapsed();
-        let ops = turns as f64 * each.ops as f64 * pool.threads() as f64;
-        best = best.max(ops / time.as_secs_f64().max(1e-9));
-        if time < ROUND && turns < 1 << 40 {
-            turns *= 2;
-        } else {
-            rounds += 1;
+        let mut short = false;
+        for (each, turns, best) in &mut state {
+            let started = Instant::now();
+            // SAFETY: the loop is one of a table that was detected.
+            pool.run(|_, _| unsafe { (each.run)(*turns) });
+            let time = started.elapsed();
+            let ops = *turns as f64 * each.ops as f64 * pool.threads() as f64;
+            *best = best.max(ops / time.as_secs_f64().max(1e-9));
+            // The machine may stand still for a moment: a short round that took long is no reason to keep rounds short.
+            if time < ROUND && *turns < 1 << 40 {
+                *turns *= 2;
+                short = true;
+            }
         }
+        rounds += usize::from(!short);
     }
-    best
+    state.into_iter().map(|(each, _, ops)| Peak { unit: each.unit, instructions: each.instructions, ops }).collect()
 }
 
 /// Bytes per second that all threads of `pool` read now, once over `memory`: what others on the machine leave changes from
