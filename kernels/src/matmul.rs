@@ -341,8 +341,8 @@ impl<'a> Strips<'a> {
         let step = if few {
             // Some turns per thread to even out, but of at least 16 rows, unless that is more than a turn's bytes: at the end
             // threads wait for half of one. Turns follow each other in memory.
-            let most = ((TURN_BYTES / weight.row_bytes + 4) & !7).clamp(8, 64);
-            (weight.rows / (threads * 8)).clamp(most.min(16), most) & !7
+            let turn = ((TURN_BYTES / weight.row_bytes + 4) & !7).clamp(8, 64);
+            (weight.rows / (threads * 8)).clamp(turn.min(16), turn) & !7
         } else {
             match &path {
                 Path::Int(..) => table.mr * table.panels,
