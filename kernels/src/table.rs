@@ -88,6 +88,9 @@ pub(crate) struct KernelTable {
     pub(crate) quantize_q8k: QuantizeQ8k,
     /// Quantises one row with one scale per 32: codes, scales, sums per 32.
     pub(crate) quantize_q8b: QuantizeQ8b,
+    /// Writes a row, a multiple of 64 values, as blocks of Q8_0 whose every two share a scale: the codes and scales of
+    /// `quantize_q8b`, the latter in half precision. Whether all values and scales were finite.
+    pub(crate) q8_pairs: unsafe fn(&[f32], &mut [u8]) -> bool,
     /// `out = x·w / sqrt(mean(x²) + eps)`.
     pub(crate) rmsnorm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     /// `out = (x − mean(x))·w / sqrt(var(x) + eps) + b`, the variance being that of the row itself (divided by n).

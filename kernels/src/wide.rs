@@ -13,6 +13,9 @@ const LANES: usize = 16;
 /// `1.5·2²³`: adding it rounds to the nearest integer (ties to even) and leaves that integer in the low bits.
 pub(crate) const MAGIC: f32 = 12_582_912.0;
 
+/// The bits of half precision from which on it is not finite, without the sign.
+pub(crate) const HALF_INFINITY: u16 = 0x7c00;
+
 /// `exp(x)` within 2 ulp: `2ⁿ·exp(r)`, `|r| ≤ ln2 / 2`, with the Taylor polynomial of degree 7 (remainder below
 /// `0.35⁸/8! < 6e-9`). Below −87.3 the result is 0, above 88.3 it is that of 88.3; NaN stays NaN.
 #[inline(always)]
@@ -38,7 +41,9 @@ fn exp(x: f32) -> f32 {
 /// Adds the lanes pairwise.
 #[inline(always)]
 fn sum(lanes: &[f32; LANES]) -> f32 {
-    let mut v = *lanes;
+    // Without the barrier, compilers cut the loop that made the lanes into the pieces that are added here: seven sums of 2 or 4
+    // lanes instead of one of 16.
+    let mut v = std::hint::black_box(*lanes);
     let mut n = LANES / 2;
     while n > 0 {
         for i in 0..n {
@@ -162,6 +167,28 @@ pub(crate) fn quantize_q8b(x: &[f32], q: &mut [i8], d: &mut [f32], sums32: &mut 
         codes(x, scale, codes_out);
     }
     sums::<32>(q, sums32);
+}
+
+/// See [`crate::table::KernelTable::q8_pairs`].
+#[inline(always)]
+pub(crate) fn q8_pairs(x: &[f32], out: &mut [u8]) -> bool {
+    let mut fine = true;
+    for (x, out) in x.as_chunks::<64>().0.iter().zip(out.as_chunks_mut::<68>().0) {
+        fine &= x.iter().fold(true, |fine, x| fine & x.is_finite());
+        let largest = largest(x);
+        let (scale, back) = if largest < TINY { (0.0, 0.0) } else { (127.0 / largest, largest / 127.0) };
+        let half = ocelli_quant::half_bits::f32_to_f16(back);
+        fine &= half < HALF_INFINITY;
+        let mut q = [0i8; 64];
+        codes(x, scale, &mut q);
+        for (out, q) in out.as_chunks_mut::<34>().0.iter_mut().zip(q.as_chunks::<32>().0) {
+            out[..2].copy_from_slice(&half.to_le_bytes());
+            for (out, code) in out[2..].iter_mut().zip(q) {
+                *out = code.cast_unsigned();
+            }
+        }
+    }
+    fine
 }
 
 #[inline(always)]
@@ -354,6 +381,7 @@ macro_rules! wide_functions {
                 magnitudes(x: &[f32]) -> (f32, f32);
                 quantize_q8k(x: &[f32], q: &mut [i8], d: &mut [f32], sums16: &mut [i16], sums32: &mut [i16]) -> ();
                 quantize_q8b(x: &[f32], q: &mut [i8], d: &mut [f32], sums32: &mut [i16], pairs: bool) -> ();
+                q8_pairs(x: &[f32], out: &mut [u8]) -> bool;
                 rmsnorm(x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) -> ();
                 layer_norm(x: &[f32], w: &[f32], b: &[f32], eps: f32, out: &mut [f32]) -> ();
                 bias_gelu(x: &mut [f32], bias: &[f32]) -> ();

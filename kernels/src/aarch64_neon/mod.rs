@@ -206,6 +206,7 @@ macro_rules! table {
                             dot_f32: elem::dot_f32,
                             quantize_q8k: elem::quantize_q8k,
                             quantize_q8b: elem::quantize_q8b,
+                            q8_pairs: elem::q8_pairs,
                             rmsnorm: elem::rmsnorm,
                             layer_norm: elem::layer_norm,
                             bias_gelu: elem::bias_gelu,

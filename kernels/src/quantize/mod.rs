@@ -9,7 +9,6 @@
 
 use std::sync::OnceLock;
 
-use ocelli_quant::half_bits::f32_to_f16;
 use ocelli_quant::{GgmlType, QuantError};
 
 use crate::error::KernelError;
@@ -111,28 +110,11 @@ pub fn dequantize_row(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(),
 /// # Errors
 /// As [`GgmlType::quantize_row`] for Q8_0, and when the row is an odd number of blocks.
 pub fn quantize_pairs(kernels: Kernels, row: &[f32], out: &mut [u8]) -> Result<(), KernelError> {
-    const PIECE: usize = 1024;
-    const BYTES: usize = 34;
     if !row.len().is_multiple_of(64) {
         return Err(KernelError::Multiple { what: "row of blocks in pairs", got: row.len(), of: 64 });
     }
-    let (mut codes, mut scales, mut sums) = ([0i8; PIECE], [0f32; PIECE / 32], [0i16; PIECE / 32]);
-    let mut fine = out.len() == GgmlType::Q8_0.row_bytes(row.len())?;
-    for (x, out) in row.chunks(PIECE).zip(out.chunks_mut(PIECE / 32 * BYTES)) {
-        let (codes, scales) = (&mut codes[..x.len()], &mut scales[..x.len() / 32]);
-        fine &= x.iter().fold(true, |fine, x| fine & x.is_finite());
-        // SAFETY: a code for every value, a scale and a sum for every 32; the table's features were detected.
-        unsafe { (kernels.table.quantize_q8b)(x, codes, scales, &mut sums[..x.len() / 32], true) };
-        let blocks = out.as_chunks_mut::<BYTES>().0.iter_mut();
-        for ((out, codes), scale) in blocks.zip(codes.as_chunks::<32>().0).zip(scales) {
-            let scale = f32_to_f16(*scale);
-            fine &= scale < 0x7c00;
-            out[..2].copy_from_slice(&scale.to_le_bytes());
-            for (out, code) in out[2..].iter_mut().zip(codes) {
-                *out = code.cast_unsigned();
-            }
-        }
-    }
+    // SAFETY: the function writes no more than there is of either; the table's features were detected.
+    let fine = unsafe { (kernels.table.q8_pairs)(row, out) } && out.len() == GgmlType::Q8_0.row_bytes(row.len())?;
     // What is wrong, plain blocks say.
     if fine { Ok(()) } else { Ok(quantize_row(GgmlType::Q8_0, row, None, out)?) }
 }

@@ -134,6 +134,14 @@ pub(super) unsafe fn magnitudes(x: &[f32]) -> (f32, f32) {
     crate::wide::magnitudes(x)
 }
 
+/// Blocks of Q8_0 in pairs.
+///
+/// # Safety
+/// None.
+pub(super) unsafe fn q8_pairs(x: &[f32], out: &mut [u8]) -> bool {
+    crate::wide::q8_pairs(x, out)
+}
+
 /// Exponentials relative to `max`, and their sum.
 ///
 /// # Safety

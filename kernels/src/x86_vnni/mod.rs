@@ -259,6 +259,7 @@ pub(crate) fn avx512_table() -> Option<&'static KernelTable> {
                 }),
                 quantize_q8k: elem::quantize_q8k,
                 quantize_q8b: quantize::quantize_q8b,
+                q8_pairs: quantize::q8_pairs,
                 rmsnorm: elem::rmsnorm,
                 layer_norm: elem::layer_norm,
                 bias_gelu: elem::bias_gelu,

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use crate::act::TINY;
 use crate::fixed::{LANES, UNIT, scale};
-use crate::wide::MAGIC;
+use crate::wide::{HALF_INFINITY, MAGIC};
 
 /// Units whose scales are found together.
 const TOGETHER: usize = 16;
@@ -70,6 +70,15 @@ across!(
     totals, _mm512_add_ps
 );
 
+/// What values are multiplied by to be codes, and codes to be values, given the largest magnitudes of 16 units.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn scales(largest: __m512) -> (__m512, __m512) {
+    let some = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(largest, _mm512_set1_ps(TINY));
+    let most = _mm512_set1_ps(127.0);
+    (_mm512_maskz_div_ps(some, most, largest), _mm512_maskz_div_ps(some, largest, most))
+}
+
 /// Codes of two runs of 32, each with its scale: to the nearest, ties to even; of what is no number 0. The second run may be
 /// missing.
 #[inline]
@@ -120,15 +129,8 @@ pub(super) fn quantize_q8b(x: &[f32], q: &mut [i8], d: &mut [f32], sums32: &mut 
                 *largest = _mm512_max_ps(size(unsafe { load(x.as_ptr()) }), *largest);
             }
         }
-        let largest = tops(&largest);
-        let some = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(largest, _mm512_set1_ps(TINY));
-        let most = _mm512_set1_ps(127.0);
-        let (mut scales, mut back) = ([0f32; TOGETHER], [0f32; TOGETHER]);
-        // SAFETY: 16 places each.
-        unsafe {
-            _mm512_storeu_ps(scales.as_mut_ptr(), _mm512_maskz_div_ps(some, most, largest));
-            _mm512_storeu_ps(back.as_mut_ptr(), _mm512_maskz_div_ps(some, largest, most));
-        }
+        let (scales, back) = scales(tops(&largest));
+        let (scales, back) = (lanes(scales), lanes(back));
         for (d, back) in d.chunks_mut(runs).zip(back) {
             d.fill(back);
         }
@@ -143,6 +145,42 @@ pub(super) fn quantize_q8b(x: &[f32], q: &mut [i8], d: &mut [f32], sums32: &mut 
             }
         }
     }
+}
+
+/// See [`crate::table::KernelTable::q8_pairs`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) fn q8_pairs(x: &[f32], out: &mut [u8]) -> bool {
+    let mut fine = __mmask16::MAX;
+    let infinity = _mm512_set1_ps(f32::INFINITY);
+    let pairs = x.as_chunks::<64>().0.chunks(TOGETHER);
+    for (x, out) in pairs.zip(out.as_chunks_mut::<68>().0.chunks_mut(TOGETHER)) {
+        let mut largest = [_mm512_setzero_ps(); TOGETHER];
+        for (largest, x) in largest.iter_mut().zip(x) {
+            for x in x.as_chunks::<16>().0 {
+                // SAFETY: 16 floats.
+                let size = size(unsafe { load(x.as_ptr()) });
+                // Of what is no number, neither is true.
+                fine &= _mm512_cmp_ps_mask::<_CMP_LT_OQ>(size, infinity);
+                *largest = _mm512_max_ps(size, *largest);
+            }
+        }
+        let (scales, back) = scales(tops(&largest));
+        let halves = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(back);
+        fine &= _mm256_cmplt_epu16_mask(halves, _mm256_set1_epi16(HALF_INFINITY.cast_signed()));
+        let mut stored = [0u16; TOGETHER];
+        // SAFETY: 16 places.
+        unsafe { _mm256_storeu_si256(stored.as_mut_ptr().cast(), halves) };
+        for ((x, out), (scale, stored)) in x.iter().zip(out).zip(lanes(scales).into_iter().zip(stored)) {
+            let codes = codes(x.as_chunks().0, [scale; 2]);
+            let [first, second] = [_mm512_castsi512_si256(codes), _mm512_extracti64x4_epi64::<1>(codes)];
+            for (out, codes) in out.as_chunks_mut::<34>().0.iter_mut().zip([first, second]) {
+                out[..2].copy_from_slice(&stored.to_le_bytes());
+                // SAFETY: 32 bytes behind the scale.
+                unsafe { _mm256_storeu_si256(out[2..].as_mut_ptr().cast(), codes) };
+            }
+        }
+    }
+    fine == __mmask16::MAX
 }
 
 /// See [`crate::fixed::spread`].
