@@ -257,7 +257,7 @@ pub(crate) fn avx512_table() -> Option<&'static KernelTable> {
                     queries: 8,
                     ..fixed
                 }),
-                quantize_q8k: elem::quantize_q8k,
+                quantize_q8k: quantize::quantize_q8k,
                 quantize_q8b: quantize::quantize_q8b,
                 q8_pairs: quantize::q8_pairs,
                 rmsnorm: elem::rmsnorm,

@@ -84,21 +84,14 @@ fn scales(largest: __m512) -> (__m512, __m512) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn codes(x: &[[f32; 32]], scales: [f32; 2]) -> __m512i {
-    let (magic, low) = (_mm512_set1_ps(MAGIC), _mm512_set1_epi32(0xff));
     let mut lanes = [_mm512_setzero_si512(); 4];
     for ((lanes, x), scale) in lanes.as_chunks_mut::<2>().0.iter_mut().zip(x).zip(scales) {
         for (lanes, x) in lanes.iter_mut().zip(x.as_chunks::<16>().0) {
             // SAFETY: 16 floats.
-            let x = unsafe { load(x.as_ptr()) };
-            let code = _mm512_add_ps(_mm512_mul_ps(x, _mm512_set1_ps(scale)), magic);
-            *lanes = _mm512_and_si512(_mm512_castps_si512(code), low);
+            *lanes = code(unsafe { load(x.as_ptr()) }, _mm512_set1_ps(scale));
         }
     }
-    let [a, b, c, d] = lanes;
-    let packed = _mm512_packus_epi16(_mm512_packus_epi32(a, b), _mm512_packus_epi32(c, d));
-    // Every 128 bits have four codes of each register.
-    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    _mm512_permutexvar_epi32(order, packed)
+    bytes(lanes)
 }
 
 /// Sums of two runs of 32 codes.
@@ -112,6 +105,74 @@ fn sums(codes: __m512i) -> [i16; 2] {
     let fours = _mm512_add_epi64(twos, _mm512_shuffle_i64x2::<0b10_11_00_01>(twos, twos));
     let sum = |v: __m128i| (_mm_cvtsi128_si32(v) - 32 * 128) as i16;
     [sum(_mm512_castsi512_si128(fours)), sum(_mm512_extracti32x4_epi32::<2>(fours))]
+}
+
+/// Codes of 16 values, a byte in each lane.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn code(x: __m512, scale: __m512) -> __m512i {
+    let shifted = _mm512_add_ps(_mm512_mul_ps(x, scale), _mm512_set1_ps(MAGIC));
+    _mm512_and_si512(_mm512_castps_si512(shifted), _mm512_set1_epi32(0xff))
+}
+
+/// The bytes of the lanes of four registers, in order.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn bytes([a, b, c, d]: [__m512i; 4]) -> __m512i {
+    let packed = _mm512_packus_epi16(_mm512_packus_epi32(a, b), _mm512_packus_epi32(c, d));
+    // Every 128 bits have four of each register.
+    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    _mm512_permutexvar_epi32(order, packed)
+}
+
+/// Sums of every 16 of 256 codes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn sums16(codes: &[__m512i; 4]) -> __m512i {
+    let ones = _mm512_set1_epi8(1);
+    let [a, b, c, d] = codes.map(|codes| _mm512_dpbusd_epi32(_mm512_setzero_si512(), ones, codes));
+    let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    // Every 128 bits have one of each register.
+    let sums = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    _mm512_permutexvar_epi32(order, sums)
+}
+
+/// See [`crate::table::KernelTable::quantize_q8k`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(super) fn quantize_q8k(x: &[f32], q: &mut [i8], d: &mut [f32], sums16: &mut [i16], sums32: &mut [i16]) {
+    let values = x.as_chunks::<256>().0.iter().zip(q.as_chunks_mut::<256>().0).zip(d);
+    let sums = sums16.as_chunks_mut::<16>().0.iter_mut().zip(sums32.as_chunks_mut::<8>().0);
+    for (((x, q), d), (sums16, sums32)) in values.zip(sums) {
+        let x = x.as_chunks::<16>().0;
+        let mut largest = [_mm512_setzero_ps(); 4];
+        for x in x.as_chunks::<4>().0 {
+            for (largest, x) in largest.iter_mut().zip(x) {
+                // SAFETY: 16 floats. Of a number and none, the second operand is taken.
+                *largest = _mm512_max_ps(size(unsafe { load(x.as_ptr()) }), *largest);
+            }
+        }
+        let [a, b, c, e] = largest;
+        let largest = top(_mm512_max_ps(_mm512_max_ps(a, b), _mm512_max_ps(c, e)));
+        let scale = if largest < TINY { 0.0 } else { 127.0 / largest };
+        *d = if largest < TINY { 0.0 } else { 1.0 / scale };
+        let mut codes = [_mm512_setzero_si512(); 4];
+        for ((codes, x), q) in codes.iter_mut().zip(x.as_chunks::<4>().0).zip(q.as_chunks_mut::<64>().0) {
+            // SAFETY: 16 floats each.
+            *codes = bytes(x.each_ref().map(|x| code(unsafe { load(x.as_ptr()) }, _mm512_set1_ps(scale))));
+            // SAFETY: 64 places.
+            unsafe { _mm512_storeu_si512(q.as_mut_ptr().cast(), *codes) };
+        }
+        let of_16 = self::sums16(&codes);
+        // The even lanes have what they and the next ones are together.
+        let of_32 = _mm512_add_epi32(of_16, _mm512_shuffle_epi32::<0b10_11_00_01>(of_16));
+        // SAFETY: 16 and 8 places.
+        unsafe {
+            _mm256_storeu_si256(sums16.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(of_16));
+            _mm_storeu_si128(sums32.as_mut_ptr().cast(), _mm512_cvtepi64_epi16(of_32));
+        }
+    }
 }
 
 /// See [`crate::table::KernelTable::quantize_q8b`].
