@@ -19,6 +19,9 @@ pub(crate) type QuantizeQ8k = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i16
 /// One row: values to codes, scales and sums of 32, and whether every two scales are to be the same.
 pub(crate) type QuantizeQ8b = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i16], bool);
 
+/// Codes of whole units of 256 to what each reaches.
+pub(crate) type ReachOf = unsafe fn(&[i8], &mut [Reach]);
+
 /// One row: input, weights, biases, epsilon, result.
 pub(crate) type LayerNorm = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
 
@@ -86,6 +89,8 @@ pub(crate) struct KernelTable {
     pub(crate) dot_f32: unsafe fn(&[f32], &[f32]) -> f32,
     /// Quantises one row with one scale per 256: codes, scales, sums per 16, sums per 32.
     pub(crate) quantize_q8k: QuantizeQ8k,
+    /// What every 256 codes reach, where GEMMs ask for it.
+    pub(crate) reach: Option<ReachOf>,
     /// Quantises one row with one scale per 32: codes, scales, sums per 32.
     pub(crate) quantize_q8b: QuantizeQ8b,
     /// Writes a row, a multiple of 64 values, as blocks of Q8_0 whose every two share a scale: the codes and scales of
@@ -268,6 +273,9 @@ pub(crate) struct Acts<'a> {
     /// The same of 64 codes, where those share a scale; else empty.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 takes two blocks at once"))]
     pub(crate) begin_pairs: &'a [i32],
+    /// See [`KernelTable::reach`]; empty for [`ActKind::Q8B`], and where nobody asks.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 multiplies two sums at once"))]
+    pub(crate) reach: &'a [Reach],
     /// Codes per token.
     pub(crate) depth: usize,
     /// Codes per scale.
@@ -281,6 +289,7 @@ impl<'a> Acts<'a> {
         let begin = if self.unit == 256 { self.depth / 16 } else { self.depth / 32 };
         let wide = if self.q16.is_empty() { 0..0 } else { from * self.depth..(from + n) * self.depth };
         let crossed = if self.crossed.is_empty() { 0..0 } else { from * self.depth..(from + n) * self.depth };
+        let reach = if self.reach.is_empty() { 0..0 } else { from * self.depth / 256..(from + n) * self.depth / 256 };
         Acts {
             q: &self.q[from * self.depth..(from + n) * self.depth],
             crossed: &self.crossed[crossed],
@@ -290,9 +299,19 @@ impl<'a> Acts<'a> {
             sums32: &self.sums32[from * self.depth / 32..(from + n) * self.depth / 32],
             begin: &self.begin[from * begin..(from + n) * begin],
             begin_pairs: if self.pairs { &self.begin_pairs[from * begin / 2..(from + n) * begin / 2] } else { &[] },
+            reach: &self.reach[reach],
             ..*self
         }
     }
+}
+
+/// How large sums of some of 256 codes are, and with them those of products with weights.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Reach {
+    /// The largest sum of the positive ones, or of the magnitudes of the negative ones, among 32.
+    pub(crate) one_sign32: u16,
+    /// The largest sum of the magnitudes of 16.
+    pub(crate) all16: u16,
 }
 
 /// One token times consecutive stored rows.

@@ -6,6 +6,7 @@
 
 use crate::act::TINY;
 use crate::fixed::{TILE, WEIGHT_NORM, Weights};
+use crate::table::Reach;
 
 /// Lanes of every accumulator.
 const LANES: usize = 16;
@@ -151,6 +152,23 @@ pub(crate) fn quantize_q8k(x: &[f32], q: &mut [i8], d: &mut [f32], sums16: &mut 
     sums::<16>(q, sums16);
     for (sum, pair) in sums32.iter_mut().zip(sums16.as_chunks::<2>().0) {
         *sum = pair[0] + pair[1];
+    }
+}
+
+/// See [`crate::table::KernelTable::reach`].
+#[inline(always)]
+pub(crate) fn reach(q: &[i8], out: &mut [Reach]) {
+    for (q, out) in q.as_chunks::<256>().0.iter().zip(out) {
+        *out = Reach::default();
+        for q in q.as_chunks::<32>().0 {
+            let (mut above, mut below) = ([0u16; 2], [0u16; 2]);
+            for ((q, above), below) in q.as_chunks::<16>().0.iter().zip(&mut above).zip(&mut below) {
+                *above = q.iter().map(|q| u16::from(q.max(&0).unsigned_abs())).sum();
+                *below = q.iter().map(|q| u16::from(q.min(&0).unsigned_abs())).sum();
+                out.all16 = out.all16.max(*above + *below);
+            }
+            out.one_sign32 = out.one_sign32.max(above[0] + above[1]).max(below[0] + below[1]);
+        }
     }
 }
 
@@ -381,6 +399,7 @@ macro_rules! wide_functions {
                 magnitudes(x: &[f32]) -> (f32, f32);
                 quantize_q8k(x: &[f32], q: &mut [i8], d: &mut [f32], sums16: &mut [i16], sums32: &mut [i16]) -> ();
                 quantize_q8b(x: &[f32], q: &mut [i8], d: &mut [f32], sums32: &mut [i16], pairs: bool) -> ();
+                reach(q: &[i8], out: &mut [crate::table::Reach]) -> ();
                 q8_pairs(x: &[f32], out: &mut [u8]) -> bool;
                 rmsnorm(x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) -> ();
                 layer_norm(x: &[f32], w: &[f32], b: &[f32], eps: f32, out: &mut [f32]) -> ();

@@ -21,7 +21,7 @@ use crate::fixed;
 use crate::matmul::{FEW_TOKENS, OutPtr};
 use crate::pool::Pool;
 use crate::select::Kernels;
-use crate::table::{ActKind, Acts, index};
+use crate::table::{ActKind, Acts, Reach, index};
 use rows::Rows;
 
 /// A unit whose largest magnitude is below this is all zeros.
@@ -137,15 +137,19 @@ struct Codes {
     begin: Vec<i32>,
     /// The same of 64 codes that share a scale.
     begin_pairs: Vec<i32>,
+    /// See [`Acts::reach`].
+    reach: Vec<Reach>,
 }
 
 impl Codes {
-    fn resize(&mut self, tokens: usize, depth: usize, unit: usize, wide: bool, pairs: bool) {
+    /// `more`: with what only some tables take, of units of 256 `reach`, of others `q16`.
+    fn resize(&mut self, tokens: usize, depth: usize, unit: usize, more: bool, pairs: bool) {
         let (n, sums16) = (tokens.saturating_mul(depth), unit == 256);
         self.q.resize(n);
         self.crossed.resize(if sums16 { tokens.min(FEW_TOKENS).saturating_mul(depth) } else { 0 });
         self.d.resize(n / unit, 0.0);
-        self.q16.resize(if sums16 || !wide { 0 } else { n }, 0);
+        self.q16.resize(if sums16 || !more { 0 } else { n }, 0);
+        self.reach.resize(if sums16 && more { n / 256 } else { 0 }, Reach::default());
         self.sums16.resize(if sums16 { n / 16 } else { 0 }, 0);
         self.sums32.resize(n / 32, 0);
         self.begin.resize(if sums16 { n / 16 } else { n / 32 }, 0);
@@ -202,7 +206,7 @@ impl ActBuf {
     pub fn with_capacity(tokens: usize, depth: usize, needs: ActNeeds) -> Self {
         let mut buf = Self::default();
         // Which form floats take depends on the table and on the number of tokens.
-        buf.resize(tokens, depth, needs, (needs.f32 || needs.half, needs.half), true);
+        buf.resize(tokens, depth, needs, (needs.f32 || needs.half, needs.half), (true, true));
         buf
     }
 
@@ -335,12 +339,20 @@ impl ActBuf {
         }
         let fixed = needs.half && tokens > FEW_TOKENS && kernels.table.fixed.is_some();
         self.filled = (needs.f32 || needs.half && !fixed, fixed);
-        self.resize(tokens, depth, needs, self.filled, !kernels.table.fast_bytes);
+        let more = (!kernels.table.fast_bytes, kernels.table.reach.is_some());
+        self.resize(tokens, depth, needs, self.filled, more);
         (self.tokens, self.depth, self.width) = (tokens, depth, len / tokens.max(1));
         Ok(self.width)
     }
 
-    fn resize(&mut self, tokens: usize, depth: usize, needs: ActNeeds, (f32, fixed): (bool, bool), wide: bool) {
+    fn resize(
+        &mut self,
+        tokens: usize,
+        depth: usize,
+        needs: ActNeeds,
+        (f32, fixed): (bool, bool),
+        (wide, reach): (bool, bool),
+    ) {
         let n = tokens.saturating_mul(depth);
         if f32 {
             self.f32.resize(n, 0.0);
@@ -350,7 +362,7 @@ impl ActBuf {
             self.fixed.factors.resize(tokens.saturating_mul(fixed::units(depth)), 0.0);
         }
         if needs.q8k {
-            self.q8k.resize(tokens, depth, 256, wide, false);
+            self.q8k.resize(tokens, depth, 256, reach, false);
         }
         if needs.q8b {
             self.q8b.resize(tokens, depth, 32, wide, needs.pairs);
@@ -389,6 +401,7 @@ impl ActBuf {
             sums32: &codes.sums32,
             begin: &codes.begin,
             begin_pairs: &codes.begin_pairs,
+            reach: &codes.reach,
             depth: self.depth,
             unit,
         })

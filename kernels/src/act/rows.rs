@@ -7,7 +7,7 @@ use crate::fixed::{self, FixedKernels, UNIT};
 use crate::matmul::{FEW_TOKENS, OutPtr};
 use crate::pool::Pool;
 use crate::select::Kernels;
-use crate::table::{KernelTable, RAISED16, RAISED32};
+use crate::table::{KernelTable, RAISED16, RAISED32, Reach};
 
 /// Values of a row that can be taken by themselves: no form has longer units.
 const PIECE: usize = UNIT;
@@ -116,6 +116,9 @@ impl<'a> Rows<'a> {
                 for (begin, sum) in self.q8k.begin(t * self.depth + from, n, 16).iter_mut().zip(s16) {
                     *begin = -RAISED16 * i32::from(*sum);
                 }
+                if let Some(reach) = table.reach {
+                    reach(q, self.q8k.reach(t * self.depth + from, n));
+                }
                 if self.tokens <= FEW_TOKENS {
                     cross(q, self.q8k.crossed(t * self.depth + from, n));
                 }
@@ -157,6 +160,7 @@ struct CodesPtr {
     sums32: *mut i16,
     begin: *mut i32,
     begin_pairs: *mut i32,
+    reach: *mut Reach,
 }
 
 // SAFETY: threads write disjoint rows, see `piece`.
@@ -180,6 +184,7 @@ impl CodesPtr {
             sums32: codes.sums32.as_mut_ptr(),
             begin: codes.begin.as_mut_ptr(),
             begin_pairs: codes.begin_pairs.as_mut_ptr(),
+            reach: codes.reach.as_mut_ptr(),
         }
     }
 
@@ -217,6 +222,15 @@ impl CodesPtr {
     unsafe fn begin_pairs(&self, at: usize, n: usize) -> &mut [i32] {
         // SAFETY: promised by the caller.
         unsafe { std::slice::from_raw_parts_mut(self.begin_pairs.add(at / 64), n / 64) }
+    }
+
+    /// What units of 256 reach; there must be room for that.
+    ///
+    /// # Safety
+    /// See above.
+    unsafe fn reach(&self, at: usize, n: usize) -> &mut [Reach] {
+        // SAFETY: promised by the caller.
+        unsafe { std::slice::from_raw_parts_mut(self.reach.add(at / 256), n / 256) }
     }
 
     /// Codes, scales, sums of 16 and of 32.

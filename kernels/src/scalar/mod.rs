@@ -95,6 +95,7 @@ pub(crate) fn table() -> &'static KernelTable {
         fast_bytes: true,
         dot_f32: matmul::dot_f32,
         quantize_q8k: elem::quantize_q8k,
+        reach: None,
         quantize_q8b: elem::quantize_q8b,
         q8_pairs: elem::q8_pairs,
         rmsnorm: elem::rmsnorm,

@@ -30,7 +30,7 @@ use ocelli_quant::panel::Unquantized;
 use ocelli_quant::{GgmlType, Unpack};
 
 use crate::fixed::{FixedKernels, PairKernels};
-use crate::table::{ActKind, FewKernel, FormatKernels, IntKernels, KernelTable, index};
+use crate::table::{ActKind, FewKernel, FormatKernels, IntKernels, KernelTable, ReachOf, index};
 use unpack::{Block, Known, Super, Visit};
 
 crate::wide::wide_functions!("avx2,fma,f16c");
@@ -39,6 +39,9 @@ pub(crate) const NAME: &str = "avx2";
 
 /// What detection asks for, in words.
 pub(crate) const NEEDS: &str = "an x86-64 CPU with AVX2, FMA and F16C";
+
+/// What [`KernelTable::reach`] is for tables whose GEMMs ask for it; those of this one do not.
+pub(crate) const REACH: ReachOf = elem::reach;
 
 /// Rows of a panel: two registers of 8 lanes.
 pub(crate) const MR: usize = 16;
@@ -143,6 +146,7 @@ pub(crate) fn table() -> Option<&'static KernelTable> {
                     fast_bytes: false,
                     dot_f32: elem::dot_f32,
                     quantize_q8k: elem::quantize_q8k,
+                    reach: None,
                     quantize_q8b: elem::quantize_q8b,
                     q8_pairs: elem::q8_pairs,
                     rmsnorm: elem::rmsnorm,

@@ -34,6 +34,10 @@ pub(crate) trait Super: Unpack<Unit = SuperBlock> {
     /// format's own.
     const RAISED: i32;
 
+    /// The largest magnitude of what a code stands for where sums are made: [`RAISED16`] is taken off there, other numbers that
+    /// codes are raised by are not.
+    const LARGEST: i32;
+
     /// Tokens up to which products straight from the blocks took less time than by a panel, on a Zen 3.
     const FEW: usize;
 
@@ -225,10 +229,11 @@ unsafe fn six_bit_steps<const BYTES: usize>(b: *const u8) -> [__m256i; 2] {
 
 /// Implements the functions of [`Super`], their safety comments with them.
 macro_rules! super_format {
-    ($ty:ident, raised: $raised:literal, few: $few:literal, |$b:ident|
+    ($ty:ident, raised: $raised:literal, largest: $largest:literal, few: $few:literal, |$b:ident|
      run $n:ident: $run:expr, steps: $steps:expr, floats: $floats:expr) => {
         impl Super for $ty {
             const RAISED: i32 = $raised;
+            const LARGEST: i32 = $largest;
             const FEW: usize = $few;
 
             #[inline]
@@ -256,21 +261,21 @@ macro_rules! super_format {
 }
 
 // d, dmin, 12 bytes of scales and mins, 128 of nibbles.
-super_format!(Q4_K, raised: 0, few: 7, |b|
+super_format!(Q4_K, raised: 0, largest: 15, few: 7, |b|
     run N: nibble_run::<N>(b.add(16)),
     steps: six_bit_steps::<144>(b),
     floats: halves(b)
 );
 
 // As Q4_K, with 32 bytes of fifth bits before the nibbles: bit N of each belongs to run N.
-super_format!(Q5_K, raised: 0, few: 7, |b|
+super_format!(Q5_K, raised: 0, largest: 31, few: 7, |b|
     run N: _mm256_or_si256(nibble_run::<N>(b.add(48)), where_set(load(b.add(16)), 1 << N, 16)),
     steps: six_bit_steps::<176>(b),
     floats: halves(b)
 );
 
 // 128 bytes of nibbles, 64 of the two bits above them, 16 signed scales, d.
-super_format!(Q6_K, raised: 32, few: 8, |b|
+super_format!(Q6_K, raised: 32, largest: 32, few: 8, |b|
     run N: {
         let (half, k) = (N / 4, N % 4);
         let low = load(b.add(64 * half + 32 * (k % 2)));
@@ -294,7 +299,7 @@ super_format!(Q6_K, raised: 32, few: 8, |b|
 
 // 32 bytes of third bits, 64 of two bits, 12 of scales, d. Scales are six bits less 32: low nibbles of 0 … 7, high ones of
 // 8 … 15, then the upper two bits, four by four.
-super_format!(Q3_K, raised: 4, few: 4, |b|
+super_format!(Q3_K, raised: 4, largest: 7, few: 4, |b|
     run N: _mm256_or_si256(pair_run::<N>(b.add(32)), where_set(load(b), 1 << N, 4)),
     steps: {
         let word = |at: usize| u32::from_le(b.add(at).cast::<u32>().read_unaligned());
@@ -310,7 +315,7 @@ super_format!(Q3_K, raised: 4, few: 4, |b|
 );
 
 // 16 bytes of scales and mins, a nibble each, 64 of two bits, d, dmin.
-super_format!(Q2_K, raised: 0, few: 6, |b|
+super_format!(Q2_K, raised: 0, largest: 3, few: 6, |b|
     run N: pair_run::<N>(b.add(16)),
     steps: {
         let (both, nibbles) = (_mm_loadu_si128(b.cast()), _mm_set1_epi8(15));

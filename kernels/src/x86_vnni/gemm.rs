@@ -8,7 +8,7 @@ use ocelli_quant::{Format, Unpack};
 
 use super::lanes::{Lanes, spread};
 use crate::fixed::{Panel16, UNIT};
-use crate::table::{F32_LANES, Gemm, GemmF32, RAISED16, fetch, rows_from, tile_tokens};
+use crate::table::{F32_LANES, Gemm, GemmF32, RAISED16, Reach, fetch, rows_from, tile_tokens};
 use crate::x86_avx2::gemm::apart;
 use crate::x86_avx2::pack::{BLOCK_BYTES, BLOCK_CODES, SUPER_CODES, super_bytes};
 use crate::x86_avx2::unpack::Super;
@@ -86,8 +86,139 @@ pub(super) unsafe fn gemm_super<V: Lanes, F: Super>(a: &Gemm) {
     over_tokens!(V::TOKENS, tokens, tile_super::<V, F>, a, &later);
 }
 
-/// `N` tokens from `t`. 32-bit sums of a super-block stay below 63·127·256·128 < 2²⁸ (of codes in nibbles below
-/// 15·127·256·16·63 < 2²⁹), and those of the mins below 4096·2032·16 < 2²⁸.
+/// A super-block of a panel, and what `N` tokens have for it.
+struct Unit<'a, 'l, const N: usize> {
+    panel: *const u8,
+    /// Where the other panel is, see [`Lanes::ints`].
+    next: usize,
+    y: [*const i8; N],
+    /// See [`Acts::begin`](crate::table::Acts::begin).
+    begin: [*const i32; N],
+    later: &'a Later<'l>,
+}
+
+impl<const N: usize> Unit<'_, '_, N> {
+    /// What sums of group `g` begin with.
+    ///
+    /// # Safety
+    /// As [`gemm_super`].
+    #[inline(always)]
+    unsafe fn begin<V: Lanes, F: Super>(&self, g: usize) -> [V::Int; N] {
+        // SAFETY: promised by the caller; with this number, there is one for every group.
+        unsafe {
+            let mut sum = [V::int(0); N];
+            if F::RAISED == RAISED16 {
+                for c in 0..N {
+                    sum[c] = spread::<V>(self.begin[c].add(g).cast());
+                }
+            }
+            sum
+        }
+    }
+
+    /// Adds the products of group `g`; those of codes in upper nibbles 16 times.
+    ///
+    /// # Safety
+    /// As [`gemm_super`].
+    #[inline(always)]
+    unsafe fn dots<V: Lanes, F: Super>(&self, sum: &mut [V::Int; N], g: usize) {
+        self.later.fetch();
+        // SAFETY: promised by the caller.
+        unsafe {
+            let (run, mask) = if codes_bytes::<F>(V::NIBBLES) < SUPER_CODES {
+                (g / 2, Some(V::int(if g.is_multiple_of(2) { 0x0f0f_0f0f } else { 0xf0f0_f0f0_u32 as i32 })))
+            } else {
+                (g, None)
+            };
+            V::dots::<N>(sum, self.panel.add(16 * F::GROUP * run), self.next, mask, self.y, F::GROUP * g, F::GROUP / 4);
+        }
+    }
+
+    /// The scales of group `g`, each twice as i16.
+    ///
+    /// # Safety
+    /// As [`gemm_super`].
+    #[inline(always)]
+    unsafe fn scales<V: Lanes, F: Super>(&self, g: usize) -> V::Int {
+        // SAFETY: promised by the caller.
+        unsafe { V::ints(self.panel.add(codes_bytes::<F>(V::NIBBLES) + 64 * g), self.next) }
+    }
+
+    /// The products of all groups times their scales.
+    ///
+    /// # Safety
+    /// As [`gemm_super`].
+    #[inline(always)]
+    unsafe fn wide<V: Lanes, F: Super>(&self) -> [V::Int; N] {
+        // SAFETY: promised by the caller.
+        unsafe {
+            let mut total = [V::int(0); N];
+            for g in 0..256 / F::GROUP {
+                let mut sum = self.begin::<V, F>(g);
+                self.dots::<V, F>(&mut sum, g);
+                let scale = V::upper(self.scales::<V, F>(g));
+                let upper = codes_bytes::<F>(V::NIBBLES) < SUPER_CODES && !g.is_multiple_of(2);
+                for c in 0..N {
+                    let sum = if upper { V::down4(sum[c]) } else { sum[c] };
+                    total[c] = V::mul_add_int(total[c], sum, scale);
+                }
+            }
+            total
+        }
+    }
+
+    /// The same, where sums of all groups fit 16 bits: two in a lane are multiplied by their scales at once. On a Zen 4,
+    /// multiplications take the time of as many steps of products; shifts and sums run beside those.
+    ///
+    /// # Safety
+    /// As [`gemm_super`].
+    #[inline(always)]
+    unsafe fn narrow<V: Lanes, F: Super>(&self) -> [V::Int; N] {
+        // SAFETY: promised by the caller.
+        unsafe {
+            let mut total = [V::int(0); N];
+            // The lower sum is kept positive, or it would take one from the upper one.
+            let raised = V::int(1 << 15);
+            for pair in 0..128 / F::GROUP {
+                let nibbles = codes_bytes::<F>(V::NIBBLES) < SUPER_CODES;
+                let [upper, lower] = if nibbles { [2 * pair + 1, 2 * pair] } else { [2 * pair, 2 * pair + 1] };
+                let mut sum = self.begin::<V, F>(upper);
+                self.dots::<V, F>(&mut sum, upper);
+                for c in 0..N {
+                    // What upper nibbles give is shifted by 4 bits as it is.
+                    let above = if nibbles { V::up12(sum[c]) } else { V::up16(sum[c]) };
+                    sum[c] = V::add_int(above, raised);
+                    if F::RAISED == RAISED16 {
+                        sum[c] = V::add_int(sum[c], spread::<V>(self.begin[c].add(lower).cast()));
+                    }
+                }
+                self.dots::<V, F>(&mut sum, lower);
+                let scales = V::halves(self.scales::<V, F>(upper), self.scales::<V, F>(lower));
+                for c in 0..N {
+                    total[c] = V::dot_words(total[c], V::xor(sum[c], raised), scales);
+                }
+            }
+            total
+        }
+    }
+}
+
+/// Whether sums of a group of `N` tokens fit 16 bits, whatever the weights; `reach` has those of a unit, one `stride` apart.
+#[inline(always)]
+fn fit<F: Super, const N: usize>(reach: &[Reach], first: usize, stride: usize) -> bool {
+    let fits = |reach: i32| reach * F::LARGEST <= i32::from(i16::MAX);
+    if fits(127 * F::GROUP as i32) {
+        return true;
+    }
+    (0..N).all(|c| {
+        // Codes that are raised by nothing have one sign.
+        let one = |r: &Reach| fits(i32::from(if F::GROUP == 32 { r.one_sign32 } else { r.all16 }));
+        reach.get(first + c * stride).is_some_and(one)
+    })
+}
+
+/// `N` tokens from `t`. 32-bit sums of a super-block stay below 63·127·256·128 < 2²⁸, and those of the mins below
+/// 4096·2032·16 < 2²⁸.
 ///
 /// # Safety
 /// As [`gemm_super`]; tokens `t..t + N` must exist.
@@ -109,34 +240,17 @@ unsafe fn tile_super<V: Lanes, F: Super, const N: usize>(a: &Gemm, later: &Later
         for u in 0..a.units {
             let panel = a.panel.as_ptr().add(u * unit_bytes);
             let unit = a.unit0 + u;
-            let y: [*const i8; N] = rows_from(a.acts.q.as_ptr().add(t * depth + 256 * unit), depth);
             let s: [*const i16; N] =
                 rows_from(sums.as_ptr().add(t * (depth / F::GROUP) + groups * unit), depth / F::GROUP);
-            let begin: [*const i32; N] =
-                rows_from(a.acts.begin.as_ptr().wrapping_add(t * (depth / 16) + groups * unit), depth / 16);
-            let mut total = [V::int(0); N];
-            for g in 0..groups {
-                later.fetch();
-                let mut sum = [V::int(0); N];
-                if F::RAISED == RAISED16 {
-                    for c in 0..N {
-                        sum[c] = spread::<V>(begin[c].add(g).cast());
-                    }
-                }
-                // Of codes two in a byte, this group's half.
-                let (run, mask) = if codes < SUPER_CODES {
-                    (g / 2, Some(V::int(if g % 2 == 0 { 0x0f0f_0f0f } else { 0xf0f0_f0f0_u32 as i32 })))
-                } else {
-                    (g, None)
-                };
-                let codes_at = panel.add(16 * F::GROUP * run);
-                V::dots::<N>(&mut sum, codes_at, a.next, mask, y, F::GROUP * g, F::GROUP / 4);
-                // A lane holds the scale twice as i16: the upper one, with its sign.
-                let scale = V::upper(V::ints(panel.add(codes + 64 * g), a.next));
-                for c in 0..N {
-                    total[c] = V::mul_add_int(total[c], sum[c], scale);
-                }
-            }
+            let of = Unit::<N> {
+                panel,
+                next: a.next,
+                y: rows_from(a.acts.q.as_ptr().add(t * depth + 256 * unit), depth),
+                begin: rows_from(a.acts.begin.as_ptr().wrapping_add(t * (depth / 16) + groups * unit), depth / 16),
+                later,
+            };
+            let narrow = fit::<F, N>(a.acts.reach, t * (depth / 256) + unit, depth / 256);
+            let total = if narrow { of.narrow::<V, F>() } else { of.wide::<V, F>() };
             let mins = panel.add(codes + 64 * groups);
             let floats = mins.add(64 * (groups / 2)).cast::<f32>();
             let d = V::floats(floats, a.next);

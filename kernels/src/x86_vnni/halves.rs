@@ -124,6 +124,47 @@ impl<D: Dots, const TOKENS: usize> Lanes for Halves<D, TOKENS> {
     }
 
     #[inline(always)]
+    unsafe fn xor(a: Self::Int, b: Self::Int) -> Self::Int {
+        // SAFETY: see above.
+        unsafe { [_mm256_xor_si256(a[0], b[0]), _mm256_xor_si256(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn halves(upper: Self::Int, lower: Self::Int) -> Self::Int {
+        // SAFETY: see above.
+        unsafe {
+            [
+                _mm256_blend_epi16::<0b0101_0101>(upper[0], lower[0]),
+                _mm256_blend_epi16::<0b0101_0101>(upper[1], lower[1]),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn up12(v: Self::Int) -> Self::Int {
+        // SAFETY: see above.
+        unsafe { [_mm256_slli_epi32::<12>(v[0]), _mm256_slli_epi32::<12>(v[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn up16(v: Self::Int) -> Self::Int {
+        // SAFETY: see above.
+        unsafe { [_mm256_slli_epi32::<16>(v[0]), _mm256_slli_epi32::<16>(v[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn down4(v: Self::Int) -> Self::Int {
+        // SAFETY: see above.
+        unsafe { [_mm256_srai_epi32::<4>(v[0]), _mm256_srai_epi32::<4>(v[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn add_int(a: Self::Int, b: Self::Int) -> Self::Int {
+        // SAFETY: see above.
+        unsafe { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] }
+    }
+
+    #[inline(always)]
     unsafe fn upper(v: Self::Int) -> Self::Int {
         // SAFETY: see above.
         unsafe { [_mm256_srai_epi32::<16>(v[0]), _mm256_srai_epi32::<16>(v[1])] }

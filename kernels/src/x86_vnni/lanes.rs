@@ -92,8 +92,20 @@ pub(super) trait Lanes: Sized {
     unsafe fn and(a: Self::Int, b: Self::Int) -> Self::Int;
     /// `sum + w₀x₀ + w₁x₁` in every lane, of signed 16-bit integers.
     unsafe fn dot_words(sum: Self::Int, w: Self::Int, x: Self::Int) -> Self::Int;
+    /// The bits that are set in one.
+    unsafe fn xor(a: Self::Int, b: Self::Int) -> Self::Int;
     /// The upper 16 bits of every lane, with their sign.
     unsafe fn upper(v: Self::Int) -> Self::Int;
+    /// The upper 16 bits of every lane of one, and the lower ones of another.
+    unsafe fn halves(upper: Self::Int, lower: Self::Int) -> Self::Int;
+    /// Every lane shifted up by 12 bits.
+    unsafe fn up12(v: Self::Int) -> Self::Int;
+    /// Every lane shifted up by 16 bits.
+    unsafe fn up16(v: Self::Int) -> Self::Int;
+    /// Every lane shifted down by 4 bits, with its sign.
+    unsafe fn down4(v: Self::Int) -> Self::Int;
+    /// `a + b`, in 32 bits.
+    unsafe fn add_int(a: Self::Int, b: Self::Int) -> Self::Int;
     /// `sum + a·b`, in 32 bits.
     unsafe fn mul_add_int(sum: Self::Int, a: Self::Int, b: Self::Int) -> Self::Int;
 
@@ -251,9 +263,45 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn xor(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_xor_si512(a, b) }
+    }
+
+    #[inline(always)]
     unsafe fn upper(v: __m512i) -> __m512i {
         // SAFETY: see above.
         unsafe { _mm512_srai_epi32::<16>(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn halves(upper: __m512i, lower: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_mask_blend_epi16(0x5555_5555, upper, lower) }
+    }
+
+    #[inline(always)]
+    unsafe fn up12(v: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_slli_epi32::<12>(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn up16(v: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_slli_epi32::<16>(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn down4(v: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_srai_epi32::<4>(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_int(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_add_epi32(a, b) }
     }
 
     #[inline(always)]
@@ -373,9 +421,45 @@ impl<V: Lanes, const TOKENS: usize> Lanes for Pair<V, TOKENS> {
     }
 
     #[inline(always)]
+    unsafe fn xor(a: Self::Int, b: Self::Int) -> Self::Int {
+        // SAFETY: see above.
+        unsafe { [V::xor(a[0], b[0]), V::xor(a[1], b[1])] }
+    }
+
+    #[inline(always)]
     unsafe fn upper(v: Self::Int) -> Self::Int {
         // SAFETY: see above.
         unsafe { [V::upper(v[0]), V::upper(v[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn halves(upper: Self::Int, lower: Self::Int) -> Self::Int {
+        // SAFETY: see above.
+        unsafe { [V::halves(upper[0], lower[0]), V::halves(upper[1], lower[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn up12(v: Self::Int) -> Self::Int {
+        // SAFETY: see above.
+        unsafe { [V::up12(v[0]), V::up12(v[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn up16(v: Self::Int) -> Self::Int {
+        // SAFETY: see above.
+        unsafe { [V::up16(v[0]), V::up16(v[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn down4(v: Self::Int) -> Self::Int {
+        // SAFETY: see above.
+        unsafe { [V::down4(v[0]), V::down4(v[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn add_int(a: Self::Int, b: Self::Int) -> Self::Int {
+        // SAFETY: see above.
+        unsafe { [V::add_int(a[0], b[0]), V::add_int(a[1], b[1])] }
     }
 
     #[inline(always)]

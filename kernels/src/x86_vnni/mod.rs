@@ -188,7 +188,8 @@ fn made(base: &KernelTable, by: By, name: &'static str, panels: usize, nr: usize
         By::EmulatedAvx => emulated_avx::gemm_fixed,
     };
     let fixed = base.fixed.map(|fixed| FixedKernels { gemm, panels, ..fixed });
-    KernelTable { name, panels, nr, formats, fixed, fast_bytes: true, peaks: base.peaks.clone(), ..*base }
+    let (reach, peaks) = (Some(x86_avx2::REACH), base.peaks.clone());
+    KernelTable { name, panels, nr, formats, fixed, fast_bytes: true, reach, peaks, ..*base }
 }
 
 /// Puts what AVX-512 has of its own in the place of AVX2's: products with one token and with few, making panels, expanding
@@ -258,6 +259,7 @@ pub(crate) fn avx512_table() -> Option<&'static KernelTable> {
                     ..fixed
                 }),
                 quantize_q8k: quantize::quantize_q8k,
+                reach: Some(quantize::reach),
                 quantize_q8b: quantize::quantize_q8b,
                 q8_pairs: quantize::q8_pairs,
                 rmsnorm: elem::rmsnorm,

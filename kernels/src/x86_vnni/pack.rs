@@ -1,8 +1,7 @@
 //! Stored rows into panels with AVX-512, for the formats that matter most: what is stored is transposed, and unpacked
 //! behind that, so that a shuffle moves two nibbles at once. The panels are those of [`crate::x86_avx2::pack`], to the bit, but for
-//! Q4_K's, whose codes are not unpacked at all: two groups' lie in a byte, and the products take one half or the other. Scales of
-//! the lower halves are 16 times as large then, as codes in the upper ones are, and `d` is a sixteenth: exact, and so results
-//! are the same. Such a panel is made with half the stores, and takes half as much of the second cache.
+//! Q4_K's, whose codes are not unpacked at all: two groups' lie in a byte, and the products take one half or the other. Such a
+//! panel is made with half the stores, and takes half as much of the second cache.
 
 use std::arch::x86_64::*;
 
@@ -187,14 +186,13 @@ unsafe fn nibble_codes(blocks: &Blocks, at: usize, fifth: &[__m512i; 8], dst: *m
     }
 }
 
-/// What Q4_K and Q5_K begin with: d, dmin, and six bits for the scale and the min of each of 8 groups. Where codes stay
-/// `NIBBLES`, those of even groups are the lower ones.
+/// What Q4_K and Q5_K begin with: d, dmin, and six bits for the scale and the min of each of 8 groups.
 ///
 /// # Safety
 /// As for [`Packed::rest`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn six_bit_rest<const NIBBLES: bool>(blocks: &Blocks, dst: *mut u8) {
+unsafe fn six_bit_rest(blocks: &Blocks, dst: *mut u8) {
     // SAFETY: promised by the caller: 8 registers of scales, 4 of mins, 2 of floats.
     unsafe {
         let [floats, s, m, n] = columns4(blocks, 0);
@@ -206,15 +204,12 @@ unsafe fn six_bit_rest<const NIBBLES: bool>(blocks: &Blocks, dst: *mut u8) {
         let scales = [_mm512_and_si512(s, six), last(n, s)];
         let mins = [_mm512_and_si512(m, six), last(_mm512_srli_epi16::<4>(n), m)];
         for g in 0..8 {
-            let scale = shuffled(scales[g / 4], &TWICE[g % 4]);
-            put(dst, g, if NIBBLES && g % 2 == 0 { _mm512_slli_epi16::<4>(scale) } else { scale });
+            put(dst, g, shuffled(scales[g / 4], &TWICE[g % 4]));
         }
         for g in 0..4 {
             put(dst, 8 + g, shuffled(mins[g / 2], &PAIRS[g % 2]));
         }
-        let d = halves(floats);
-        let sixteenth = _mm512_mul_ps(_mm512_castsi512_ps(d), _mm512_set1_ps(1.0 / 16.0));
-        put(dst, 12, if NIBBLES { _mm512_castps_si512(sixteenth) } else { d });
+        put(dst, 12, halves(floats));
         put(dst, 13, halves(_mm512_srli_epi32::<16>(floats)));
     }
 }
@@ -237,7 +232,7 @@ impl Packed for Q4_K {
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn rest(blocks: &Blocks, dst: *mut u8) {
         // SAFETY: promised by the caller.
-        unsafe { six_bit_rest::<true>(blocks, dst) };
+        unsafe { six_bit_rest(blocks, dst) };
     }
 }
 
@@ -253,7 +248,7 @@ impl Packed for Q5_K {
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn rest(blocks: &Blocks, dst: *mut u8) {
         // SAFETY: promised by the caller.
-        unsafe { six_bit_rest::<false>(blocks, dst) };
+        unsafe { six_bit_rest(blocks, dst) };
     }
 }
 

@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use crate::act::TINY;
 use crate::fixed::{LANES, UNIT, scale};
+use crate::table::Reach;
 use crate::wide::{HALF_INFINITY, MAGIC};
 
 /// Units whose scales are found together.
@@ -172,6 +173,26 @@ pub(super) fn quantize_q8k(x: &[f32], q: &mut [i8], d: &mut [f32], sums16: &mut 
             _mm256_storeu_si256(sums16.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(of_16));
             _mm_storeu_si128(sums32.as_mut_ptr().cast(), _mm512_cvtepi64_epi16(of_32));
         }
+    }
+}
+
+/// See [`crate::table::KernelTable::reach`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub(super) fn reach(q: &[i8], out: &mut [Reach]) {
+    let zero = _mm512_setzero_si512();
+    for (q, out) in q.as_chunks::<256>().0.iter().zip(out) {
+        let (mut above, mut below) = ([zero; 4], [zero; 4]);
+        for ((q, above), below) in q.as_chunks::<64>().0.iter().zip(&mut above).zip(&mut below) {
+            // SAFETY: 64 codes.
+            let q = unsafe { _mm512_loadu_si512(q.as_ptr().cast()) };
+            // There is no −128.
+            (*above, *below) = (_mm512_max_epi8(q, zero), _mm512_max_epi8(_mm512_sub_epi8(zero, q), zero));
+        }
+        let (above, below) = (sums16(&above), sums16(&below));
+        let both = |v| _mm512_add_epi32(v, _mm512_shuffle_epi32::<0b10_11_00_01>(v));
+        let one_sign32 = _mm512_reduce_max_epi32(_mm512_max_epi32(both(above), both(below))) as u16;
+        let all16 = _mm512_reduce_max_epi32(_mm512_add_epi32(above, below)) as u16;
+        *out = Reach { one_sign32, all16 };
     }
 }
 
