@@ -7,6 +7,7 @@ use ocelli_quant::panel::Block32;
 use ocelli_quant::{Format, Unpack};
 
 use super::lanes::{Lanes, spread};
+use super::two::Groups;
 use crate::fixed::{Panel16, UNIT};
 use crate::table::{F32_LANES, Gemm, GemmF32, RAISED16, Reach, fetch, rows_from, tile_tokens};
 use crate::x86_avx2::gemm::apart;
@@ -176,26 +177,23 @@ impl<const N: usize> Unit<'_, '_, N> {
     unsafe fn narrow<V: Lanes, F: Super>(&self) -> [V::Int; N] {
         // SAFETY: promised by the caller.
         unsafe {
+            let codes = codes_bytes::<F>(V::NIBBLES);
             let mut total = [V::int(0); N];
-            // The lower sum is kept positive, or it would take one from the upper one.
-            let raised = V::int(1 << 15);
             for pair in 0..128 / F::GROUP {
-                let nibbles = codes_bytes::<F>(V::NIBBLES) < SUPER_CODES;
-                let [upper, lower] = if nibbles { [2 * pair + 1, 2 * pair] } else { [2 * pair, 2 * pair + 1] };
-                let mut sum = self.begin::<V, F>(upper);
-                self.dots::<V, F>(&mut sum, upper);
-                for c in 0..N {
-                    // What upper nibbles give is shifted by 4 bits as it is.
-                    let above = if nibbles { V::up12(sum[c]) } else { V::up16(sum[c]) };
-                    sum[c] = V::add_int(above, raised);
-                    if F::RAISED == RAISED16 {
-                        sum[c] = V::add_int(sum[c], spread::<V>(self.begin[c].add(lower).cast()));
-                    }
-                }
-                self.dots::<V, F>(&mut sum, lower);
-                let scales = V::halves(self.scales::<V, F>(upper), self.scales::<V, F>(lower));
-                for c in 0..N {
-                    total[c] = V::dot_words(total[c], V::xor(sum[c], raised), scales);
+                self.later.fetch();
+                self.later.fetch();
+                let g = Groups {
+                    p: self.panel.add(codes / (128 / F::GROUP) * pair),
+                    next: self.next,
+                    y: self.y.map(|y| y.add(2 * F::GROUP * pair)),
+                    begin: self.begin.map(|begin| begin.wrapping_add(2 * pair)),
+                    scales: self.panel.add(codes + 128 * pair),
+                };
+                match (F::GROUP, codes < SUPER_CODES, F::RAISED == RAISED16) {
+                    (32, true, _) => V::two_groups::<N, 8, true, false>(&mut total, &g),
+                    (32, false, _) => V::two_groups::<N, 8, false, false>(&mut total, &g),
+                    (_, _, true) => V::two_groups::<N, 4, false, true>(&mut total, &g),
+                    _ => V::two_groups::<N, 4, false, false>(&mut total, &g),
                 }
             }
             total

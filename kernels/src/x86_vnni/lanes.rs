@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::steps::four_steps;
+use super::two::{self, Groups};
 use crate::x86_avx2::MR;
 
 /// What the GEMMs are made of. Every function is one instruction for each register, but for [`Lanes::add_scaled`] and
@@ -86,6 +87,32 @@ pub(super) trait Lanes: Sized {
                 }
             }
         }
+    }
+
+    /// See [`two::by_steps`].
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn two_groups<const N: usize, const STEPS: usize, const NIBBLES: bool, const BEGIN: bool>(
+        total: &mut [Self::Int; N],
+        g: &Groups<N>,
+    ) {
+        // SAFETY: promised by the caller.
+        unsafe { two::by_steps::<Self, N, STEPS, NIBBLES, BEGIN>(total, g) };
+    }
+
+    /// [`Lanes::two_groups`] of two panels.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn two_groups_of_two<const N: usize, const STEPS: usize, const NIBBLES: bool, const BEGIN: bool>(
+        total: &mut [[Self::Int; 2]; N],
+        g: &Groups<N>,
+    ) {
+        // SAFETY: promised by the caller. How many tokens such a tile has at most makes no difference.
+        unsafe { two::by_steps::<Pair<Self, 0>, N, STEPS, NIBBLES, BEGIN>(total, g) };
     }
 
     /// The bits that are set in both.
@@ -251,6 +278,15 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn two_groups_of_two<const N: usize, const STEPS: usize, const NIBBLES: bool, const BEGIN: bool>(
+        total: &mut [[__m512i; 2]; N],
+        g: &Groups<N>,
+    ) {
+        // SAFETY: see above.
+        unsafe { two::of_two_512::<N, STEPS, NIBBLES, BEGIN>(total, g) };
+    }
+
+    #[inline(always)]
     unsafe fn and(a: __m512i, b: __m512i) -> __m512i {
         // SAFETY: see above.
         unsafe { _mm512_and_si512(a, b) }
@@ -406,6 +442,15 @@ impl<V: Lanes, const TOKENS: usize> Lanes for Pair<V, TOKENS> {
     ) {
         // SAFETY: see above; a mask is the same for both.
         unsafe { V::dots_of_two::<N>(sums, p, next, mask.map(|mask| mask[0]), y, at, steps) };
+    }
+
+    #[inline(always)]
+    unsafe fn two_groups<const N: usize, const STEPS: usize, const NIBBLES: bool, const BEGIN: bool>(
+        total: &mut [Self::Int; N],
+        g: &Groups<N>,
+    ) {
+        // SAFETY: see above.
+        unsafe { V::two_groups_of_two::<N, STEPS, NIBBLES, BEGIN>(total, g) };
     }
 
     #[inline(always)]

@@ -19,6 +19,7 @@ mod peak;
 pub(crate) mod quantize;
 mod soften;
 mod steps;
+mod two;
 mod unpack;
 
 use std::sync::OnceLock;

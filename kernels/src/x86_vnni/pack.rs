@@ -258,8 +258,11 @@ impl Packed for Q6_K {
     unsafe fn codes(blocks: &Blocks, dst: *mut u8) {
         let (nibble, top) = (_mm512_set1_epi8(15), _mm512_set1_epi8(0x30));
         for half in 0..2 {
+            // One after the other: a closure would be called where it is not inlined.
             // SAFETY: promised by the caller; nibbles of four runs lie in 64 bytes, their upper bits in 32.
-            let [c, d, h] = unsafe { [64 * half, 64 * half + 32, 128 + 32 * half].map(|at| columns8(blocks, at)) };
+            let (c, d, h) = unsafe {
+                (columns8(blocks, 64 * half), columns8(blocks, 64 * half + 32), columns8(blocks, 128 + 32 * half))
+            };
             for k in 0..8 {
                 let high =
                     [_mm512_slli_epi16::<4>(h[k]), _mm512_slli_epi16::<2>(h[k]), h[k], _mm512_srli_epi16::<2>(h[k])];
