@@ -455,4 +455,44 @@ mod tests {
         assert!(exp(f32::NAN).is_nan());
         assert!(exp(f32::INFINITY) > 1e38);
     }
+
+    #[test]
+    fn every_table_knows_what_codes_reach() {
+        let mut state = 1u32;
+        let mut q: Vec<i8> = (0..16 * 256)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                ((state >> 24) as u8).cast_signed().max(-127)
+            })
+            .collect();
+        q[..256].fill(0);
+        q[256..512].fill(127);
+        q[512..768].fill(-127);
+        q[768..1024].fill(0);
+        // One group at the end of a unit.
+        q[1008..1024].fill(-127);
+        let want: Vec<Reach> = q
+            .chunks(256)
+            .map(|q| {
+                let sum = |q: &[i8], sign: i32| q.iter().map(|q| (sign * i32::from(*q)).max(0)).sum::<i32>() as u16;
+                let all16 = q.chunks(16).map(|q| sum(q, 1) + sum(q, -1)).max().unwrap();
+                let one_sign32 = q.chunks(32).map(|q| sum(q, 1).max(sum(q, -1))).max().unwrap();
+                Reach { one_sign32, all16 }
+            })
+            .collect();
+        assert_eq!(
+            want[..4].iter().map(|r| (r.one_sign32, r.all16)).collect::<Vec<_>>(),
+            [(0, 0), (4064, 2032), (4064, 2032), (2032, 2032)]
+        );
+        let mut tables = crate::Kernels::available();
+        #[cfg(feature = "emulated")]
+        tables.extend(crate::Kernels::emulated());
+        for (name, of) in tables.iter().filter_map(|k| Some((k.name(), k.table.reach?))).chain([("plain", reach as _)])
+        {
+            let mut got = vec![Reach::default(); q.len() / 256];
+            // SAFETY: a place for every unit; the table's features were detected.
+            unsafe { of(&q, &mut got) };
+            assert_eq!(got, want, "{name}");
+        }
+    }
 }
