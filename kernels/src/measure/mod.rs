@@ -89,6 +89,12 @@ fn sample<E>(repetitions: usize, mut run: impl FnMut(usize) -> Result<(), E>) ->
     Ok(Samples::new(times))
 }
 
+/// Numbers that look random and are spread like those of [`noise`], but bell-shaped, as the activations of models are: how long
+/// products take depends on how far those of a group are from the largest of a unit.
+pub(crate) fn bell(n: usize, seed: u64) -> Vec<f32> {
+    noise(6 * n, seed).as_chunks::<6>().0.iter().map(|six| six.iter().sum::<f32>() / 6f32.sqrt()).collect()
+}
+
 /// Numbers that look random, between −1 and 1, the same every time.
 pub(crate) fn noise(n: usize, seed: u64) -> Vec<f32> {
     let mut state = seed;

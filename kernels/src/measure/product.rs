@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use ocelli_quant::GgmlType;
 
-use super::{EachTimed, Plan, Timed, Unit, Work, noise, sample};
+use super::{EachTimed, Plan, Timed, Unit, Work, bell, noise, sample};
 use crate::act::{ActBuf, ActNeeds, Precision};
 use crate::error::KernelError;
 use crate::matmul::{FEW_TOKENS, WeightRef, matmul};
@@ -64,7 +64,7 @@ pub fn products(pool: &Pool, kernels: Kernels, plan: &Plan, each: &mut EachTimed
             for (row, bytes) in rows.chunks_exact(cols).zip(pattern.chunks_exact_mut(row_bytes)) {
                 crate::quantize::quantize_row(ty, row, None, bytes)?;
             }
-            let x = noise(most * cols, 2);
+            let x = bell(most * cols, 2);
             let set = Set { pool, kernels, plan, ty, cols, row_bytes, x: &x };
             let want = set.expected(&pattern, Precision::Fast)?;
             let exact = set.expected(&pattern, Precision::Exact)?;
