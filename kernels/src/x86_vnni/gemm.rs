@@ -3,16 +3,15 @@
 use std::cell::Cell;
 
 use ocelli_quant::formats::q4_k::Q4_K;
-use ocelli_quant::panel::Block32;
-use ocelli_quant::{Format, Unpack};
+use ocelli_quant::Format;
 
 use super::lanes::{Lanes, spread};
 use super::two::Groups;
 use crate::fixed::{Panel16, UNIT};
-use crate::table::{F32_LANES, Gemm, GemmF32, RAISED16, Reach, fetch, rows_from, tile_tokens};
+use crate::table::{F32_LANES, Gemm, GemmF32, RAISED16, RAISED32, Reach, fetch, rows_from, tile_tokens};
 use crate::x86_avx2::gemm::apart;
 use crate::x86_avx2::pack::{BLOCK_BYTES, BLOCK_CODES, SUPER_CODES, super_bytes};
-use crate::x86_avx2::unpack::Super;
+use crate::x86_avx2::unpack::{Block, Super};
 
 /// Runs a tile over all tokens; those of more than `$most` are empty.
 macro_rules! over_tokens {
@@ -283,7 +282,7 @@ unsafe fn tile_super<V: Lanes, F: Super, const N: usize>(a: &Gemm, later: &Later
 /// # Safety
 /// As for [`Lanes`]; the panel must come from the AVX2 table's `pack_block::<F>`; lengths as [`Gemm`] states them.
 #[inline(always)]
-pub(super) unsafe fn gemm_block<V: Lanes, F: Unpack<Unit = Block32>>(a: &Gemm) {
+pub(super) unsafe fn gemm_block<V: Lanes, F: Block>(a: &Gemm) {
     let tokens = a.acts.q.len() / a.acts.depth;
     let later = Later::new(a.later, a.units * tokens.div_ceil(V::TOKENS));
     if F::SIGNED && a.pairs {
@@ -293,13 +292,18 @@ pub(super) unsafe fn gemm_block<V: Lanes, F: Unpack<Unit = Block32>>(a: &Gemm) {
     over_tokens!(V::TOKENS, tokens, tile_block::<V, F>, a, &later);
 }
 
-/// `N` tokens from `t`. Signed codes come with 128 added, so sums begin at −128 times the activations' own; these formats
-/// have no min. A sum of 32 products is at most 255·127·32 < 2²⁰.
+/// What codes of a block are raised by to be unsigned; 0 where the format has a min of its own.
+const fn raised32<F: Block>() -> i32 {
+    if F::SIGNED { RAISED32 } else { F::OFFSET as i32 }
+}
+
+/// `N` tokens from `t`. Codes that are raised to be unsigned make sums begin with what that must not add, so that there is no
+/// min to take off. A sum of 32 products is at most 255·127·32 < 2²⁰.
 ///
 /// # Safety
 /// As [`gemm_block`]; tokens `t..t + N` must exist.
 #[inline(always)]
-unsafe fn tile_block<V: Lanes, F: Unpack<Unit = Block32>, const N: usize>(a: &Gemm, later: &Later<'_>, t: usize) {
+unsafe fn tile_block<V: Lanes, F: Block, const N: usize>(a: &Gemm, later: &Later<'_>, t: usize) {
     if N > V::TOKENS {
         return;
     }
@@ -316,9 +320,12 @@ unsafe fn tile_block<V: Lanes, F: Unpack<Unit = Block32>, const N: usize>(a: &Ge
             let unit = a.unit0 + u;
             let y: [*const i8; N] = rows_from(a.acts.q.as_ptr().add(t * depth + 32 * unit), depth);
             let mut sum = [V::int(0); N];
-            if F::SIGNED {
+            let raised = const { raised32::<F>() };
+            if raised != 0 {
                 for c in 0..N {
-                    sum[c] = spread::<V>(a.acts.begin.as_ptr().add((t + c) * (depth / 32) + unit).cast());
+                    // There for the largest number that codes are raised by, which the others divide.
+                    let begin = *a.acts.begin.as_ptr().add((t + c) * (depth / 32) + unit);
+                    sum[c] = V::int(begin >> (RAISED32 / raised).ilog2());
                 }
             }
             V::dots::<N>(&mut sum, panel, a.next, None, y, 0, 8);
@@ -329,7 +336,7 @@ unsafe fn tile_block<V: Lanes, F: Unpack<Unit = Block32>, const N: usize>(a: &Ge
             for c in 0..N {
                 acc[c] = V::add_scaled(acc[c], sum[c], d, dy[c]);
             }
-            if !F::SIGNED {
+            if raised == 0 {
                 let min = V::floats(floats.add(16), a.next);
                 let sums: [*const i16; N] = rows_from(a.acts.sums32.as_ptr().add(first), depth / 32);
                 for c in 0..N {

@@ -24,7 +24,7 @@ mod unpack;
 
 use std::sync::OnceLock;
 
-use ocelli_quant::panel::{Block32, Unquantized};
+use ocelli_quant::panel::Unquantized;
 use ocelli_quant::{GgmlType, Unpack, formats};
 
 use crate::fixed::{FixedKernels, PairKernels, Panel16};
@@ -91,7 +91,7 @@ macro_rules! slots {
             /// # Safety
             /// As for `gemm_super`.
             #[target_feature(enable = $features)]
-            pub(super) unsafe fn gemm_block<F: Unpack<Unit = Block32>>(a: &Gemm) {
+            pub(super) unsafe fn gemm_block<F: Block>(a: &Gemm) {
                 $(
                     if a.n_rows > x86_avx2::MR {
                         // SAFETY: promised by the caller; a second panel is there.
