@@ -267,7 +267,7 @@ pub(crate) struct Acts<'a> {
     pub(crate) sums32: &'a [i16],
     /// What sums of products begin with where weights are raised to be unsigned: [`RAISED32`] times the sums of 32 codes,
     /// or for [`ActKind::Q8K`] [`RAISED16`] times those of 16, with the opposite sign. Broadcast from memory where it is
-    /// added, so that it costs no calculation.
+    /// added, so that it costs no calculation; where weights are raised by less, shifted by so much.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 multiplies raised weights"))]
     pub(crate) begin: &'a [i32],
     /// The same of 64 codes, where those share a scale; else empty.

@@ -34,8 +34,7 @@ pub(crate) trait Super: Unpack<Unit = SuperBlock> {
     /// format's own.
     const RAISED: i32;
 
-    /// The largest magnitude of what a code stands for where sums are made: [`RAISED16`] is taken off there, other numbers that
-    /// codes are raised by are not.
+    /// The largest magnitude of what a code stands for, without what it is raised by.
     const LARGEST: i32;
 
     /// Tokens up to which products straight from the blocks took less time than by a panel, on a Zen 3.
@@ -299,7 +298,7 @@ super_format!(Q6_K, raised: 32, largest: 32, few: 8, |b|
 
 // 32 bytes of third bits, 64 of two bits, 12 of scales, d. Scales are six bits less 32: low nibbles of 0 … 7, high ones of
 // 8 … 15, then the upper two bits, four by four.
-super_format!(Q3_K, raised: 4, largest: 7, few: 4, |b|
+super_format!(Q3_K, raised: 4, largest: 4, few: 4, |b|
     run N: _mm256_or_si256(pair_run::<N>(b.add(32)), where_set(load(b), 1 << N, 4)),
     steps: {
         let word = |at: usize| u32::from_le(b.add(at).cast::<u32>().read_unaligned());

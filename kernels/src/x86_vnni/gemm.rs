@@ -2,11 +2,11 @@
 
 use std::cell::Cell;
 
-use ocelli_quant::formats::q4_k::Q4_K;
 use ocelli_quant::Format;
+use ocelli_quant::formats::q4_k::Q4_K;
 
 use super::lanes::{Lanes, spread};
-use super::two::Groups;
+use super::two::{Groups, begin_of};
 use crate::fixed::{Panel16, UNIT};
 use crate::table::{F32_LANES, Gemm, GemmF32, RAISED16, RAISED32, Reach, fetch, rows_from, tile_tokens};
 use crate::x86_avx2::gemm::apart;
@@ -107,9 +107,9 @@ impl<const N: usize> Unit<'_, '_, N> {
         // SAFETY: promised by the caller; with this number, there is one for every group.
         unsafe {
             let mut sum = [V::int(0); N];
-            if F::RAISED == RAISED16 {
+            if F::RAISED != 0 {
                 for c in 0..N {
-                    sum[c] = spread::<V>(self.begin[c].add(g).cast());
+                    sum[c] = begin_of::<V>(self.begin[c].add(g), F::RAISED);
                 }
             }
             sum
@@ -188,11 +188,15 @@ impl<const N: usize> Unit<'_, '_, N> {
                     begin: self.begin.map(|begin| begin.wrapping_add(2 * pair)),
                     scales: self.panel.add(codes + 128 * pair),
                 };
-                match (F::GROUP, codes < SUPER_CODES, F::RAISED == RAISED16) {
-                    (32, true, _) => V::two_groups::<N, 8, true, false>(&mut total, &g),
-                    (32, false, _) => V::two_groups::<N, 8, false, false>(&mut total, &g),
-                    (_, _, true) => V::two_groups::<N, 4, false, true>(&mut total, &g),
-                    _ => V::two_groups::<N, 4, false, false>(&mut total, &g),
+                const {
+                    assert!(F::GROUP == 32 && F::RAISED == 0 || F::GROUP == 16 && matches!(F::RAISED, 0 | 4 | RAISED16))
+                };
+                match (F::GROUP, codes < SUPER_CODES, F::RAISED) {
+                    (32, true, _) => V::two_groups::<N, 8, true, 0>(&mut total, &g),
+                    (32, false, _) => V::two_groups::<N, 8, false, 0>(&mut total, &g),
+                    (_, _, RAISED16) => V::two_groups::<N, 4, false, RAISED16>(&mut total, &g),
+                    (_, _, 4) => V::two_groups::<N, 4, false, 4>(&mut total, &g),
+                    _ => V::two_groups::<N, 4, false, 0>(&mut total, &g),
                 }
             }
             total
@@ -252,7 +256,7 @@ unsafe fn tile_super<V: Lanes, F: Super, const N: usize>(a: &Gemm, later: &Later
             let floats = mins.add(64 * (groups / 2)).cast::<f32>();
             let d = V::floats(floats, a.next);
             let dy: [*const f32; N] = rows_from(a.acts.d.as_ptr().add(t * (depth / 256) + unit), depth / 256);
-            if F::RAISED == RAISED16 {
+            if F::RAISED != 0 {
                 for c in 0..N {
                     acc[c] = V::mul_add(acc[c], V::mul(V::to_float(total[c]), d), V::float(*dy[c]));
                 }

@@ -94,12 +94,12 @@ pub(super) trait Lanes: Sized {
     /// # Safety
     /// As there.
     #[inline(always)]
-    unsafe fn two_groups<const N: usize, const STEPS: usize, const NIBBLES: bool, const BEGIN: bool>(
+    unsafe fn two_groups<const N: usize, const STEPS: usize, const NIBBLES: bool, const RAISED: i32>(
         total: &mut [Self::Int; N],
         g: &Groups<N>,
     ) {
         // SAFETY: promised by the caller.
-        unsafe { two::by_steps::<Self, N, STEPS, NIBBLES, BEGIN>(total, g) };
+        unsafe { two::by_steps::<Self, N, STEPS, NIBBLES, RAISED>(total, g) };
     }
 
     /// [`Lanes::two_groups`] of two panels.
@@ -107,12 +107,12 @@ pub(super) trait Lanes: Sized {
     /// # Safety
     /// As there.
     #[inline(always)]
-    unsafe fn two_groups_of_two<const N: usize, const STEPS: usize, const NIBBLES: bool, const BEGIN: bool>(
+    unsafe fn two_groups_of_two<const N: usize, const STEPS: usize, const NIBBLES: bool, const RAISED: i32>(
         total: &mut [[Self::Int; 2]; N],
         g: &Groups<N>,
     ) {
         // SAFETY: promised by the caller. How many tokens such a tile has at most makes no difference.
-        unsafe { two::by_steps::<Pair<Self, 0>, N, STEPS, NIBBLES, BEGIN>(total, g) };
+        unsafe { two::by_steps::<Pair<Self, 0>, N, STEPS, NIBBLES, RAISED>(total, g) };
     }
 
     /// The bits that are set in both.
@@ -278,12 +278,12 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn two_groups_of_two<const N: usize, const STEPS: usize, const NIBBLES: bool, const BEGIN: bool>(
+    unsafe fn two_groups_of_two<const N: usize, const STEPS: usize, const NIBBLES: bool, const RAISED: i32>(
         total: &mut [[__m512i; 2]; N],
         g: &Groups<N>,
     ) {
         // SAFETY: see above.
-        unsafe { two::of_two_512::<N, STEPS, NIBBLES, BEGIN>(total, g) };
+        unsafe { two::of_two_512::<N, STEPS, NIBBLES, RAISED>(total, g) };
     }
 
     #[inline(always)]
@@ -445,12 +445,12 @@ impl<V: Lanes, const TOKENS: usize> Lanes for Pair<V, TOKENS> {
     }
 
     #[inline(always)]
-    unsafe fn two_groups<const N: usize, const STEPS: usize, const NIBBLES: bool, const BEGIN: bool>(
+    unsafe fn two_groups<const N: usize, const STEPS: usize, const NIBBLES: bool, const RAISED: i32>(
         total: &mut [Self::Int; N],
         g: &Groups<N>,
     ) {
         // SAFETY: see above.
-        unsafe { V::two_groups_of_two::<N, STEPS, NIBBLES, BEGIN>(total, g) };
+        unsafe { V::two_groups_of_two::<N, STEPS, NIBBLES, RAISED>(total, g) };
     }
 
     #[inline(always)]

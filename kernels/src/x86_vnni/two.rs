@@ -3,7 +3,8 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes::{Avx512, Lanes, Pair, spread};
+use super::lanes::{Avx512, Lanes, Pair};
+use crate::table::RAISED16;
 
 /// What keeps a sum in the lower half of a lane positive, or it would take one from the sum above it.
 const RAISED_LOWER: i32 = 1 << 15;
@@ -22,13 +23,25 @@ pub(super) struct Groups<const N: usize> {
     pub(super) scales: *const u8,
 }
 
+/// What a sum begins with where codes are raised by `raised`, a power of two; at `p` is what it would begin with for
+/// [`RAISED16`].
+///
+/// # Safety
+/// As for [`Lanes`]; it must be readable.
+#[inline(always)]
+pub(super) unsafe fn begin_of<V: Lanes>(p: *const i32, raised: i32) -> V::Int {
+    // SAFETY: promised by the caller.
+    unsafe { V::int(*p >> (RAISED16 / raised).ilog2()) }
+}
+
 /// Adds the products of two groups times their scales, of `STEPS` steps each. Codes that are `NIBBLES` are those of the even
-/// group in the lower halves of bytes, and of the other in the upper ones; sums `BEGIN` with something or with 0.
+/// group in the lower halves of bytes, and of the other in the upper ones. Sums begin with what codes `RAISED` by that must not
+/// add, see [`begin_of`], or with 0.
 ///
 /// # Safety
 /// As for [`Lanes`]; what [`Groups`] names must be readable.
 #[inline(always)]
-pub(super) unsafe fn by_steps<V: Lanes, const N: usize, const STEPS: usize, const NIBBLES: bool, const BEGIN: bool>(
+pub(super) unsafe fn by_steps<V: Lanes, const N: usize, const STEPS: usize, const NIBBLES: bool, const RAISED: i32>(
     total: &mut [V::Int; N],
     g: &Groups<N>,
 ) {
@@ -37,8 +50,8 @@ pub(super) unsafe fn by_steps<V: Lanes, const N: usize, const STEPS: usize, cons
         let raised = V::int(RAISED_LOWER);
         let mut sum = [V::int(0); N];
         for c in 0..N {
-            if BEGIN {
-                sum[c] = spread::<V>(g.begin[c].cast());
+            if RAISED != 0 {
+                sum[c] = begin_of::<V>(g.begin[c], RAISED);
             }
         }
         // What the upper halves of bytes give is shifted by 4 bits as it is, and so comes first.
@@ -48,8 +61,8 @@ pub(super) unsafe fn by_steps<V: Lanes, const N: usize, const STEPS: usize, cons
         for c in 0..N {
             let upper = if NIBBLES { V::up12(sum[c]) } else { V::up16(sum[c]) };
             sum[c] = V::add_int(upper, raised);
-            if BEGIN {
-                sum[c] = V::add_int(sum[c], spread::<V>(g.begin[c].add(1).cast()));
+            if RAISED != 0 {
+                sum[c] = V::add_int(sum[c], begin_of::<V>(g.begin[c].add(1), RAISED));
             }
         }
         let second = g.p.add(if NIBBLES { 0 } else { 64 * STEPS });
@@ -100,6 +113,9 @@ macro_rules! begin {
     (given [$($a:literal $b:literal $c:literal $d:literal $y:literal $begin:literal),+]) => {
         concat!($("vpbroadcastd {", $a, "}, dword ptr [", $begin, "]\n", "vmovdqa64 {", $b, "}, {", $a, "}\n",)+)
     };
+    (eighth [$($a:literal $b:literal $c:literal $d:literal $y:literal $begin:literal),+]) => {
+        concat!($("vpsrad {", $a, "}, dword ptr [", $begin, "]{{1to16}}, 3\n", "vmovdqa64 {", $b, "}, {", $a, "}\n",)+)
+    };
 }
 
 /// Sums to the upper halves of lanes, and what those in the lower ones begin with.
@@ -112,6 +128,13 @@ macro_rules! lift {
                 "vpaddd {", $a, "}, {", $a, "}, {raised}\n", "vpaddd {", $b, "}, {", $b, "}, {raised}\n",
             )+
         )
+    };
+    (eighth $up:literal [$($a:literal $b:literal $c:literal $d:literal $y:literal $begin:literal),+]) => {
+        concat!($(
+            "vpsrad {x}, dword ptr [", $begin, " + 4]{{1to16}}, 3\n", "vpaddd {x}, {x}, {raised}\n",
+            "vpslld {", $a, "}, {", $a, "}, ", $up, "\n", "vpslld {", $b, "}, {", $b, "}, ", $up, "\n",
+            "vpaddd {", $a, "}, {", $a, "}, {x}\n", "vpaddd {", $b, "}, {", $b, "}, {x}\n",
+        )+)
     };
     (given $up:literal [$($a:literal $b:literal $c:literal $d:literal $y:literal $begin:literal),+]) => {
         concat!($(
@@ -174,13 +197,13 @@ macro_rules! both {
 /// As there; the CPU must have AVX-512 VNNI.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) unsafe fn of_two_512<const N: usize, const STEPS: usize, const NIBBLES: bool, const BEGIN: bool>(
+pub(super) unsafe fn of_two_512<const N: usize, const STEPS: usize, const NIBBLES: bool, const RAISED: i32>(
     total: &mut [[__m512i; 2]; N],
     g: &Groups<N>,
 ) {
     if !(4..=6).contains(&N) {
         // SAFETY: promised by the caller.
-        return unsafe { by_steps::<Pair<Avx512, 6>, N, STEPS, NIBBLES, BEGIN>(total, g) };
+        return unsafe { by_steps::<Pair<Avx512, 6>, N, STEPS, NIBBLES, RAISED>(total, g) };
     }
     let stride = g.y[1].addr().wrapping_sub(g.y[0].addr());
     let begin_stride = g.begin[1].addr().wrapping_sub(g.begin[0].addr());
@@ -227,11 +250,12 @@ pub(super) unsafe fn of_two_512<const N: usize, const STEPS: usize, const NIBBLE
             }
         };
     }
-    const { assert!(STEPS == 8 && !BEGIN || STEPS == 4 && !NIBBLES) };
-    match (STEPS, NIBBLES, BEGIN) {
+    const { assert!(STEPS == 8 && RAISED == 0 || STEPS == 4 && !NIBBLES && matches!(RAISED, 0 | 4 | RAISED16)) };
+    match (STEPS, NIBBLES, RAISED) {
         (8, true, _) => tiles!(nibbles),
         (8, false, _) => tiles!(whole),
-        (_, _, true) => tiles!(given),
+        (_, _, RAISED16) => tiles!(given),
+        (_, _, 4) => tiles!(eighth),
         _ => tiles!(zero),
     }
 }
