@@ -428,6 +428,7 @@ pub(crate) struct Gemm<'a> {
 
 /// Where floats of several tokens will be written: those of token `t` from `at + t·stride` on. An address, never more.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 asks for them"))]
 pub(crate) struct Lines {
     pub(crate) at: *const f32,
     pub(crate) stride: usize,

@@ -339,7 +339,8 @@ impl ActBuf {
         }
         let fixed = needs.half && tokens > FEW_TOKENS && kernels.table.fixed.is_some();
         self.filled = (needs.f32 || needs.half && !fixed, fixed);
-        let more = (!kernels.table.fast_bytes, kernels.table.reach.is_some());
+        // One token is multiplied without a panel, and one thread takes it in while the others wait.
+        let more = (!kernels.table.fast_bytes, kernels.table.reach.is_some() && tokens > 1);
         self.resize(tokens, depth, needs, self.filled, more);
         (self.tokens, self.depth, self.width) = (tokens, depth, len / tokens.max(1));
         Ok(self.width)

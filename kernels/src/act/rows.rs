@@ -116,7 +116,7 @@ impl<'a> Rows<'a> {
                 for (begin, sum) in self.q8k.begin(t * self.depth + from, n, 16).iter_mut().zip(s16) {
                     *begin = -RAISED16 * i32::from(*sum);
                 }
-                if let Some(reach) = table.reach {
+                if let Some(reach) = table.reach.filter(|_| self.q8k.has_reach) {
                     reach(q, self.q8k.reach(t * self.depth + from, n));
                 }
                 if self.tokens <= FEW_TOKENS {
@@ -161,6 +161,7 @@ struct CodesPtr {
     begin: *mut i32,
     begin_pairs: *mut i32,
     reach: *mut Reach,
+    has_reach: bool,
 }
 
 // SAFETY: threads write disjoint rows, see `piece`.
@@ -185,6 +186,7 @@ impl CodesPtr {
             begin: codes.begin.as_mut_ptr(),
             begin_pairs: codes.begin_pairs.as_mut_ptr(),
             reach: codes.reach.as_mut_ptr(),
+            has_reach: !codes.reach.is_empty(),
         }
     }
 

@@ -179,6 +179,7 @@ impl<const N: usize> Unit<'_, '_, N> {
             let codes = codes_bytes::<F>(V::NIBBLES);
             let mut total = [V::int(0); N];
             for pair in 0..128 / F::GROUP {
+                // Of both groups.
                 self.later.fetch();
                 self.later.fetch();
                 let g = Groups {

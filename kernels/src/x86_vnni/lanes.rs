@@ -111,8 +111,8 @@ pub(super) trait Lanes: Sized {
         total: &mut [[Self::Int; 2]; N],
         g: &Groups<N>,
     ) {
-        // SAFETY: promised by the caller. How many tokens such a tile has at most makes no difference.
-        unsafe { two::by_steps::<Pair<Self, 0>, N, STEPS, NIBBLES, RAISED>(total, g) };
+        // SAFETY: promised by the caller.
+        unsafe { two::by_steps::<Pair<Self, N>, N, STEPS, NIBBLES, RAISED>(total, g) };
     }
 
     /// The bits that are set in both.

@@ -116,14 +116,26 @@ fn code(x: __m512, scale: __m512) -> __m512i {
     _mm512_and_si512(_mm512_castps_si512(shifted), _mm512_set1_epi32(0xff))
 }
 
+/// Of four registers, of each of which every 128 bits have a lane: those of the first, of the second and so on.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn apart(v: __m512i) -> __m512i {
+    _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), v)
+}
+
+/// Sums of every 32, each in two lanes, given those of 16.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn sums32(of_16: __m512i) -> __m512i {
+    _mm512_add_epi32(of_16, _mm512_shuffle_epi32::<0b10_11_00_01>(of_16))
+}
+
 /// The bytes of the lanes of four registers, in order.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn bytes([a, b, c, d]: [__m512i; 4]) -> __m512i {
     let packed = _mm512_packus_epi16(_mm512_packus_epi32(a, b), _mm512_packus_epi32(c, d));
-    // Every 128 bits have four of each register.
-    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    _mm512_permutexvar_epi32(order, packed)
+    apart(packed)
 }
 
 /// Sums of every 16 of 256 codes.
@@ -166,8 +178,7 @@ pub(super) fn quantize_q8k(x: &[f32], q: &mut [i8], d: &mut [f32], sums16: &mut 
             unsafe { _mm512_storeu_si512(q.as_mut_ptr().cast(), *codes) };
         }
         let of_16 = self::sums16(&codes);
-        // The even lanes have what they and the next ones are together.
-        let of_32 = _mm512_add_epi32(of_16, _mm512_shuffle_epi32::<0b10_11_00_01>(of_16));
+        let of_32 = self::sums32(of_16); // of which the even lanes are stored
         // SAFETY: 16 and 8 places.
         unsafe {
             _mm256_storeu_si256(sums16.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(of_16));
@@ -189,8 +200,7 @@ pub(super) fn reach(q: &[i8], out: &mut [Reach]) {
             (*above, *below) = (_mm512_max_epi8(q, zero), _mm512_max_epi8(_mm512_sub_epi8(zero, q), zero));
         }
         let (above, below) = (sums16(&above), sums16(&below));
-        let both = |v| _mm512_add_epi32(v, _mm512_shuffle_epi32::<0b10_11_00_01>(v));
-        let one_sign32 = _mm512_reduce_max_epi32(_mm512_max_epi32(both(above), both(below))) as u16;
+        let one_sign32 = _mm512_reduce_max_epi32(_mm512_max_epi32(sums32(above), sums32(below))) as u16;
         let all16 = _mm512_reduce_max_epi32(_mm512_add_epi32(above, below)) as u16;
         *out = Reach { one_sign32, all16 };
     }

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use super::lanes::{Avx512, spread};
 
-/// The weights of a step of a tile of two panels: whole, or the bits of a mask.
+/// The weights of a step of a tile of two panels: whole, the bits of a mask, or those that are not in it.
 macro_rules! weights {
     (whole $k:literal) => {
         concat!("vmovdqu64 {w0}, [{p} + 64*", $k, "]\n", "vmovdqu64 {w1}, [{p} + {next} + 64*", $k, "] /* {mask} */\n")
@@ -13,15 +13,20 @@ macro_rules! weights {
     (masked $k:literal) => {
         concat!("vpandd {w0}, {mask}, [{p} + 64*", $k, "]\n", "vpandd {w1}, {mask}, [{p} + {next} + 64*", $k, "]\n")
     };
+    (others $k:literal) => {
+        concat!("vpandnd {w0}, {mask}, [{p} + 64*", $k, "]\n", "vpandnd {w1}, {mask}, [{p} + {next} + 64*", $k, "]\n")
+    };
 }
+pub(super) use weights;
 
-/// A step of the tokens named: weights, then for every token four bytes in every lane and two products.
+/// A step of the tokens named, number `k` of the weights and `at` of the tokens: weights, then for every token four bytes in every
+/// lane and two products.
 macro_rules! step {
-    ($bits:ident $k:literal: $($sum:literal $other:literal $place:literal),+) => {
+    ($bits:ident $k:literal $at:literal: $($sum:literal $other:literal $place:literal),+) => {
         concat!(
             weights!($bits $k),
             $(
-                "vpbroadcastd {x}, dword ptr [", $place, " + 4*", $k, "]\n",
+                "vpbroadcastd {x}, dword ptr [", $place, " + 4*", $at, "]\n",
                 "vpdpbusd {", $sum, "}, {w0}, {x}\n",
                 "vpdpbusd {", $other, "}, {w1}, {x}\n",
             )+
@@ -29,12 +34,14 @@ macro_rules! step {
     };
 }
 
+pub(super) use step;
+
 /// Four steps of tokens that are named, as [`step`] takes them.
 macro_rules! steps {
     ($bits:ident: $($token:tt)+) => {
         concat!(
-            step!($bits 0: $($token)+), step!($bits 1: $($token)+),
-            step!($bits 2: $($token)+), step!($bits 3: $($token)+)
+            step!($bits 0 0: $($token)+), step!($bits 1 1: $($token)+),
+            step!($bits 2 2: $($token)+), step!($bits 3 3: $($token)+)
         )
     };
 }

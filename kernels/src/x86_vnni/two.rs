@@ -4,6 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::lanes::{Avx512, Lanes, Pair};
+use super::steps::{step, weights};
 use crate::table::RAISED16;
 
 /// What keeps a sum in the lower half of a lane positive, or it would take one from the sum above it.
@@ -75,33 +76,13 @@ pub(super) unsafe fn by_steps<V: Lanes, const N: usize, const STEPS: usize, cons
     }
 }
 
-/// The weights of a step of a tile of two panels: whole, or one half or the other of their bytes.
-macro_rules! weights {
-    (whole $k:literal) => {
-        concat!("vmovdqu64 {w0}, [{p} + 64*", $k, "]\n", "vmovdqu64 {w1}, [{p} + {next} + 64*", $k, "] /* {mask} */\n")
-    };
-    (upper $k:literal) => {
-        concat!("vpandd {w0}, {mask}, [{p} + 64*", $k, "]\n", "vpandd {w1}, {mask}, [{p} + {next} + 64*", $k, "]\n")
-    };
-    (lower $k:literal) => {
-        concat!("vpandnd {w0}, {mask}, [{p} + 64*", $k, "]\n", "vpandnd {w1}, {mask}, [{p} + {next} + 64*", $k, "]\n")
-    };
-}
-
-/// Steps of the tokens named: weights, then for every token four bytes in every lane and two products.
+/// Steps of the tokens named, each as [`step`] numbers them.
 macro_rules! steps {
     ($bits:ident [$($k:literal $at:literal)+] $tokens:tt) => {
         concat!($(steps!(@one $bits $k $at $tokens)),+)
     };
     (@one $bits:ident $k:literal $at:literal [$($a:literal $b:literal $c:literal $d:literal $y:literal $begin:literal),+]) => {
-        concat!(
-            weights!($bits $k),
-            $(
-                "vpbroadcastd {x}, dword ptr [", $y, " + 4*", $at, "]\n",
-                "vpdpbusd {", $a, "}, {w0}, {x}\n",
-                "vpdpbusd {", $b, "}, {w1}, {x}\n",
-            )+
-        )
+        step!($bits $k $at: $($a $b $y),+)
     };
 }
 
@@ -118,29 +99,33 @@ macro_rules! begin {
     };
 }
 
+/// What lower sums of a token begin with: into a register, or with nothing of their own.
+macro_rules! lower {
+    (zero $begin:literal) => {
+        "/* {n} {ns} {n3} */\n"
+    };
+    (given $begin:literal) => {
+        concat!("vpaddd {x}, {raised}, dword ptr [", $begin, " + 4]{{1to16}}\n")
+    };
+    (eighth $begin:literal) => {
+        concat!("vpsrad {x}, dword ptr [", $begin, " + 4]{{1to16}}, 3\n", "vpaddd {x}, {x}, {raised}\n")
+    };
+    (@place zero) => {
+        "{raised}"
+    };
+    (@place $begin:ident) => {
+        "{x}"
+    };
+}
+
 /// Sums to the upper halves of lanes, and what those in the lower ones begin with.
 macro_rules! lift {
-    (zero $up:literal [$($a:literal $b:literal $c:literal $d:literal $y:literal $begin:literal),+]) => {
-        concat!(
-            "/* {n} {ns} {n3} */\n",
-            $(
-                "vpslld {", $a, "}, {", $a, "}, ", $up, "\n", "vpslld {", $b, "}, {", $b, "}, ", $up, "\n",
-                "vpaddd {", $a, "}, {", $a, "}, {raised}\n", "vpaddd {", $b, "}, {", $b, "}, {raised}\n",
-            )+
-        )
-    };
-    (eighth $up:literal [$($a:literal $b:literal $c:literal $d:literal $y:literal $begin:literal),+]) => {
+    ($from:ident $up:literal [$($a:literal $b:literal $c:literal $d:literal $y:literal $begin:literal),+]) => {
         concat!($(
-            "vpsrad {x}, dword ptr [", $begin, " + 4]{{1to16}}, 3\n", "vpaddd {x}, {x}, {raised}\n",
+            lower!($from $begin),
             "vpslld {", $a, "}, {", $a, "}, ", $up, "\n", "vpslld {", $b, "}, {", $b, "}, ", $up, "\n",
-            "vpaddd {", $a, "}, {", $a, "}, {x}\n", "vpaddd {", $b, "}, {", $b, "}, {x}\n",
-        )+)
-    };
-    (given $up:literal [$($a:literal $b:literal $c:literal $d:literal $y:literal $begin:literal),+]) => {
-        concat!($(
-            "vpaddd {x}, {raised}, dword ptr [", $begin, " + 4]{{1to16}}\n",
-            "vpslld {", $a, "}, {", $a, "}, ", $up, "\n", "vpslld {", $b, "}, {", $b, "}, ", $up, "\n",
-            "vpaddd {", $a, "}, {", $a, "}, {x}\n", "vpaddd {", $b, "}, {", $b, "}, {x}\n",
+            "vpaddd {", $a, "}, {", $a, "}, ", lower!(@place $from), "\n",
+            "vpaddd {", $b, "}, {", $b, "}, ", lower!(@place $from), "\n",
         )+)
     };
 }
@@ -165,9 +150,9 @@ macro_rules! both {
     (nibbles $tokens:tt) => {
         concat!(
             begin!(zero $tokens),
-            steps!(upper [0 8 1 9 2 10 3 11 4 12 5 13 6 14 7 15] $tokens),
+            steps!(masked [0 8 1 9 2 10 3 11 4 12 5 13 6 14 7 15] $tokens),
             lift!(zero "12" $tokens),
-            steps!(lower [0 0 1 1 2 2 3 3 4 4 5 5 6 6 7 7] $tokens),
+            steps!(others [0 0 1 1 2 2 3 3 4 4 5 5 6 6 7 7] $tokens),
             settle!("64" "0" $tokens)
         )
     };
@@ -203,7 +188,7 @@ pub(super) unsafe fn of_two_512<const N: usize, const STEPS: usize, const NIBBLE
 ) {
     if !(4..=6).contains(&N) {
         // SAFETY: promised by the caller.
-        return unsafe { by_steps::<Pair<Avx512, 6>, N, STEPS, NIBBLES, RAISED>(total, g) };
+        return unsafe { by_steps::<Pair<Avx512, N>, N, STEPS, NIBBLES, RAISED>(total, g) };
     }
     let stride = g.y[1].addr().wrapping_sub(g.y[0].addr());
     let begin_stride = g.begin[1].addr().wrapping_sub(g.begin[0].addr());
