@@ -1,9 +1,12 @@
 //! A file under construction, or what is written through.
 
+use std::collections::BTreeSet;
 use std::fs::{File, Metadata};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use tempfile::TempPath;
 
 use crate::inputs::FileId;
 use crate::target::Target;
@@ -298,14 +301,14 @@ impl Write for Output {
                 let mut file = file;
                 file.write(bytes.get(..sys::PIPE_BUF).unwrap_or(bytes))
             }
-            Sink::Waiting(_) => Err(std::io::ErrorKind::NotConnected.into()),
+            Sink::Waiting(_) => Err(ErrorKind::NotConnected.into()),
         };
         match done {
             Ok(n) => {
                 self.written += n as u64;
                 Ok(n)
             }
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => Err(e),
+            Err(e) if e.kind() == ErrorKind::Interrupted => Err(e),
             Err(e) => Err(self.failed(e)),
         }
     }
@@ -332,9 +335,17 @@ pub(crate) fn as_file_error(path: &Path, error: std::io::Error) -> FileError {
 /// A file that got its name, and how to take that back.
 struct Named {
     target: PathBuf,
-    /// Where the file is that had the name before, if it is to be kept until all is done.
-    old: Option<tempfile::TempPath>,
-    replaced: bool,
+    before: Before,
+    sync: bool,
+}
+
+/// What had the name before.
+enum Before {
+    Nothing,
+    /// A file that has the temporary name now, until all is done.
+    Kept(TempPath),
+    /// A file that is gone.
+    Replaced,
 }
 
 /// Flushes every file to disk, then gives all of them their names. If one cannot have its name, none does.
@@ -376,7 +387,7 @@ pub fn commit_all(mut outputs: Vec<Output>) -> Result<(), FileError> {
             named.drain(..).rev().for_each(Named::undo);
         }
     }
-    let folders: std::collections::BTreeSet<_> = named.iter().map(|n| folder_of(&n.target)).collect();
+    let folders: BTreeSet<_> = named.iter().filter(|n| n.sync).map(|n| folder_of(&n.target)).collect();
     folders.into_iter().for_each(sys::sync_folder);
     failed.map_or(Ok(()), Err)
 }
@@ -384,47 +395,46 @@ pub fn commit_all(mut outputs: Vec<Output>) -> Result<(), FileError> {
 /// Gives `temporary` the name `target`, if what has it may be replaced.
 fn rename(
     path: &Path,
-    temporary: tempfile::TempPath,
+    mut temporary: TempPath,
     target: &Path,
     options: &WriteOptions,
     keep_old: bool,
 ) -> Result<Named, FileError> {
-    let target_path = || target.to_owned();
-    let meta = match target.symlink_metadata() {
-        Ok(meta) => meta,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return match temporary.persist_noclobber(target) {
-                Ok(()) => Ok(Named { target: target_path(), old: None, replaced: false }),
-                Err(e) if e.error.kind() == std::io::ErrorKind::AlreadyExists => {
-                    Err(FileError::Exists { path: path.to_owned() })
+    let named = |before| Named { target: target.to_owned(), before, sync: options.sync };
+    loop {
+        match target.symlink_metadata() {
+            Ok(meta) if meta.is_file() => options.check(path, target, &meta)?,
+            Ok(_) => return Err(FileError::Changed { path: path.to_owned() }),
+            Err(e) if e.kind() == ErrorKind::NotFound => match temporary.persist_noclobber(target) {
+                Ok(()) => return Ok(named(Before::Nothing)),
+                Err(e) if e.error.kind() == ErrorKind::AlreadyExists => {
+                    // Somebody was faster, and what they made decides.
+                    temporary = e.path;
+                    continue;
                 }
-                Err(e) => Err(FileError::write(path)(e.error)),
-            };
+                Err(e) => return Err(FileError::write(path)(e.error)),
+            },
+            Err(e) => return Err(FileError::write(path)(e)),
         }
-        Err(e) => return Err(FileError::write(path)(e)),
-    };
-    if !meta.is_file() {
-        return Err(FileError::Changed { path: path.to_owned() });
-    }
-    options.check(path, target, &meta)?;
-    if keep_old && sys::exchange(&temporary, target).is_ok() {
-        return Ok(Named { target: target_path(), old: Some(temporary), replaced: true });
-    }
-    match temporary.persist(target) {
-        Ok(()) => Ok(Named { target: target_path(), old: None, replaced: true }),
-        Err(e) => Err(FileError::write(path)(e.error)),
+        if keep_old && sys::exchange(&temporary, target).is_ok() {
+            return Ok(named(Before::Kept(temporary)));
+        }
+        return match temporary.persist(target) {
+            Ok(()) => Ok(named(Before::Replaced)),
+            Err(e) => Err(FileError::write(path)(e.error)),
+        };
     }
 }
 
 impl Named {
     /// Best effort: the error that is reported is the one that matters.
     fn undo(self) {
-        match self.old {
+        match self.before {
             // The new file gets the temporary name back, and goes with it.
-            Some(old) => drop(sys::exchange(&old, &self.target)),
-            None if !self.replaced => drop(std::fs::remove_file(&self.target)),
-            // The file system cannot exchange names, so the old file is gone.
-            None => {}
+            Before::Kept(old) => drop(sys::exchange(&old, &self.target)),
+            Before::Nothing => drop(std::fs::remove_file(&self.target)),
+            // The file system cannot exchange names.
+            Before::Replaced => {}
         }
     }
 }

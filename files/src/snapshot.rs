@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::inputs::FileId;
 use crate::output::as_file_error;
@@ -15,10 +16,13 @@ pub struct Snapshot {
     path: PathBuf,
     options: WriteOptions,
     /// The file of the last update, unless it was moved or replaced by somebody else since.
-    own: Option<FileId>,
+    own: Option<Made>,
     /// A device or pipe, and how many bytes went there.
     through: Option<(Output, usize)>,
 }
+
+/// A file and when it was made: numbers of files that are gone are given again.
+type Made = (FileId, Option<SystemTime>);
 
 impl Snapshot {
     /// Checks that `path` can be written to as `options` say. A file is not made, nor replaced, before the first update.
@@ -53,9 +57,9 @@ impl Snapshot {
     }
 
     /// The file that is there now.
-    fn file(&self) -> Option<FileId> {
+    fn file(&self) -> Option<Made> {
         match Target::find(&self.path) {
-            Ok(Target::Regular(path, meta)) => Some(FileId::from_meta(&path, &meta)),
+            Ok(Target::Regular(path, meta)) => Some((FileId::from_meta(&path, &meta), meta.created().ok())),
             _ => None,
         }
     }
