@@ -208,6 +208,14 @@ impl Output {
         !matches!(self.sink, Sink::Beside { .. })
     }
 
+    /// Writes all of `bytes`.
+    ///
+    /// # Errors
+    /// [`FileError::Write`], [`FileError::Through`] or [`FileError::Interrupted`].
+    pub fn put(&mut self, bytes: &[u8]) -> Result<(), FileError> {
+        self.write_all(bytes).map_err(|e| as_file_error(&self.path, e))
+    }
+
     /// Completes the file.
     ///
     /// # Errors
@@ -324,11 +332,11 @@ impl Write for Output {
 /// As [`Output::create`] and [`commit_all`].
 pub fn write_file(path: &Path, bytes: &[u8], options: &WriteOptions) -> Result<(), FileError> {
     let mut output = Output::create(path, options)?;
-    output.write_all(bytes).map_err(|e| as_file_error(path, e))?;
+    output.put(bytes)?;
     output.commit()
 }
 
-pub(crate) fn as_file_error(path: &Path, error: std::io::Error) -> FileError {
+fn as_file_error(path: &Path, error: std::io::Error) -> FileError {
     FileError::unwrap(error).unwrap_or_else(FileError::write(path))
 }
 
