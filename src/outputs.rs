@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use ocelli_convert::ConvertError;
 use ocelli_files::{FileError, Inputs, folder_of};
 use ocelli_gguf::split::SplitName;
+use ocelli_runtime::RuntimeError;
 
 /// The files of the model whose file is `model`: all parts, and whatever may be taken for its vision file.
 pub(crate) fn model_files(model: &Path) -> Vec<PathBuf> {
@@ -26,7 +28,11 @@ pub(crate) fn inputs<'p>(files: impl IntoIterator<Item = &'p PathBuf>) -> Inputs
 
 /// What to do about `error`, where an option helps.
 pub(crate) fn remedy(error: &anyhow::Error) -> Option<&'static str> {
-    let refused = error.chain().any(|cause| matches!(cause.downcast_ref(), Some(FileError::Exists { .. })));
+    let refused = error.chain().any(|cause| {
+        matches!(cause.downcast_ref(), Some(FileError::Exists { .. }))
+            || matches!(cause.downcast_ref(), Some(ConvertError::Output(FileError::Exists { .. })))
+            || matches!(cause.downcast_ref(), Some(RuntimeError::Output(FileError::Exists { .. })))
+    });
     refused.then_some("use --overwrite to replace it, or choose another name")
 }
 
@@ -51,9 +57,9 @@ mod tests {
     fn a_refusal_comes_with_its_remedy() {
         let refused = || FileError::Exists { path: "a".into() };
         assert!(remedy(&refused().into()).is_some());
-        let wrapped = ocelli_convert::ConvertError::from(refused());
+        let wrapped = ConvertError::from(refused());
         assert!(remedy(&anyhow::Error::new(wrapped).context("converting")).is_some());
-        assert!(remedy(&ocelli_runtime::RuntimeError::from(refused()).into()).is_some());
+        assert!(remedy(&RuntimeError::from(refused()).into()).is_some());
         assert!(remedy(&FileError::Folder { path: "a".into() }.into()).is_none());
     }
 }

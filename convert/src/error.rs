@@ -112,7 +112,7 @@ pub enum ConvertError {
         name: String,
     },
     /// An output that cannot or must not be written.
-    #[error("{0}")]
+    #[error(transparent)]
     Output(#[from] FileError),
     /// A tokenizer that cannot be carried over.
     #[error(transparent)]

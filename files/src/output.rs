@@ -242,11 +242,11 @@ impl Output {
         }
     }
 
-    fn failed(&self, source: std::io::Error) -> std::io::Error {
+    fn failed(&self, error: std::io::Error) -> std::io::Error {
         let path = self.path.clone();
         match self.sink {
-            Sink::Beside { .. } => FileError::Write { path, source },
-            _ => FileError::Through { path, source },
+            Sink::Beside { .. } => FileError::Write { path, error },
+            _ => FileError::Through { path, error },
         }
         .into_io()
     }
@@ -278,7 +278,7 @@ impl Output {
 impl Sink {
     fn beside(path: &Path, target: PathBuf, old: Option<&Metadata>, options: &WriteOptions) -> Result<Self, FileError> {
         let folder = folder_of(&target);
-        let failed = |source| FileError::Create { path: path.to_owned(), folder: folder.to_owned(), source };
+        let failed = |error| FileError::Create { path: path.to_owned(), folder: folder.to_owned(), error };
         // What replaces a file must not be open to more readers than that while it is temporary.
         let temporary = TemporaryFile::new(folder, options.private || old.is_some()).map_err(failed)?;
         if let Some(old) = old {

@@ -235,7 +235,7 @@ pub enum RuntimeError {
         problem: String,
     },
     /// An output that cannot or must not be written.
-    #[error("{0}")]
+    #[error(transparent)]
     Output(#[from] FileError),
     /// A folder that cannot be made or read.
     #[error("cannot write {}: {source}", path.display())]
