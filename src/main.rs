@@ -9,6 +9,7 @@ use crate::sink::errln;
 mod bundled;
 mod cmd;
 mod progress;
+mod signals;
 mod sink;
 
 /// Run MiniCPM-V on a laptop CPU: convert, quantise, inspect, chat.
@@ -82,15 +83,17 @@ fn main() -> ExitCode {
         Command::Synth(args) => cmd::synth::run(&args),
         Command::Quantize(args) => cmd::quantize::run(&args),
     };
-    match done {
+    let code = match done {
         Ok(()) => ExitCode::SUCCESS,
         // A reader that has seen enough (`| head`) is no error.
         Err(error) if sink::reader_left(&error) => ExitCode::SUCCESS,
         Err(error) => {
             errln!("ocelli: error: {}", one_line(&error));
-            if progress::interrupted() { ExitCode::from(progress::EXIT_CANCELLED) } else { ExitCode::FAILURE }
+            ExitCode::FAILURE
         }
-    }
+    };
+    // Whoever sent a signal is told that it was heard, whatever was saved or said on the way out.
+    signals::exit_status().map_or(code, ExitCode::from)
 }
 
 /// A panic is a fault of this program, and says how to report it.

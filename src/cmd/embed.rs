@@ -59,7 +59,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     let mut media = open_vision(mmproj, FileOptions::default(), options)?;
     let interrupt = Arc::new(AtomicBool::new(false));
-    common::watch_ctrl_c(&interrupt, true)?;
+    common::watch_signals(&interrupt)?;
     let shown = media.images(&args.images, &mut Bar::new(), &interrupt)?;
     write(&args.output, &shown, args.pooled)?;
     for (path, shown) in args.images.iter().zip(&shown) {

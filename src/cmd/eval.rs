@@ -118,7 +118,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let file = args.model.load_options()?.file;
     let vision = Vision::new(&args.vision, Some(&args.show()), &args.model.file()?, file, &context)?;
     let session = Session::new(context);
-    common::watch_ctrl_c(session.interrupt(), true)?;
+    common::watch_signals(session.interrupt())?;
     let report = Report::new(data.rules());
     let mut asking = Asking { data, session, assets, sampler, vision, answers, report, n_predict: args.n_predict() };
     let stopped = asking.all(&items);

@@ -1,0 +1,98 @@
+//! Signals that end the program: Ctrl-C (SIGINT), `kill` or a shutdown (SIGTERM), a closed terminal (SIGHUP).
+//!
+//! A signal never ends the program by itself once [`watch`] was called. It is noted, the work at hand is told to stop, and
+//! the command comes to its end as always: answers and sessions are saved, temporary files are removed. [`exit_status`] is
+//! then what shells expect, 128 + the signal's number. A second signal ends the program at once, but never in the middle of a
+//! file ([`keeping_files_whole`]).
+
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// The signal that ends the program; 0: none so far.
+static ENDING: AtomicI32 = AtomicI32::new(0);
+
+/// Held while a file is written that must not be left half-done.
+static WRITING: Mutex<()> = Mutex::new(());
+
+/// What Ctrl-C means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CtrlC {
+    /// It ends the program.
+    Ends,
+    /// It stops the work at hand, for a person who goes on at the prompt.
+    Stops,
+}
+
+/// Exit status after the signal that ended the program, if one did.
+pub(crate) fn exit_status() -> Option<u8> {
+    match ENDING.load(Ordering::SeqCst) {
+        0 => None,
+        signal => u8::try_from(128 + signal).ok(),
+    }
+}
+
+/// Whether a signal has come that ends the program.
+pub(crate) fn ending() -> bool {
+    ENDING.load(Ordering::SeqCst) != 0
+}
+
+/// Clears a flag that [`watch`] sets, before new work. Once the program is ending, it stays set.
+pub(crate) fn clear(interrupt: &AtomicBool) {
+    interrupt.store(false, Ordering::SeqCst);
+    // A signal that comes later than this look sets the flag after it was cleared.
+    if ending() {
+        interrupt.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Runs `write`, which a second signal waits for.
+pub(crate) fn keeping_files_whole<T>(write: impl FnOnce() -> T) -> T {
+    let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+    write()
+}
+
+/// Watches for signals from now on: sets `interrupt`, and calls `ends` when the program is to end. Signals that whoever
+/// started the program wants ignored (`nohup`, a background job) stay ignored.
+///
+/// # Errors
+/// When the system gives no thread or refuses the handlers.
+pub(crate) fn watch(
+    interrupt: &Arc<AtomicBool>,
+    ctrl_c: CtrlC,
+    ends: impl Fn() + Send + 'static,
+) -> anyhow::Result<()> {
+    const FAILED: &str = "cannot watch for signals";
+    let ignored = ignored();
+    let wanted = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !ignored.contains(signal));
+    let mut signals = Signals::new(wanted).context(FAILED)?;
+    let interrupt = Arc::clone(interrupt);
+    let act = move |signal| {
+        if signal == SIGINT && ctrl_c == CtrlC::Stops && !ending() {
+            interrupt.store(true, Ordering::SeqCst);
+            return;
+        }
+        if ENDING.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+            // A second one: waiting is not wanted.
+            keeping_files_whole(|| std::process::exit(exit_status().map_or(1, i32::from)));
+        }
+        interrupt.store(true, Ordering::SeqCst);
+        ends();
+    };
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || signals.forever().for_each(act))
+        .context(FAILED)?;
+    Ok(())
+}
+
+/// The signals that were ignored when the program started, where the system tells.
+fn ignored() -> Vec<i32> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
+    [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| mask >> (signal - 1) & 1 == 1).collect()
+}
