@@ -2,11 +2,11 @@
 //!
 //! A signal never ends the program by itself once [`watch`] was called. It is noted, the work at hand is told to stop, and
 //! the command comes to its end as always: answers and sessions are saved, temporary files are removed. [`exit_status`] is
-//! then what shells expect, 128 + the signal's number. A second signal ends the program at once, but never in the middle of a
-//! file ([`keeping_files_whole`]).
+//! then what shells expect, 128 + the signal's number. A second signal ends the program at once; files that were being written then
+//! stay as they were before.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::Context;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -14,9 +14,6 @@ use signal_hook::iterator::Signals;
 
 /// The signal that ends the program; 0: none so far.
 static ENDING: AtomicI32 = AtomicI32::new(0);
-
-/// Held while a file is written that must not be left half-done.
-static WRITING: Mutex<()> = Mutex::new(());
 
 /// What Ctrl-C means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,12 +46,6 @@ pub(crate) fn clear(interrupt: &AtomicBool) {
     }
 }
 
-/// Runs `write`, which a second signal waits for.
-pub(crate) fn keeping_files_whole<T>(write: impl FnOnce() -> T) -> T {
-    let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
-    write()
-}
-
 /// Watches for signals from now on: sets `interrupt`, and calls `ends` when the program is to end. Signals that whoever
 /// started the program wants ignored (`nohup`, a background job) stay ignored.
 ///
@@ -77,9 +68,11 @@ pub(crate) fn watch(
         }
         if ENDING.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).is_err() {
             // A second one: waiting is not wanted.
-            keeping_files_whole(|| std::process::exit(exit_status().map_or(1, i32::from)));
+            ocelli_files::remove_unfinished();
+            std::process::exit(exit_status().map_or(1, i32::from));
         }
         interrupt.store(true, Ordering::SeqCst);
+        ocelli_files::interrupt();
         ends();
     };
     std::thread::Builder::new()

@@ -241,6 +241,9 @@ pub enum RuntimeError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// An output that cannot be written.
+    #[error(transparent)]
+    File(#[from] ocelli_files::FileError),
     /// A text or logits file that cannot be used for an evaluation.
     #[error("{problem}")]
     Evaluation {

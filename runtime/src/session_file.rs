@@ -15,8 +15,8 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use ocelli_files::{FileError, FileKind, Inputs, Output, Replace, WriteOptions};
 use sha2::{Digest, Sha256};
-use tempfile::NamedTempFile;
 
 use crate::context::Sequence;
 use crate::kv::{KvCache, KvShape};
@@ -76,12 +76,17 @@ pub(crate) fn save(
     keep: usize,
     note: &[u8],
 ) -> Result<(), RuntimeError> {
-    let failed = |source| RuntimeError::Write { path: path.to_owned(), source };
+    // What a person said is nobody else's business, and another kind of file is not replaced by mistake.
+    let kind = FileKind { name: "a saved session", magic: MAGIC };
+    let options = WriteOptions::new(Inputs::default(), Replace::Only(kind)).private();
+    let failed = |error| match FileError::unwrap(error) {
+        Ok(error) => RuntimeError::File(error),
+        Err(source) => RuntimeError::Write { path: path.to_owned(), source },
+    };
     let table = &seq.table;
     let keep = keep.min(seq.tokens.len());
     let (tokens, marks) = (&seq.tokens[..keep], &seq.marks[..keep]);
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let file = NamedTempFile::new_in(folder).map_err(failed)?;
+    let file = Output::create(path, &options)?;
     let mut out = Summed { out: BufWriter::with_capacity(1 << 20, file), sum: Sha256::new() };
     let body = |out: &mut Summed<_>| -> std::io::Result<()> {
         out.write_all(&head(fingerprint, kv.shape(), tokens.len(), note.len()))?;
@@ -98,8 +103,7 @@ pub(crate) fn save(
     let Summed { out: mut buffered, sum } = out;
     buffered.write_all(&sum.finalize()).map_err(failed)?;
     let file = buffered.into_inner().map_err(|e| failed(e.into_error()))?;
-    file.persist(path).map_err(|e| failed(e.error))?;
-    Ok(())
+    Ok(file.commit()?)
 }
 
 /// A session file that was found sound and fitting; its keys and values are not yet read.

@@ -14,7 +14,6 @@ use ocelli_runtime::{
 use super::common::{self, ModelArgs, SamplingArgs, Stream};
 use super::session;
 use super::vision::{ShowArgs, Vision, VisionArgs};
-use crate::signals;
 use crate::sink::{self, errln};
 
 /// Options of `ocelli run`.
@@ -111,7 +110,7 @@ impl Asked<'_> {
         let mut stream = Stream::new(session.interrupt(), !args.json);
         let done = read(complete(&mut session, assets, &mut sampler, &ids, self.n_predict, &mut stream))?;
         let save = || match &args.session {
-            Some(path) => Ok(signals::keeping_files_whole(|| session.save(path, b""))?),
+            Some(path) => Ok(session.save(path, b"")?),
             None => Ok(()),
         };
         self.tell(&done, stream, sampler.seed(), session.context().n_ctx(), save)

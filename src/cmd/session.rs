@@ -6,7 +6,6 @@ use anyhow::{Context as _, bail};
 use ocelli_runtime::{Chat, RuntimeError, SavedChat};
 
 use super::vision::Vision;
-use crate::signals;
 use crate::sink::errln;
 
 /// Bytes of keys and values that are saved after every turn, at most: what a laptop writes in about a quarter of a second.
@@ -106,5 +105,5 @@ impl Keeper {
 
 /// The one place where conversations are written.
 pub(crate) fn save(chat: &Chat, path: &Path, cache_bytes: u64) -> Result<(), RuntimeError> {
-    signals::keeping_files_whole(|| chat.save_within(path, cache_bytes))
+    chat.save_within(path, cache_bytes)
 }
