@@ -5,8 +5,8 @@
 //! then what shells expect, 128 + the signal's number. A second signal ends the program at once; files that were being written then
 //! stay as they were before.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use anyhow::Context;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};

@@ -360,9 +360,8 @@ impl Chat {
     /// # Errors
     /// When it holds no conversation, or one with another chat template or image profile.
     pub fn check(&self, session: SavedSession) -> Result<SavedChat, RuntimeError> {
-        let refuse = |problem: &str| {
-            Err(RuntimeError::Session { path: session.path().to_owned(), problem: problem.to_owned() })
-        };
+        let refuse =
+            |problem: &str| Err(RuntimeError::Session { path: session.path().to_owned(), problem: problem.to_owned() });
         if session.kind() == SessionKind::Prompt {
             return refuse("holds a single prompt and its answer, no conversation; give another file name");
         }

@@ -319,12 +319,7 @@ impl Talk {
 
     fn answer(
         &mut self,
-        ask: impl FnOnce(
-            &mut Chat,
-            &mut SamplerChain,
-            usize,
-            &mut dyn Watch,
-        ) -> Result<Option<Completion>, RuntimeError>,
+        ask: impl FnOnce(&mut Chat, &mut SamplerChain, usize, &mut dyn Watch) -> Result<Option<Completion>, RuntimeError>,
     ) -> anyhow::Result<()> {
         signals::clear(self.chat.session().interrupt());
         let mut stream = Stream::new(self.chat.session().interrupt(), true);

@@ -1,7 +1,6 @@
 //! `ocelli probe`: what a model computes for a prompt, in a file for comparison with another implementation.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 use ocelli_runtime::media::Shown;
 use ocelli_runtime::probe::{Probe, Stages};
@@ -44,12 +43,14 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let text = if args.prompt == "-" { common::read_text("-".as_ref())? } else { args.prompt.clone() };
     let (mut context, assets) = common::open(&args.model, args.chat_template.as_deref())?;
+    let interrupt = context.interrupt_flag();
+    common::watch_signals(&interrupt)?;
     let file = args.model.load_options()?.file;
     let mut vision = Vision::new(&args.vision, None, &args.model.file()?, file, &context)?;
     vision.ignore_orientation();
     let (mut slices, mut shown) = (Stages::default(), Vec::new());
     if !args.image.is_empty() {
-        shown = vision.media()?.probe(&args.image, &mut slices, &AtomicBool::new(false))?;
+        shown = vision.media()?.probe(&args.image, &mut slices, &interrupt)?;
         slices.finish(&shown);
     }
     let images: Vec<_> = shown.iter().map(Shown::numbered).collect();

@@ -127,7 +127,10 @@ impl Asked<'_> {
     ) -> anyhow::Result<()> {
         let path = self.args.session.as_deref().context("a saved conversation without its file")?;
         if self.args.raw {
-            bail!("session {}: holds a conversation, which --raw has no part in; leave one of them out", path.display());
+            bail!(
+                "session {}: holds a conversation, which --raw has no part in; leave one of them out",
+                path.display()
+            );
         }
         let mut chat = Chat::new(session, assets, false, vision.profile());
         let saved = chat.check(saved)?;
