@@ -47,13 +47,15 @@ pub(crate) struct Keeper {
     saved: u64,
     /// Whether all of its cache is there, too.
     whole: bool,
+    /// Whether anything was written.
+    wrote: bool,
     failed: Option<RuntimeError>,
 }
 
 impl Keeper {
     /// For a conversation as it stands, which needs no saving.
     pub(crate) fn new(path: Option<PathBuf>, chat: &Chat) -> Self {
-        Self { path, saved: chat.changes(), whole: true, failed: None }
+        Self { path, saved: chat.changes(), whole: true, wrote: false, failed: None }
     }
 
     /// Keeps the conversation in another file from now on, which holds it as it stands.
@@ -75,7 +77,7 @@ impl Keeper {
         }
     }
 
-    /// Saves what is not in the file yet; gives the file if that made a difference.
+    /// Saves what is not in the file yet; gives the file if anything was ever written to it.
     ///
     /// # Errors
     /// When the conversation is not saved.
@@ -84,23 +86,31 @@ impl Keeper {
         if chat.changes() != self.saved {
             self.save(chat, EVERY_TURN);
         }
-        let told = self.failed.is_none() && !self.whole;
-        if told {
+        if self.failed.is_none() && !self.whole {
             self.save(chat, u64::MAX);
         }
         match self.failed.take() {
             Some(error) => Err(error).context("the conversation is not saved"),
-            None => Ok(self.path.as_deref().filter(|_| told)),
+            None => Ok(self.path.as_deref().filter(|_| self.wrote)),
         }
     }
 
     fn save(&mut self, chat: &Chat, cache_bytes: u64) {
         let Some(path) = &self.path else { return };
         match save(chat, path, cache_bytes) {
-            Ok(()) => (self.saved, self.whole, self.failed) = (chat.changes(), cache_bytes == u64::MAX, None),
+            Ok(()) => {
+                (self.saved, self.wrote, self.failed) = (chat.changes(), true, None);
+                self.whole = cached_bytes(chat) <= cache_bytes;
+            }
             Err(error) => self.failed = Some(error),
         }
     }
+}
+
+/// Bytes of keys and values of a conversation.
+fn cached_bytes(chat: &Chat) -> u64 {
+    let per_token = chat.session().context().kv_shape().bytes_per_position().unwrap_or(u64::MAX);
+    per_token.saturating_mul(chat.session().tokens().len() as u64)
 }
 
 /// The one place where conversations are written.
