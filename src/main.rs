@@ -84,16 +84,18 @@ fn main() -> ExitCode {
         Command::Synth(args) => cmd::synth::run(&args),
         Command::Quantize(args) => cmd::quantize::run(&args),
     };
-    match done {
+    let code = match done {
         Ok(()) => ExitCode::SUCCESS,
         // A reader that has seen enough (`| head`) is no error.
         Err(error) if sink::reader_left(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let remedy = outputs::remedy(&error).map(|remedy| format!("; {remedy}")).unwrap_or_default();
             errln!("ocelli: error: {}{remedy}", one_line(&error));
-            if progress::interrupted() { ExitCode::from(progress::EXIT_CANCELLED) } else { ExitCode::FAILURE }
+            ExitCode::FAILURE
         }
-    }
+    };
+    // Whoever sent a signal is told that it was heard, whatever was saved or said on the way out.
+    signals::exit_status().map_or(code, ExitCode::from)
 }
 
 /// A panic is a fault of this program, and says how to report it.

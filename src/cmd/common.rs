@@ -17,7 +17,7 @@ use ocelli_runtime::{
 };
 
 use crate::bundled::Bundled;
-use crate::signals::{self, Action};
+use crate::signals::{self, CtrlC};
 use crate::sink::{self, OutputError, errln};
 
 /// Short options of more than one letter, which the argument parser has no notion of.
@@ -356,9 +356,9 @@ pub(crate) fn read_text(path: &Path) -> anyhow::Result<String> {
     })
 }
 
-/// Makes Ctrl-C set `interrupt`; a second one before it is cleared ends the program where `twice_ends`.
-pub(crate) fn watch_ctrl_c(interrupt: &Arc<AtomicBool>, twice_ends: bool) -> anyhow::Result<()> {
-    signals::on_signal(Action::Set { flag: Arc::clone(interrupt), twice_ends })
+/// Makes signals stop what looks at `interrupt` and end the program; see [`signals`].
+pub(crate) fn watch_signals(interrupt: &Arc<AtomicBool>) -> anyhow::Result<()> {
+    signals::watch(interrupt, CtrlC::Ends, || {})
 }
 
 /// Writes an answer to stdout as it comes; where stdout is gone, stops the answer.
