@@ -51,6 +51,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // Before anything else: a worker has milliseconds for all it does.
+    cmd::template::set_worker(ocelli_runtime::template::run_if_asked());
     let args = cmd::common::expand_shorts(std::env::args_os());
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
@@ -75,7 +77,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ocelli: error: {}", one_line(&error));
+            eprintln!("ocelli: error: {}", cmd::template::with_remedy(&error, one_line(&error)));
             if progress::interrupted() { ExitCode::from(progress::EXIT_CANCELLED) } else { ExitCode::FAILURE }
         }
     }

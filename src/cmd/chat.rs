@@ -125,7 +125,7 @@ impl Talk {
             if error.downcast_ref::<std::io::Error>().is_some() {
                 return Err(error);
             }
-            eprintln!("ocelli: error: {error:#}");
+            eprintln!("ocelli: error: {}", super::template::with_remedy(&error, format!("{error:#}")));
         }
         Ok(true)
     }

@@ -15,5 +15,6 @@ pub(crate) mod probe;
 pub(crate) mod quantize;
 pub(crate) mod run;
 pub(crate) mod synth;
+pub(crate) mod template;
 pub(crate) mod tokenize;
 pub(crate) mod vision;
