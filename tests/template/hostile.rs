@@ -61,8 +61,13 @@ fn walks(add: &mut impl FnMut(End, &str, String)) {
         ("replaced", "{{ n.x|replace('0', '1') }}"),
         ("as a role", "{{ {n.x|string: 1} }}"),
     ];
-    for (kind, setup) in [("shared lists", SHARED), ("shared maps", SHARED_MAP), ("deep list", DEEP), ("ring", RING)] {
-        for (name, operation) in operations {
+    for (kind, setup, n) in [
+        ("shared lists", SHARED, operations.len()),
+        ("shared maps", SHARED_MAP, 5),
+        ("deep list", DEEP, operations.len()),
+        ("ring", RING, 5),
+    ] {
+        for &(name, operation) in &operations[..n] {
             // Namespaces print as the map they are, and a map does not print itself again.
             let end = if matches!(name, "in an error" | "for debugging") || kind == "ring" {
                 End::Either

@@ -7,7 +7,7 @@ use ocelli_gguf::GgufError;
 
 use super::engine::{MAX_OUTPUT, MAX_SOURCE};
 use super::wire::{MAX_DEPTH, MAX_INPUT, MAX_VALUES};
-use super::worker::{DEADLINE, MEMORY};
+use super::worker::MEMORY;
 
 /// A template that cannot be read or fails on a conversation.
 #[derive(Debug, thiserror::Error)]
@@ -61,10 +61,7 @@ pub enum TemplateError {
         line: usize,
     },
     /// Its process was ended because of the time it took.
-    #[error(
-        "the chat template takes longer than {} seconds, or one of computation; choose another chat format",
-        DEADLINE.as_secs()
-    )]
+    #[error("the chat template does not come to an end in the time it is given; choose another chat format")]
     TooSlow,
     /// Its process ran into the limit of memory, or of its stack.
     #[error(

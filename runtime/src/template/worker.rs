@@ -6,12 +6,12 @@
 //! anything, answers one request and ends.
 //!
 //! ```text
-//! request   "ocelli-template1"  operation u8  source: bytes u32, UTF-8  variables (to the end; see `wire`)
-//! reply     "ocelli-template1"  outcome u8  line u32  text (to the end)
+//! request   "ocelli-request01"  operation u8  source: bytes u32, UTF-8  variables (to the end; see `wire`)
+//! reply     "ocelli-answer001"  outcome u8  line u32  text (to the end)
 //! ```
 //!
 //! The caller writes the request to the worker's standard input and reads the reply from its standard output, no more
-//! than a prompt may have, for no longer than [`DEADLINE`]; then the worker is killed, if it still runs, and reaped.
+//! than a prompt may have, for no longer than the deadline; then the worker is killed, if it still runs, and reaped.
 
 mod limits;
 
@@ -27,17 +27,19 @@ use super::wire::{MAX_INPUT, decode, number, take};
 
 /// The only argument of a worker.
 const ARGUMENT: &str = "--ocelli-template-worker";
-const MAGIC: &[u8; 16] = b"ocelli-template1";
+/// Two marks, so that a program that repeats what it is sent gives no reply.
+const REQUEST: &[u8; 16] = b"ocelli-request01";
+const REPLY: &[u8; 16] = b"ocelli-answer001";
 /// Longest time from start to reply. Honest templates take milliseconds; the rest is for machines that are busy.
-pub(super) const DEADLINE: Duration = Duration::from_secs(3);
+const DEADLINE: Duration = Duration::from_secs(3);
 /// Memory a worker may take beyond what it has at its start.
 pub(super) const MEMORY: u64 = 256 << 20;
 /// Stack of the thread that renders, which counts towards [`MEMORY`]. Nested calls are limited to far less; what ends
 /// here is nesting that nothing else limits.
 const STACK: usize = 16 << 20;
 
-const MAX_REQUEST: usize = MAGIC.len() + 1 + 4 + MAX_SOURCE + MAX_INPUT;
-const MAX_REPLY: usize = MAGIC.len() + 1 + 4 + MAX_OUTPUT;
+const MAX_REQUEST: usize = REQUEST.len() + 1 + 4 + MAX_SOURCE + MAX_INPUT;
+const MAX_REPLY: usize = REPLY.len() + 1 + 4 + MAX_OUTPUT;
 
 const CHECK: u8 = 0;
 const RENDER: u8 = 1;
@@ -54,6 +56,7 @@ const UNUSABLE: u8 = 6;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Worker {
     program: PathBuf,
+    deadline: Duration,
 }
 
 /// Serves as a worker and ends the process, if that is what this process was started for; otherwise gives the worker
@@ -76,7 +79,7 @@ pub fn run_if_asked() -> Worker {
     if args.next().is_some_and(|first| first == ARGUMENT) && args.next().is_none() {
         serve();
     }
-    Worker { program: this_program() }
+    Worker::at(this_program())
 }
 
 /// The path to start this program by. On Linux the link to the running file, which stays right when the file is
@@ -92,7 +95,14 @@ fn this_program() -> PathBuf {
 impl Worker {
     /// The worker that another program is, whose `main` begins with [`run_if_asked`].
     pub fn at(program: impl Into<PathBuf>) -> Self {
-        Self { program: program.into() }
+        Self { program: program.into(), deadline: DEADLINE }
+    }
+
+    /// The same with another time from the start of a worker to its reply than three seconds. Whatever it is, a worker ends
+    /// after a second of computation where the system can count that.
+    #[must_use]
+    pub fn with_deadline(self, deadline: Duration) -> Self {
+        Self { deadline, ..self }
     }
 
     /// Whether `source` is a template.
@@ -109,7 +119,7 @@ impl Worker {
         let started = Instant::now();
         let problem = |problem: String| TemplateError::Worker { program: self.program.clone(), problem };
         let length = u32::try_from(source.len()).map_err(|_| TemplateError::TooLong { bytes: source.len() as u64 })?;
-        let head = [&MAGIC[..], &[operation], &length.to_le_bytes()].concat();
+        let head = [&REQUEST[..], &[operation], &length.to_le_bytes()].concat();
         let mut child = Reaped(self.command().spawn().map_err(|e| problem(e.to_string()))?);
         let (Some(stdin), Some(stdout)) = (child.0.stdin.take(), child.0.stdout.take()) else {
             return Err(problem("its input or output is no pipe".to_owned()));
@@ -119,7 +129,7 @@ impl Worker {
             let parts = [&head, source.as_bytes(), variables];
             let talk = move || drop(sender.send(exchange(stdin, stdout, parts)));
             std::thread::Builder::new().spawn_scoped(scope, talk).map_err(|e| problem(e.to_string()))?;
-            let reply = receiver.recv_timeout(DEADLINE).map_err(|_| TemplateError::TooSlow);
+            let reply = receiver.recv_timeout(self.deadline).map_err(|_| TemplateError::TooSlow);
             if reply.is_err() {
                 // Ends both pipes, and with them the thread.
                 let _ = child.0.kill();
@@ -128,7 +138,7 @@ impl Worker {
         })?;
         match read_reply(&reply) {
             Some(outcome) => outcome.map_err(problem)?,
-            None if reply.is_empty() => Err(match child.ended(DEADLINE.saturating_sub(started.elapsed())) {
+            None if reply.is_empty() => Err(match child.ended(self.deadline.saturating_sub(started.elapsed())) {
                 Some(status) => cause_of(status).unwrap_or_else(|| problem(format!("it ended with {status}"))),
                 None => TemplateError::TooSlow,
             }),
@@ -140,6 +150,12 @@ impl Worker {
         let mut command = Command::new(&self.program);
         // What a dying worker prints, parts of the template among it, is of no use to anybody.
         command.arg(ARGUMENT).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        #[cfg(unix)]
+        {
+            use std::os::unix::process::CommandExt;
+            // Ctrl-C in the terminal is for the caller, which may want to go on.
+            command.process_group(0);
+        }
         #[cfg(windows)]
         {
             use std::os::windows::process::CommandExt;
@@ -242,7 +258,7 @@ fn answer() -> Result<Result<String, TemplateError>, String> {
 
 /// The outcome of a request, if it is one.
 fn perform(request: &[u8]) -> Option<Result<String, TemplateError>> {
-    let mut rest = request.strip_prefix(MAGIC)?;
+    let mut rest = request.strip_prefix(REQUEST)?;
     let operation = take(&mut rest, 1)?[0];
     let length = number(&mut rest)?;
     let source = std::str::from_utf8(take(&mut rest, length)?).ok()?;
@@ -269,12 +285,12 @@ fn write_reply(outcome: Result<Result<String, TemplateError>, String>) -> Vec<u8
         Err(problem) => (UNUSABLE, 0, problem),
     };
     let line = u32::try_from(line).unwrap_or(u32::MAX);
-    [&MAGIC[..], &[tag], &line.to_le_bytes(), text.as_bytes()].concat()
+    [&REPLY[..], &[tag], &line.to_le_bytes(), text.as_bytes()].concat()
 }
 
 /// The outcome that a reply tells, or what is wrong with the worker; `None` for bytes that are no reply.
 fn read_reply(reply: &[u8]) -> Option<Result<Result<String, TemplateError>, String>> {
-    let mut rest = reply.strip_prefix(MAGIC)?;
+    let mut rest = reply.strip_prefix(REPLY)?;
     let tag = take(&mut rest, 1)?[0];
     let line = number(&mut rest)?;
     if rest.len() > MAX_OUTPUT {
@@ -319,19 +335,20 @@ mod tests {
     #[test]
     fn garbage_is_no_reply() {
         let good = write_reply(Ok(Ok("text".to_owned())));
-        for cut in 0..MAGIC.len() + 5 {
+        for cut in 0..REPLY.len() + 5 {
             assert!(read_reply(&good[..cut]).is_none(), "{cut}");
         }
-        assert!(read_reply(&[&MAGIC[..], &[99, 0, 0, 0, 0]].concat()).is_none());
+        assert!(read_reply(&[&REPLY[..], &[99, 0, 0, 0, 0]].concat()).is_none());
         assert!(read_reply(&[&good[..], &[0xff]].concat()).is_none());
         assert!(read_reply(&[&good[..], &vec![b'x'; MAX_OUTPUT]].concat()).is_none());
         assert!(read_reply(b"Usage: something else").is_none());
+        assert!(read_reply(&[&REQUEST[..], &good[REPLY.len()..]].concat()).is_none());
     }
 
     #[test]
     fn requests_are_refused_unless_whole() {
         let variables = [8u8, 0, 0, 0, 0];
-        let request = [&MAGIC[..], &[RENDER], &5u32.to_le_bytes(), b"{{1}}", &variables].concat();
+        let request = [&REQUEST[..], &[RENDER], &5u32.to_le_bytes(), b"{{1}}", &variables].concat();
         assert_eq!(perform(&request).unwrap().unwrap(), "1");
         assert!((0..request.len()).all(|cut| perform(&request[..cut]).is_none()));
     }
