@@ -9,6 +9,7 @@ use ocelli_convert::{ConvertOptions, Part, convert};
 use sha2::{Digest, Sha256};
 
 use crate::progress::Bar;
+use crate::sink::errln;
 
 /// Name of the model and beginning of its files' names.
 pub(crate) const NAME: &str = "ocelli-tiny";
@@ -107,13 +108,13 @@ fn make(all: &Path, folder: &Path) -> anyhow::Result<()> {
     let (checkpoint, files) = (work.path().join("checkpoint"), work.path().join("files"));
     write_all(&checkpoint, &CHECKPOINT)?;
     write_all(&files, &PICTURES)?;
-    eprintln!("converting the bundled model to Q4_K_M, this once");
+    errln!("converting the bundled model to Q4_K_M, this once");
     let options = ConvertOptions { outdir: files.clone(), name: Some(NAME.to_owned()), ..ConvertOptions::default() };
     let report = convert(&checkpoint, &options, &Bar::leaving_ctrl_c())?;
     for file in &report.files {
         let part = if file.part == Part::Text { "text" } else { "vision" };
         let name = file.path.file_name().unwrap_or_default();
-        eprintln!("{part}: {} ({:.1} MB)", folder.join(name).display(), file.bytes as f64 / 1e6);
+        errln!("{part}: {} ({:.1} MB)", folder.join(name).display(), file.bytes as f64 / 1e6);
     }
     match std::fs::rename(&files, folder) {
         // Another process was faster; its files are the same.

@@ -4,9 +4,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::sink::errln;
+
 mod bundled;
 mod cmd;
 mod progress;
+mod sink;
 
 /// Run MiniCPM-V on a laptop CPU: convert, quantise, inspect, chat.
 #[derive(Debug, Parser)]
@@ -50,9 +53,16 @@ enum Command {
     Quantize(cmd::quantize::Args),
 }
 
+/// Exit status for a command line that cannot be understood, as shells and clap have it.
+const EXIT_USAGE: u8 = 2;
+
+/// Threads that decode pictures bear this name. What panics there is a fault of the picture, and told as an error.
+const DECODER: &str = "decode";
+
 fn main() -> ExitCode {
     // Before anything else: a worker has milliseconds for all it does.
     cmd::template::set_worker(ocelli_runtime::template::run_if_asked());
+    std::panic::set_hook(Box::new(report_panic));
     let args = cmd::common::expand_shorts(std::env::args_os());
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
@@ -76,30 +86,52 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        // A reader that has seen enough (`| head`) is no error.
+        Err(error) if sink::reader_left(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ocelli: error: {}", cmd::template::with_remedy(&error, one_line(&error)));
+            errln!("ocelli: error: {}", cmd::template::with_remedy(&error, one_line(&error)));
             if progress::interrupted() { ExitCode::from(progress::EXIT_CANCELLED) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// A panic is a fault of this program, and says how to report it.
+fn report_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    if thread.name() == Some(DECODER) {
+        return;
+    }
+    let what = panic.payload_as_str().unwrap_or("no message");
+    let place = panic.location().map(|l| format!(" at {}:{}", l.file(), l.line())).unwrap_or_default();
+    errln!(
+        "ocelli: internal error{place}: {what}; this is a fault of Ocelli {}: please report it at {}/issues with the command line",
+        env!("CARGO_PKG_VERSION"),
+        env!("CARGO_PKG_REPOSITORY")
+    );
 }
 
 /// Shows help where it was asked for; otherwise says in one line what is wrong with the options.
 fn refuse(error: &clap::Error) -> ExitCode {
     use clap::error::ErrorKind;
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        let shown = error.print();
-        return if shown.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        return match error.print() {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                errln!("ocelli: error: cannot write to standard output: {error}");
+                ExitCode::FAILURE
+            }
+            _ => ExitCode::SUCCESS,
+        };
     }
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         let _ = error.print();
-        return ExitCode::FAILURE;
+        return ExitCode::from(EXIT_USAGE);
     }
     let text = error.render().to_string();
     let told = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
     let told: Vec<_> = told.filter(|line| !line.is_empty() && !line.starts_with("For more information")).collect();
     let told = told.join(" ");
-    eprintln!("ocelli: error: {}; `--help` lists the options", told.strip_prefix("error: ").unwrap_or(&told));
-    ExitCode::FAILURE
+    errln!("ocelli: error: {}; `--help` lists the options", told.strip_prefix("error: ").unwrap_or(&told));
+    ExitCode::from(EXIT_USAGE)
 }
 
 /// The error and its causes. Library errors often repeat the text of their cause; what was said is not said again.

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::sink::{self, errln};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use ocelli_convert::progress::Progress;
@@ -66,7 +67,7 @@ impl Bar {
     }
 
     fn is_terminal() -> bool {
-        std::io::IsTerminal::is_terminal(&std::io::stderr())
+        sink::err_is_terminal()
     }
 
     fn lines(&self) -> std::sync::MutexGuard<'_, Lines> {
@@ -100,13 +101,13 @@ impl Progress for Bar {
         *self.lines() = Lines { file: file.to_owned(), started: now, last: now };
         if self.visible && Self::is_terminal() {
             self.bar.set_style(style());
-            self.bar.set_prefix(file.to_owned());
+            self.bar.set_prefix(sink::line(file).into_owned());
             self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(8));
         }
     }
 
     fn tensor(&self, name: &str, index: usize, count: usize) {
-        self.bar.set_message(format!("{}/{count} {name}", index + 1));
+        self.bar.set_message(format!("{}/{count} {}", index + 1, sink::line(name)));
     }
 
     fn advance(&self, bytes: u64) {
@@ -122,7 +123,7 @@ impl Progress for Bar {
         let (done, total) = (self.bar.position(), self.bar.length().unwrap_or_default());
         let per_second = done as f64 / lines.started.elapsed().as_secs_f64().max(1e-3);
         let left = Duration::from_secs_f64(total.saturating_sub(done) as f64 / per_second.max(1.0));
-        eprintln!(
+        errln!(
             "{}: {}% {:.0} MB/s, {} left, {}",
             lines.file,
             (done * 100).checked_div(total).unwrap_or(100),

@@ -1,5 +1,7 @@
 //! The Rust side of `tests/interop.py`: writes a file of all value types, or prints everything in a file as JSON.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example or a test, not the command")]
+
 use std::{fmt::Write as _, fs};
 
 use ocelli_gguf::{Gguf, GgufWriter, MetaArray, MetaValue, TensorType, Value};

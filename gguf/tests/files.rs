@@ -1,5 +1,7 @@
 //! Headers read from files, and models split over several files.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example or a test, not the command")]
+
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},

@@ -2,6 +2,8 @@
 //!
 //! With names as arguments, succeeds only if all of them can run: a way for scripts to ask before forcing one.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example or a test, not the command")]
+
 use std::process::ExitCode;
 
 use ocelli_kernels::Kernels;

@@ -6,6 +6,8 @@
 //!
 //! Sides must be multiples of the patch size. Tensors: `{i}.vit` of patches × width, `{i}.emb` of queries × width.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example or a test, not the command")]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

@@ -1,5 +1,7 @@
 //! A program that is its own template worker, with nothing of the `ocelli` command in it.
 
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
 use std::process::{Command, ExitCode};
 
 use ocelli_runtime::template::{ChatTemplate, Message, RenderOptions, TemplateError, Worker, run_if_asked};

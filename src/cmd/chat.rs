@@ -1,6 +1,5 @@
 //! `ocelli chat`: a conversation in the terminal, or line by line through a pipe.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,6 +10,7 @@ use ocelli_runtime::{Attachment, Chat, Completion, RuntimeError, Session, Stop};
 use super::common::{self, ModelArgs, SamplingArgs, Stream};
 use super::line::{self, Input};
 use super::vision::{ShowArgs, Vision, VisionArgs};
+use crate::sink::{self, OutputError, errln};
 
 /// Options of `ocelli chat`.
 #[derive(Debug, clap::Args)]
@@ -71,7 +71,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     chat.set_system(args.system.as_deref());
     if let Some(path) = args.session.as_deref().filter(|p| p.exists()) {
         chat.load(path)?;
-        eprintln!("going on with {}: {} messages", path.display(), chat.messages().len());
+        errln!("going on with {}: {} messages", path.display(), chat.messages().len());
     }
     let pending = vision.shown(&args.show, chat.session().interrupt())?;
     let mut talk = Talk { chat, sampler, n_predict, vision, pending };
@@ -122,16 +122,16 @@ impl Talk {
             _ => self.ask(line),
         };
         if let Err(error) = done {
-            if error.downcast_ref::<std::io::Error>().is_some() {
+            if error.downcast_ref::<OutputError>().is_some() {
                 return Err(error);
             }
-            eprintln!("ocelli: error: {}", super::template::with_remedy(&error, format!("{error:#}")));
+            errln!("ocelli: error: {}", super::template::with_remedy(&error, format!("{error:#}")));
         }
         Ok(true)
     }
 
     fn say(&self, text: &str) -> anyhow::Result<()> {
-        eprintln!("{text}");
+        sink::err_page(text);
         Ok(())
     }
 
@@ -218,19 +218,18 @@ impl Talk {
         }
         let done = done?;
         stream.finish()?;
-        std::io::stdout().flush()?;
         if done.dropped_turns > 0 {
-            eprintln!("[the context was full: the oldest {} turns were dropped]", done.dropped_turns);
+            errln!("[the context was full: the oldest {} turns were dropped]", done.dropped_turns);
         }
         match done.stop {
-            Stop::ContextFull => eprintln!(
+            Stop::ContextFull => errln!(
                 "[the context of {} tokens is full: /clear, a larger -c, or --context-shift]",
                 self.chat.session().context().n_ctx()
             ),
-            Stop::Interrupted => eprintln!("[stopped]"),
+            Stop::Interrupted => errln!("[stopped]"),
             _ => {}
         }
-        eprintln!("[{}]", common::rates(&done));
+        errln!("[{}]", common::rates(&done));
         Ok(())
     }
 }

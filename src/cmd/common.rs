@@ -1,7 +1,7 @@
 //! Options shared by the commands that run a model, spelled as llama.cpp spells them.
 
 use std::ffi::OsString;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +19,7 @@ use ocelli_runtime::{
 
 use crate::bundled::Bundled;
 use crate::progress::EXIT_CANCELLED;
+use crate::sink::{self, OutputError, errln};
 
 /// Short options of more than one letter, which the argument parser has no notion of.
 const LONG_SHORTS: [(&str, &str); 8] = [
@@ -303,7 +304,7 @@ fn load(
     let (model, assets) = Model::load(&file, &args.load_options()?, |meta| Assets::read(meta, chat_template, worker))?;
     let loaded = started.elapsed();
     for note in model.warnings().iter().chain(assets.tokenizer.notes()) {
-        eprintln!("ocelli: warning: {note}");
+        errln!("ocelli: warning: {note}");
     }
     let context = Context::new(Arc::new(model), options)?;
     describe(&context, loaded)?;
@@ -316,27 +317,27 @@ fn describe(context: &Context, loaded: Duration) -> anyhow::Result<()> {
     let (config, shape) = (model.config(), context.kv_shape());
     let name = config.name.as_deref().unwrap_or("unnamed");
     let size = human(model.weights().file_bytes());
-    eprintln!("model: {} ({}), {size}, loaded in {:.2} s", name.escape_debug(), config.arch, loaded.as_secs_f64());
+    errln!("model: {} ({}), {size}, loaded in {:.2} s", name, config.arch, loaded.as_secs_f64());
     let (one, many) = context.threads();
     let threads = if one == many { one.to_string() } else { format!("{one} (prompts: {many})") };
     let precision = match context.precision() {
         Precision::Exact => "exact",
         Precision::Fast => "fast",
     };
-    eprintln!(
+    errln!(
         "isa: {}, threads: {threads}, precision: {precision}, rope factors: {}",
         context.isa(),
         context.rope().factors()
     );
     let (k, v) = context.kv_bytes();
     if context.n_ctx() > config.n_ctx_train {
-        eprintln!(
+        errln!(
             "ocelli: warning: the context of {} tokens is longer than the {} the model was trained for",
             context.n_ctx(),
             config.n_ctx_train
         );
     }
-    eprintln!(
+    errln!(
         "context: {} tokens, KV cache: K {} {}, V {} {}",
         context.n_ctx(),
         shape.type_k.name().to_lowercase(),
@@ -375,7 +376,7 @@ pub(crate) fn watch_ctrl_c(interrupt: &Arc<AtomicBool>, twice_ends: bool) -> any
 /// Writes an answer to stdout as it comes; where stdout is gone, stops the answer.
 pub(crate) struct Stream {
     interrupt: Arc<AtomicBool>,
-    broken: Option<std::io::Error>,
+    broken: Option<OutputError>,
     shown: bool,
 }
 
@@ -388,7 +389,7 @@ impl Stream {
     /// Ends the line; fails if stdout did.
     pub(crate) fn finish(mut self) -> anyhow::Result<()> {
         self.text("\n");
-        self.broken.map_or(Ok(()), |e| Err(e).context("cannot write the answer"))
+        self.broken.map_or(Ok(()), |e| Err(e.into()))
     }
 }
 
@@ -397,8 +398,7 @@ impl Watch for Stream {
         if !self.shown || self.broken.is_some() {
             return;
         }
-        let mut out = std::io::stdout().lock();
-        if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        if let Err(error) = sink::out(text) {
             self.broken = Some(error);
             self.interrupt.store(true, Ordering::Relaxed);
         }

@@ -8,6 +8,7 @@ use ocelli_convert::mixture::FileType;
 use ocelli_convert::{ConvertOptions, ConvertReport, Part, VisionType, convert};
 
 use crate::progress::Bar;
+use crate::sink::{self, errln, outln};
 
 /// Options of `ocelli convert`.
 #[derive(Debug, clap::Args)]
@@ -70,16 +71,16 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     drop(bar);
     let seconds = started.elapsed().as_secs_f64();
     for remark in &report.remarks {
-        eprintln!("ocelli: note: {remark}");
+        errln!("ocelli: note: {remark}");
     }
     if args.json {
-        println!("{}", serde_json::to_string(&json(&report, seconds))?);
+        sink::json(&json(&report, seconds))?;
         return Ok(());
     }
     for file in &report.files {
-        println!("{}  {:.1} MB, {} tensors", file.path.display(), file.bytes as f64 / 1e6, file.tensors);
+        outln!("{}  {:.1} MB, {} tensors", file.path.display(), file.bytes as f64 / 1e6, file.tensors)?;
     }
-    eprintln!("{} converted in {seconds:.1} s", report.family);
+    errln!("{} converted in {seconds:.1} s", report.family);
     Ok(())
 }
 

@@ -3,7 +3,6 @@
 //! Each question is an ordinary command line, printed and then run as a process of its own, so that a newcomer sees what
 //! to type and gets exactly that.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -12,6 +11,7 @@ use ocelli_runtime::image::resize::{PassOrder, resize};
 use ocelli_runtime::image::{DecodeOptions, Rgb8, read};
 
 use crate::bundled::{Bundled, NAME};
+use crate::sink::{self, outln};
 
 /// Options of `ocelli demo`.
 #[derive(Debug, clap::Args)]
@@ -38,21 +38,21 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let picture = args.image.unwrap_or_else(|| bundled.picture(PICTURE));
     let path = picture.to_str().with_context(|| format!("{}: not UTF-8, rename it", picture.display()))?;
     let shown = read(&picture, &DecodeOptions::default())?;
-    if std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) {
-        print!("\n{}", drawn(&shown)?);
+    if sink::out_is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) {
+        sink::drawing(&format!("\n{}", drawn(&shown)?))?;
     }
     let questions = if args.prompt.is_empty() { QUESTIONS.map(str::to_owned).to_vec() } else { args.prompt };
     for question in &questions {
         let step = ["run", "--temp", "0", "--image", path, "-p", question];
-        println!("\n$ ocelli {}", step.map(quoted).join(" "));
+        outln!("\n$ ocelli {}", step.map(quoted).join(" "))?;
         let status = Command::new(&program).args(step).status().context("cannot start the next step")?;
         ensure!(status.success(), "the step above failed");
     }
-    println!(
+    outln!(
         "\n{NAME} has 7 million parameters and knows drawn shapes only: it is MiniCPM-V 4.0 in small, and the real one runs \
          with the same commands. Next: `ocelli chat --temp 0 --image {}`",
         quoted(path)
-    );
+    )?;
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use super::common::{self, PrecisionArg};
 use super::vision::{Bar, VisionArgs, describe, open_vision};
+use crate::sink::{self, errln};
 
 /// Options of `ocelli embed`.
 #[derive(Debug, clap::Args)]
@@ -62,12 +63,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let shown = media.images(&args.images, &mut Bar::new(), &interrupt)?;
     write(&args.output, &shown, args.pooled)?;
     for (path, shown) in args.images.iter().zip(&shown) {
-        eprintln!("image {}: {}", path.display(), describe(shown));
+        errln!("image {}: {}", path.display(), describe(shown));
     }
     if args.json {
-        println!("{}", report(args, &shown));
+        sink::json(&report(args, &shown))?;
     } else {
-        eprintln!("{}: {} pictures", args.output.display(), shown.len());
+        errln!("{}: {} pictures", args.output.display(), shown.len());
     }
     Ok(())
 }

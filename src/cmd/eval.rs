@@ -16,6 +16,7 @@ use ocelli_runtime::{Assets, Attachment, RuntimeError, Session, Stop};
 
 use super::common::{self, ModelArgs};
 use super::vision::{ShowArgs, Vision, VisionArgs};
+use crate::sink::{self, errln};
 use answers::{Answers, Given};
 use report::{Progress, Report};
 
@@ -123,13 +124,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let stopped = asking.all(&items);
     asking.report.finish();
     let saved = asking.answers.save();
-    if args.json {
-        println!("{}", asking.report.json(args, stopped.is_ok(), items.len(), &asking.session));
+    let shown = if args.json {
+        sink::json(&asking.report.json(args, stopped.is_ok(), items.len(), &asking.session))
     } else {
-        asking.report.print(stopped.is_ok());
-    }
+        asking.report.print(stopped.is_ok()).map_err(anyhow::Error::from)
+    };
     asking.report.tell_speed(asking.n_predict);
     saved?;
+    shown?;
     let (done, all) = (asking.report.items, items.len());
     stopped.with_context(|| format!("stopped after {done} of {all} questions; the figures are of these"))
 }
@@ -137,7 +139,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 /// Says why nothing happens yet where checking a table takes seconds.
 fn tell_if_large(path: &std::path::Path) {
     if let Some(bytes) = std::fs::metadata(path).ok().map(|m| m.len()).filter(|bytes| *bytes > LARGE) {
-        eprintln!("checking {} ({})", path.display(), human(bytes));
+        errln!("checking {} ({})", path.display(), human(bytes));
     }
 }
 
@@ -208,7 +210,7 @@ impl Asking {
         let started = Instant::now();
         let shown = take_in(media, conversation, &interrupt)?;
         for note in media.warnings() {
-            eprintln!("ocelli: warning: {note}");
+            errln!("ocelli: warning: {note}");
         }
         let encoded = shown.iter().filter(|s| matches!(s.origin, Origin::Encoded(_))).count();
         self.report.pictures(encoded, started.elapsed());

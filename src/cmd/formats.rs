@@ -1,5 +1,6 @@
 //! `ocelli formats`: the tensor formats this build knows, with their block sizes.
 
+use crate::sink::{self, outln};
 use ocelli_quant::GgmlType;
 
 /// Options of `ocelli formats`.
@@ -21,13 +22,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
                 })
             })
             .collect();
-        println!("{}", serde_json::to_string(&rows)?);
-        return Ok(());
+        return sink::json(&rows);
     }
-    println!("{:<8} {:>4} {:>12} {:>12} {:>14}", "format", "code", "block length", "block bytes", "bits per weight");
+    outln!("{:<8} {:>4} {:>12} {:>12} {:>14}", "format", "code", "block length", "block bytes", "bits per weight")?;
     for t in GgmlType::ALL {
         let bits = 8.0 * t.block_bytes() as f64 / t.block_len() as f64;
-        println!("{:<8} {:>4} {:>12} {:>12} {:>14.4}", t.name(), t.id(), t.block_len(), t.block_bytes(), bits);
+        outln!("{:<8} {:>4} {:>12} {:>12} {:>14.4}", t.name(), t.id(), t.block_len(), t.block_bytes(), bits)?;
     }
     Ok(())
 }

@@ -1,16 +1,14 @@
 //! `ocelli inspect`: what a GGUF file or a folder holds, and what is wrong with it.
 
-use std::{
-    fmt::Write as _,
-    io::{ErrorKind, Write as _},
-    path::PathBuf,
-};
+use std::fmt::Write as _;
+use std::path::PathBuf;
 
-use anyhow::Context as _;
 use ocelli_convert::inspect::{
     self, Fault, FileReport, Kind, Report, Severity,
     report::{CheckpointReport, SpecialToken, TextModel, Tokenizer, VisionModel},
 };
+
+use crate::sink;
 
 /// Options of `ocelli inspect`.
 #[derive(Debug, clap::Args)]
@@ -29,7 +27,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let report = inspect::inspect(&args.path, args.tensors)?;
     if args.json {
-        return put(&(serde_json::to_string(&report)? + "\n"));
+        return sink::json(&report);
     }
     let mut page = Page::default();
     match &report {
@@ -46,24 +44,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
         _ => anyhow::bail!("this kind of report can only be printed with --json"),
     }
-    put(&page.0)
+    Ok(sink::out(&page.0)?)
 }
 
-/// Writes to standard output. A reader that has seen enough (`| head`) is no error.
-fn put(text: &str) -> anyhow::Result<()> {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(e).context("cannot write the report"),
-        _ => Ok(()),
-    }
-}
-
-/// Text under construction. Everything taken from a file passes through [`clean`] on its way in.
+/// Text under construction. Every line is made safe on its way in: names in a file must not look like lines of ours.
 #[derive(Default)]
 struct Page(String);
 
 impl Page {
     fn line(&mut self, text: &str) {
-        self.0.push_str(&clean(text));
+        self.0.push_str(&sink::line(text));
         self.0.push('\n');
     }
 
@@ -281,11 +271,6 @@ impl Page {
         self.faults(&checkpoint.faults);
         self.row("next", &checkpoint.next);
     }
-}
-
-/// Text from a file must not steer the terminal: control characters are shown, not obeyed.
-fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 /// `3.61 B`, `135 M`, `4608`.

@@ -3,6 +3,7 @@
 use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
 
+use crate::sink::{self, errln};
 use anyhow::Context as _;
 use rustyline::completion::{Completer, FilenameCompleter, Pair};
 use rustyline::error::ReadlineError;
@@ -26,7 +27,7 @@ impl Input {
         if !std::io::stdin().is_terminal() {
             return Ok(Self::Pipe);
         }
-        eprintln!("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves");
+        errln!("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves");
         let mut editor = Editor::new().context("cannot use the terminal")?;
         editor.set_helper(Some(Commands { commands, files: FilenameCompleter::new() }));
         Ok(Self::Editor(Box::new(editor)))
@@ -91,7 +92,10 @@ impl Completer for Commands {
     ) -> rustyline::Result<(usize, Vec<Self::Candidate>)> {
         let start = line.get(..pos).unwrap_or(line);
         if self.wants_file(start) {
-            return self.files.complete_path(start, pos);
+            let (from, mut files) = self.files.complete_path(start, pos)?;
+            // Names of files are shown before anybody chose one.
+            files.iter_mut().for_each(|file| file.display = sink::line(&file.display).into_owned());
+            return Ok((from, files));
         }
         let fitting = self.commands.iter().filter(|c| start.starts_with('/') && c.starts_with(start));
         Ok((0, fitting.map(|c| Pair { display: (*c).to_owned(), replacement: (*c).to_owned() }).collect()))

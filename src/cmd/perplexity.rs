@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use ocelli_runtime::perplexity::{DivergenceSummary, Evaluation, LogitsReader, Nll, Report, compare, evaluate};
 
 use super::common::{self, ModelArgs};
+use crate::sink::{self, OutputError, errln, outln};
 
 /// Options of `ocelli perplexity`.
 #[derive(Debug, clap::Args)]
@@ -50,7 +51,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let bos = tokenizer.ids().bos.filter(|_| tokenizer.adds_bos());
     let what = Evaluation { n_ctx: context.n_ctx(), chunks, bos, save: args.save_logits.as_deref() };
     let mut progress = |done: usize, all: usize, nll: &Nll| {
-        eprintln!("[{done}/{all}] {:.4}", nll.perplexity());
+        errln!("[{done}/{all}] {:.4}", nll.perplexity());
     };
     let report = match &args.kl_against {
         Some(path) => {
@@ -62,15 +63,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             evaluate(&mut context, &ids, &what, &mut progress)?
         }
     };
-    if args.json {
-        print_json(&report)
-    } else {
-        print_text(&report)
-    }
-    Ok(())
+    if args.json { print_json(&report) } else { Ok(print_text(&report)?) }
 }
 
-fn print_json(report: &Report) {
+fn print_json(report: &Report) -> anyhow::Result<()> {
     let value = serde_json::json!({
         "perplexity": report.nll.perplexity(),
         "error": report.nll.error(),
@@ -78,21 +74,21 @@ fn print_json(report: &Report) {
         "chunks": report.chunks,
         "divergence": report.divergence,
     });
-    println!("{value}");
+    sink::json(&value)
 }
 
-fn print_text(report: &Report) {
+fn print_text(report: &Report) -> Result<(), OutputError> {
     let (nll, n) = (&report.nll, report.chunks);
-    println!(
+    outln!(
         "Final estimate: PPL = {:.4} +/- {:.5} ({} tokens of {n} chunks)",
         nll.perplexity(),
         nll.error(),
         nll.count
-    );
-    let Some(d) = &report.divergence else { return };
+    )?;
+    let Some(d) = &report.divergence else { return Ok(()) };
     let DivergenceSummary { mean, error, median, p99, max, .. } = d;
-    println!("PPL of the base:       {:.4} (ratio {:.6})", d.base_perplexity, nll.perplexity() / d.base_perplexity);
-    println!("KL divergence:         mean {mean:.6} +/- {error:.6}, median {median:.6}, 99 % {p99:.6}, max {max:.6}");
-    println!("same most likely:      {:.3} %", 100.0 * d.same_top);
-    println!("difference of p:       rms {:.4} %, max {:.3} %", 100.0 * d.rms_p_diff, 100.0 * d.max_p_diff);
+    outln!("PPL of the base:       {:.4} (ratio {:.6})", d.base_perplexity, nll.perplexity() / d.base_perplexity)?;
+    outln!("KL divergence:         mean {mean:.6} +/- {error:.6}, median {median:.6}, 99 % {p99:.6}, max {max:.6}")?;
+    outln!("same most likely:      {:.3} %", 100.0 * d.same_top)?;
+    outln!("difference of p:       rms {:.4} %, max {:.3} %", 100.0 * d.rms_p_diff, 100.0 * d.max_p_diff)
 }

@@ -8,6 +8,7 @@ use ocelli_runtime::probe::{Probe, Stages};
 
 use super::common::{self, ModelArgs};
 use super::vision::{Vision, VisionArgs};
+use crate::sink::errln;
 
 /// Options of `ocelli probe`.
 #[derive(Debug, clap::Args)]
@@ -55,6 +56,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let prompt = super::run::prompt(args.raw, None, &assets, &text, &images, vision.profile())?;
     let probe = Probe::run(&mut context, &prompt, slices, args.steps, args.layers)?;
     probe.write(&args.output)?;
-    eprintln!("{}: {} prompt tokens, {} steps", args.output.display(), probe.ids.len(), probe.tokens.len());
+    errln!("{}: {} prompt tokens, {} steps", args.output.display(), probe.ids.len(), probe.tokens.len());
     Ok(())
 }

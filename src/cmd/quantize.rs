@@ -12,6 +12,7 @@ use ocelli_convert::requantize::{Options, Plan, Source, Target, TensorPlan};
 use ocelli_quant::GgmlType;
 
 use crate::progress::Bar;
+use crate::sink::{self, OutputError, errln, outln};
 
 /// Name of the target that only rewrites a file.
 const COPY: &str = "COPY";
@@ -162,13 +163,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.dry_run {
         let obstacle = plan.check().err().map(|e| e.to_string());
         if args.json {
-            println!("{}", report.json(&[], None, obstacle));
+            sink::json(&report.json(&[], None, obstacle))?;
         } else {
-            report.print_tensors();
-            report.print_sizes();
+            report.print_tensors()?;
+            report.print_sizes()?;
             report.print_notes();
             if let Some(obstacle) = obstacle {
-                eprintln!("ocelli: warning: this cannot be carried out: {obstacle}");
+                errln!("ocelli: warning: this cannot be carried out: {obstacle}");
             }
         }
         return Ok(());
@@ -179,14 +180,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let written = plan.write(&request.output(), threads, args.overwrite, &Bar::new(args.json)?)?;
     let seconds = begun.elapsed().as_secs_f64();
     if args.json {
-        println!("{}", report.json(&written, Some(seconds), None));
+        sink::json(&report.json(&written, Some(seconds), None))?;
     } else {
-        report.print_sizes();
+        report.print_sizes()?;
         report.print_notes();
         for path in written {
-            println!("wrote {}", path.display());
+            outln!("wrote {}", path.display())?;
         }
-        println!("{seconds:.2} s with {threads} threads");
+        outln!("{seconds:.2} s with {threads} threads")?;
     }
     Ok(())
 }
@@ -230,7 +231,7 @@ impl Report<'_> {
         bytes as f64 * 8.0 / self.plan.n_elements().max(1) as f64
     }
 
-    fn print_tensors(&self) {
+    fn print_tensors(&self) -> Result<(), OutputError> {
         let tensors = self.plan.tensors();
         for (i, t) in tensors.iter().enumerate() {
             let mut dims = t.dims.clone();
@@ -242,21 +243,23 @@ impl Report<'_> {
                 format!("{:8.3} MiB", mib(t.source_bytes))
             };
             let fallback = t.instead_of.map_or_else(String::new, |ty| format!(", instead of {ty}"));
-            println!(
+            outln!(
                 "[{:4}/{:4}] {:<36} - [{}], type = {:>6}, size = {size}{fallback}",
                 i + 1,
                 tensors.len(),
                 t.name,
                 dims.join(", "),
                 t.source_type,
-            );
+            )?;
         }
+        Ok(())
     }
 
-    fn print_sizes(&self) {
+    fn print_sizes(&self) -> Result<(), OutputError> {
         for (what, bytes) in [("model size", self.plan.source_bytes()), ("quant size", self.plan.target_bytes())] {
-            println!("{what}  = {:8.2} MiB ({:.2} BPW)", mib(bytes), self.bits_per_weight(bytes));
+            outln!("{what}  = {:8.2} MiB ({:.2} BPW)", mib(bytes), self.bits_per_weight(bytes))?;
         }
+        Ok(())
     }
 
     /// Warnings: tensors in another format than the rules say, importances not found or not used.
@@ -264,7 +267,7 @@ impl Report<'_> {
         let tensors = self.plan.tensors();
         let fallbacks = tensors.iter().filter(|t| t.instead_of.is_some()).count();
         if fallbacks > 0 {
-            eprintln!(
+            errln!(
                 "ocelli: warning: {fallbacks} of {} tensors got another type because of their row length",
                 tensors.len()
             );
@@ -272,11 +275,11 @@ impl Report<'_> {
         if let Some(imatrix) = self.imatrix {
             let without = self.without_importance();
             if without.len() < tensors.iter().filter(|t| t.is_converted()).count() || !without.is_empty() {
-                eprintln!("{}: {} entries, {} not used", imatrix.path().display(), imatrix.len(), self.unused().len());
+                errln!("{}: {} entries, {} not used", imatrix.path().display(), imatrix.len(), self.unused().len());
             }
             for (what, names) in [("without importances", without), ("unused entries", self.unused())] {
                 if !names.is_empty() {
-                    eprintln!("ocelli: warning: {what}: {}", shorten(&names));
+                    errln!("ocelli: warning: {what}: {}", shorten(&names));
                 }
             }
         }

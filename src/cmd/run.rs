@@ -12,6 +12,7 @@ use ocelli_runtime::{
 
 use super::common::{self, ModelArgs, SamplingArgs, Stream};
 use super::vision::{ShowArgs, Vision, VisionArgs};
+use crate::sink::{self, errln};
 
 /// Options of `ocelli run`.
 #[derive(Debug, clap::Args)]
@@ -83,7 +84,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         session.save(path, b"")?;
     }
     if args.json {
-        println!("{}", json(&done, sampler.seed()));
+        sink::json(&json(&done, sampler.seed()))?;
     }
     report(&done, session.context().n_ctx());
     Ok(())
@@ -149,8 +150,8 @@ fn json(done: &Completion, seed: u64) -> serde_json::Value {
 
 /// The closing lines on stderr.
 fn report(done: &Completion, n_ctx: usize) {
-    eprintln!("{}", common::rates(done));
+    errln!("{}", common::rates(done));
     if done.stop == Stop::ContextFull {
-        eprintln!("ocelli: the answer ends here because the context of {n_ctx} tokens is full; use a larger one (-c)");
+        errln!("ocelli: the answer ends here because the context of {n_ctx} tokens is full; use a larger one (-c)");
     }
 }

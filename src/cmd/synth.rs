@@ -10,6 +10,7 @@ use ocelli_convert::synth::{self, Preset, SynthOptions};
 use ocelli_convert::{ConvertOptions, VisionType};
 
 use crate::progress::Bar;
+use crate::sink::{self, errln, outln};
 
 /// Options of `ocelli synth`.
 #[derive(Debug, clap::Args)]
@@ -85,13 +86,13 @@ fn show_pair(args: &Args, report: &ocelli_convert::ConvertReport, seconds: f64) 
         let value = serde_json::json!({
             "preset": args.preset.0.name(), "seed": args.seed, "files": files, "seconds": seconds,
         });
-        println!("{value}");
+        sink::json(&value)?;
         return Ok(());
     }
     for file in &report.files {
-        println!("{}  {:.1} MB, {} tensors", file.path.display(), file.bytes as f64 / 1e6, file.tensors);
+        outln!("{}  {:.1} MB, {} tensors", file.path.display(), file.bytes as f64 / 1e6, file.tensors)?;
     }
-    eprintln!("written in {seconds:.1} s");
+    errln!("written in {seconds:.1} s");
     Ok(())
 }
 
@@ -117,7 +118,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         let report = synth::write_gguf(&options, &convert, &bar)?;
         drop(bar);
         for remark in &report.remarks {
-            eprintln!("ocelli: note: {remark}");
+            errln!("ocelli: note: {remark}");
         }
         return show_pair(args, &report, started.elapsed().as_secs_f64());
     }
@@ -134,17 +135,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             "bytes": report.bytes,
             "seconds": seconds,
         });
-        println!("{value}");
+        sink::json(&value)?;
     } else {
         for file in &report.files {
-            println!("{}", file.display());
+            outln!("{}", file.display())?;
         }
-        println!(
+        outln!(
             "{} tensors, {} parameters, {:.1} MB of weights in {seconds:.1} s",
             report.tensors,
             report.parameters,
             report.bytes as f64 / 1e6
-        );
+        )?;
     }
     Ok(())
 }

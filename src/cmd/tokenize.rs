@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
+use crate::sink::{self, errln};
 use anyhow::Context;
 use ocelli_gguf::read_header;
 use ocelli_runtime::tokenizer::Tokenizer;
@@ -47,12 +48,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let gguf = header.view().with_context(|| format!("cannot read {shown}"))?;
     let tokenizer = Tokenizer::from_gguf(&gguf).with_context(|| format!("cannot use the vocabulary of {shown}"))?;
     for note in tokenizer.notes() {
-        eprintln!("ocelli: note: {note}");
+        errln!("ocelli: note: {note}");
     }
     let text = read_text(&args)?;
     let ids = tokenizer.encode(&text, !args.no_bos, !args.no_parse_special)?;
 
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     if args.json {
         let tokens: Vec<_> = ids
             .iter()
@@ -64,9 +64,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
                 }
             })
             .collect();
-        writeln!(out, "{}", serde_json::json!({ "tokens": tokens, "count": ids.len() }))?;
-        return Ok(out.flush()?);
+        return sink::json(&serde_json::json!({ "tokens": tokens, "count": ids.len() }));
     }
+    let mut out = Vec::new();
     if args.ids {
         let list: Vec<String> = ids.iter().map(u32::to_string).collect();
         writeln!(out, "[{}]", list.join(", "))?;
@@ -81,7 +81,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     if args.show_count {
         writeln!(out, "Total number of tokens: {}", ids.len())?;
     }
-    Ok(out.flush()?)
+    Ok(sink::out_bytes(&out)?)
 }
 
 fn read_text(args: &Args) -> anyhow::Result<String> {

@@ -16,6 +16,7 @@ use ocelli_runtime::vision::VisionModel;
 use ocelli_runtime::{Attachment, Context, FileOptions, ImageCache, Precision, find_beside};
 
 use super::common::PrecisionArg;
+use crate::sink::{self, errln};
 
 /// Time between two lines where stderr is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -202,7 +203,7 @@ impl Vision {
         let shown = media.images(paths, &mut Bar::new(), interrupt)?;
         tell_warnings(media);
         for (path, shown) in paths.iter().zip(&shown) {
-            eprintln!("image {}: {}", path.display(), describe(shown));
+            errln!("image {}: {}", path.display(), describe(shown));
         }
         Ok(shown.iter().map(Shown::numbered).collect())
     }
@@ -219,7 +220,7 @@ impl Vision {
         });
         let (time, n) = encoded.fold((Duration::ZERO, 0), |(time, n), t| (time + t, n + 1));
         let (width, height) = shown.first().map_or((0, 0), |s| s.image.size);
-        eprintln!(
+        errln!(
             "video {}: {} frames of {width}×{height}, {tokens} tokens, {n} encoded in {:.1} s",
             path.display(),
             shown.len(),
@@ -243,17 +244,17 @@ pub(crate) fn open_vision(path: &Path, load: FileOptions, options: MediaOptions)
     let started = Instant::now();
     let model = VisionModel::load(path, load)?;
     for note in model.warnings() {
-        eprintln!("ocelli: warning: {note}");
+        errln!("ocelli: warning: {note}");
     }
     let bytes = model.weights().file_bytes();
     let media = Media::new(Arc::new(model), options).with_context(|| format!("cannot use {}", path.display()))?;
-    eprintln!("vision: {}, {}, loaded in {:.2} s", path.display(), human(bytes), started.elapsed().as_secs_f64());
+    errln!("vision: {}, {}, loaded in {:.2} s", path.display(), human(bytes), started.elapsed().as_secs_f64());
     Ok(media)
 }
 
 fn tell_warnings(media: &Media) {
     for note in media.warnings() {
-        eprintln!("ocelli: warning: {note}");
+        errln!("ocelli: warning: {note}");
     }
 }
 
@@ -282,7 +283,7 @@ pub(crate) struct Bar {
 impl Bar {
     pub(crate) fn new() -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        let terminal = sink::err_is_terminal();
         if terminal {
             let style = ProgressStyle::with_template("{msg} [{bar:24}] {percent:>3}% {elapsed}, {eta} left")
                 .unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -302,8 +303,8 @@ impl Bar {
         } else if self.last.elapsed() >= LINE_EVERY {
             self.last = Instant::now();
             match all {
-                Some(all) => eprintln!("{}: {}%", message(), (100 * done).checked_div(all).unwrap_or(100)),
-                None => eprintln!("{}: {done}", message()),
+                Some(all) => errln!("{}: {}%", message(), (100 * done).checked_div(all).unwrap_or(100)),
+                None => errln!("{}: {done}", message()),
             }
         }
     }

@@ -1,4 +1,6 @@
 //! Data and reporting shared by the kernel tests.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example or a test, not the command")]
 #![allow(dead_code, reason = "every test file uses its own part")]
 
 use std::sync::Once;

@@ -1,7 +1,8 @@
 //! llama-bench on the same files: its rates and the ratios become fields of our rows.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, bail};
 
@@ -9,6 +10,7 @@ use super::compare::{self, key};
 use super::output::{Fields, number};
 use super::plan::Plan;
 use super::{ModelsArgs, going_on};
+use crate::sink::errln;
 
 /// The program to measure against: that of the option, else that of the environment.
 pub(super) fn program(option: Option<&Path>) -> Option<PathBuf> {
@@ -26,13 +28,8 @@ pub(super) fn add(
 ) -> anyhow::Result<()> {
     going_on()?;
     let options = options(model, args, plan);
-    eprintln!("running {} {}", program.display(), options.join(" "));
-    let output = Command::new(program)
-        .args(&options)
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| format!("--against: cannot run {}", program.display()))?;
+    errln!("running {} {}", program.display(), options.join(" "));
+    let output = output(program, &options).with_context(|| format!("--against: cannot run {}", program.display()))?;
     going_on()?;
     if !output.status.success() {
         bail!("--against: {} failed ({}); its messages are above", program.display(), output.status);
@@ -42,6 +39,21 @@ pub(super) fn add(
         .with_context(|| format!("--against: {} did not print the rows of a llama-bench", program.display()))?;
     merge(rows, &theirs);
     Ok(())
+}
+
+/// What a program says on standard output; its messages are passed on as they come.
+fn output(program: &Path, options: &[String]) -> std::io::Result<Output> {
+    let (out, err) = (Stdio::piped(), Stdio::piped());
+    let mut child = Command::new(program).args(options).stdin(Stdio::null()).stdout(out).stderr(err).spawn()?;
+    let messages = child.stderr.take();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for line in messages.into_iter().flat_map(|pipe| BufReader::new(pipe).split(b'\n')).map_while(Result::ok) {
+                errln!("{}", String::from_utf8_lossy(&line));
+            }
+        });
+        child.wait_with_output()
+    })
 }
 
 /// Our options, as llama-bench spells them.

@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use serde_json::Value;
 
 use super::output::{self, Fields, Format, Table, number, string};
+use crate::sink::errln;
 
 /// A pair of rows about the same work.
 #[derive(Debug, Clone, PartialEq)]
@@ -114,9 +115,9 @@ pub(super) fn run(first: &Path, second: &Path, format: Format) -> anyhow::Result
     let pairs = pairs(&a, &b).with_context(|| format!("{} and {}", first.display(), second.display()))?;
     let unmatched = a.len() + b.len() - 2 * pairs.len();
     if unmatched > 0 {
-        eprintln!("ocelli: note: {unmatched} rows are in one of the files only");
+        errln!("ocelli: note: {unmatched} rows are in one of the files only");
     }
-    print!("{}", show(&pairs, format)?);
+    output::print(format, &show(&pairs, format)?)?;
     Ok(())
 }
 

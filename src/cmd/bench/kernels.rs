@@ -1,6 +1,5 @@
 //! `ocelli bench kernels`: every kernel at the model's shapes, against the machine's limits.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use super::output::{self, Fields, Format, Table, number, string};
 use super::plan::{isas, threads};
 use super::{going_on, plot};
 use crate::progress::{self, Bar};
+use crate::sink::{self, errln};
 
 /// Options of `ocelli bench kernels`.
 #[derive(Debug, clap::Args)]
@@ -70,10 +70,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         done = table(&plan, limits, args.only_products, &mut |row| {
             tell(&row);
             if format == Format::Jsonl {
-                let mut out = std::io::stdout().lock();
-                writeln!(out, "{}", output::json_line(&row)?)
-                    .and_then(|()| out.flush())
-                    .context("cannot write a row")?;
+                sink::json(&row)?;
             }
             rows.push(row);
             Ok(())
@@ -89,7 +86,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             Format::Json => output::json(&rows)?,
             Format::Jsonl => String::new(),
         };
-        std::io::stdout().write_all(text.as_bytes()).context("cannot write the rows")?;
+        output::print(format, &text)?;
     }
     done?;
     match &args.plot {
@@ -205,7 +202,7 @@ fn name(row: &Fields) -> String {
 }
 
 fn tell(row: &Fields) {
-    eprintln!(
+    errln!(
         "{}, {} threads: {}: {:.1} Gop/s, {:.1} GB/s",
         string(row, "isa"),
         number(row, "n_threads"),

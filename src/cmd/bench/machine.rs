@@ -6,6 +6,7 @@ use ocelli_runtime::bench::{Kernels, Pool, Stretch, cpu_name};
 use serde_json::Value;
 
 use super::output::{Fields, Table, number, string};
+use crate::sink::errln;
 
 /// Numbers that are read to measure bandwidth: 256 MiB.
 const WORDS: usize = 32 << 20;
@@ -32,7 +33,7 @@ impl Machine {
             let mut limits = Limits::measure(&pool, Kernels::select(Some(isa))?, machine.memory.words());
             // As asked for, even where the system gave fewer: rows are found by it.
             limits.threads = threads;
-            eprintln!("{}", describe(&limits));
+            errln!("{}", describe(&limits));
             machine.all.push(limits);
         }
         Ok(machine)

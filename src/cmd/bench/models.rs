@@ -1,6 +1,5 @@
 //! Whole models: every test of the plan in every setting, one model after the other.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,6 +17,7 @@ use super::plan::{Plan, Setting};
 use super::row::{ModelInfo, Row, Test, markdown, speed};
 use super::{ModelsArgs, against, going_on, synthetic};
 use crate::progress::{self, Bar};
+use crate::sink::{self, errln};
 
 /// A model to measure and its vision file.
 struct Subject {
@@ -78,7 +78,7 @@ fn print(format: Format, rows: &[Fields], machine: &Machine) -> anyhow::Result<(
         Format::Json => output::json(rows)?,
         Format::Jsonl => output::json_lines(rows)?,
     };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write the rows")
+    Ok(output::print(format, &text)?)
 }
 
 struct Bench<'a> {
@@ -200,7 +200,7 @@ impl Bench<'_> {
         let reads = Samples::new(std::mem::take(rates));
         let fields = Row { model, plan: self.plan, setting, test, measured, work, limits, reads }.fields();
         let unit = if matches!(test, Test::Text(_)) { " t/s" } else { "" };
-        eprintln!(
+        errln!(
             "{}, {}, {} threads: {} {}{unit}, {:.1} % of the roofline",
             model.label,
             setting.isa,
@@ -210,9 +210,7 @@ impl Bench<'_> {
             output::number(&fields, "roofline_pct")
         );
         if streamed(self.args) {
-            let mut out = std::io::stdout().lock();
-            let line = output::json_line(&fields)?;
-            writeln!(out, "{line}").and_then(|()| out.flush()).context("cannot write a row")?;
+            sink::json(&fields)?;
         }
         self.rows.push(fields);
         Ok(())

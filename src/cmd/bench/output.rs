@@ -3,6 +3,8 @@
 use anyhow::Context as _;
 use serde_json::{Map, Value};
 
+use crate::sink::{self, OutputError};
+
 /// A row: what a program reads. Markdown shows a selection of it.
 pub(super) type Fields = Map<String, Value>;
 
@@ -102,6 +104,14 @@ pub(super) fn json_line(row: &Fields) -> anyhow::Result<String> {
 /// All rows, one per line.
 pub(super) fn json_lines(rows: &[Fields]) -> anyhow::Result<String> {
     rows.iter().map(|row| Ok(json_line(row)? + "\n")).collect()
+}
+
+/// Writes rows to standard output.
+pub(super) fn print(format: Format, text: &str) -> Result<(), OutputError> {
+    match format {
+        Format::Md | Format::Csv => sink::out(text),
+        Format::Json | Format::Jsonl => sink::json_text(text),
+    }
 }
 
 /// `56.78 ± 0.12`.

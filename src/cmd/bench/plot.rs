@@ -11,6 +11,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use super::output::{Fields, number, string};
+use crate::sink::errln;
 
 /// Width of the plot itself, and of a column of the list.
 const PLOT: u32 = 900;
@@ -50,7 +51,7 @@ pub(super) fn write(path: &Path, machine: &str, limits: &[Limits], rows: &[Field
     let mut file = builder.tempfile_in(folder).with_context(failed)?;
     std::io::Write::write_all(&mut file, text.as_bytes()).with_context(failed)?;
     file.persist(path).with_context(failed)?;
-    eprintln!("roofline: {}", path.display());
+    errln!("roofline: {}", path.display());
     Ok(())
 }
 

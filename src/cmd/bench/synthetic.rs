@@ -9,6 +9,7 @@ use ocelli_convert::synth::{self, Preset, SynthOptions};
 use ocelli_convert::{ConvertOptions, VisionType};
 
 use crate::progress::Bar;
+use crate::sink::errln;
 
 /// The presets there are.
 const PRESETS: [Preset; 3] = [Preset::MiniCpmV4, Preset::Small, Preset::Mini];
@@ -28,7 +29,7 @@ pub(super) fn files(text: &str, bar: &Bar) -> anyhow::Result<(PathBuf, PathBuf)>
         overwrite: true,
         ..ConvertOptions::default()
     };
-    eprintln!("making {} with random weights in {}", preset.name(), outdir.display());
+    errln!("making {} with random weights in {}", preset.name(), outdir.display());
     synth::write_gguf(&options, &convert, bar).context("--synthetic")?;
     find(&outdir)?.with_context(|| format!("the files made in {} are gone", outdir.display()))
 }

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::sink::errln;
 use anyhow::{Context, bail};
 use ocelli_runtime::eval::Conversation;
 use serde::{Deserialize, Serialize};
@@ -52,7 +53,7 @@ impl Answers {
             }
             if resume && path.exists() {
                 earlier = read(path)?;
-                eprintln!("going on with {}: {} conversations are answered", path.display(), earlier.len());
+                errln!("going on with {}: {} conversations are answered", path.display(), earlier.len());
             }
         }
         Ok(Self { path: path.map(Path::to_owned), earlier, lines: String::new(), saved: Instant::now() })

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::Args;
 use crate::cmd::common::PrecisionArg;
+use crate::sink::{self, OutputError, errln, outln};
 
 /// Time between two lines where stderr is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -99,25 +100,25 @@ impl Report {
     }
 
     /// The table on stdout.
-    pub(super) fn print(&self, complete: bool) {
-        let names = self.tally.tasks().iter().chain(self.tally.groups()).map(|(name, _)| name.chars().count());
+    pub(super) fn print(&self, complete: bool) -> Result<(), OutputError> {
+        let names =
+            self.tally.tasks().iter().chain(self.tally.groups()).map(|(name, _)| sink::line(name).chars().count());
         let width = names.max().unwrap_or(0).max(12);
         let line = |name: &str, count: Count, score: f64| {
-            let shown: String = name.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-            println!("{shown:width$}  {:>6}  {:>6}  {:>7.2} %", count.asked, count.right, 100.0 * score);
+            outln!("{name:width$}  {:>6}  {:>6}  {:>7.2} %", count.asked, count.right, 100.0 * score)
         };
-        println!("{:width$}  {:>6}  {:>6}  {:>9}", "task", "asked", "right", "score");
+        outln!("{:width$}  {:>6}  {:>6}  {:>9}", "task", "asked", "right", "score")?;
         for (name, count) in self.tally.tasks() {
-            line(name, *count, count.score());
+            line(&sink::line(name), *count, count.score())?;
         }
         for (at, (name, count)) in self.tally.groups().iter().enumerate() {
             if at == 0 {
-                println!("{}", "-".repeat(width + 28));
+                outln!("{}", "-".repeat(width + 28))?;
             }
-            line(name, *count, count.score());
+            line(&sink::line(name), *count, count.score())?;
         }
-        println!("{}", "-".repeat(width + 28));
-        line(if complete { "total" } else { "total so far" }, self.tally.total(), self.score());
+        outln!("{}", "-".repeat(width + 28))?;
+        line(if complete { "total" } else { "total so far" }, self.tally.total(), self.score())
     }
 
     /// Everything as one JSON object.
@@ -169,7 +170,7 @@ impl Report {
 
     /// The closing lines on stderr.
     pub(super) fn tell_speed(&self, n_predict: usize) {
-        eprintln!(
+        errln!(
             "{} in {}: {} pictures, {:.2} s each; prompts: {} tokens, {:.1} tok/s; answers: {} tokens, {:.1} tok/s",
             plural(self.items, "question"),
             clock(self.time),
@@ -181,7 +182,7 @@ impl Report {
             self.answer.per_second()
         );
         if self.cut > 0 {
-            eprintln!("{} cut at {n_predict} tokens; allow more with -n", plural(self.cut, "answer was"));
+            errln!("{} cut at {n_predict} tokens; allow more with -n", plural(self.cut, "answer was"));
         }
     }
 }
@@ -216,7 +217,7 @@ pub(super) struct Progress {
 impl Progress {
     pub(super) fn new(all: usize) -> Self {
         let bar = ProgressBar::with_draw_target(Some(all as u64), ProgressDrawTarget::hidden());
-        let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        let terminal = sink::err_is_terminal();
         if terminal {
             let style = ProgressStyle::with_template("[{bar:24}] {pos}/{len} {msg}, {elapsed}, {eta} left")
                 .unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -236,7 +237,7 @@ impl Progress {
             self.last = Instant::now();
             let each = self.started.elapsed().as_secs_f64() / report.items.max(1) as f64;
             let left = Duration::from_secs_f64(each * (self.all - report.items) as f64);
-            eprintln!("{}/{} questions, {}, {} left", report.items, self.all, message(), clock(left));
+            errln!("{}/{} questions, {}, {} left", report.items, self.all, message(), clock(left));
         }
     }
 }
