@@ -1,6 +1,6 @@
 //! A program that is its own template worker, with nothing of the `ocelli` command in it.
 
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test, not the command")]
 
 use std::process::{Command, ExitCode};
 

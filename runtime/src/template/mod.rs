@@ -105,7 +105,7 @@ pub struct ChatTemplate {
 /// Where a template is rendered.
 enum Place {
     /// In this process, because this program's authors wrote it.
-    Here(Engine),
+    Here(Box<Engine>),
     /// In another, or nowhere if there is none.
     Elsewhere(Option<Worker>),
 }
@@ -169,7 +169,7 @@ impl ChatTemplate {
 
     fn here(source: &str, origin: Origin) -> Result<Self, TemplateError> {
         check_length(source)?;
-        Ok(Self { source: source.to_owned(), origin, place: Place::Here(Engine::compile(source)?) })
+        Ok(Self { source: source.to_owned(), origin, place: Place::Here(Box::new(Engine::compile(source)?)) })
     }
 
     fn untrusted(source: &str, origin: Origin, worker: Option<&Worker>) -> Result<Self, TemplateError> {
