@@ -70,11 +70,11 @@ mod mini {
         let options = ConvertOptions { outdir: dir.path().to_owned(), ..ConvertOptions::default() };
         let report = convert(&dir.path().join("mini"), &options, &Silent).expect("it can be converted");
         // The file is mapped, so its name may go.
-        let read = |meta: &_| Assets::read(meta, None);
+        let read = |meta: &_| Assets::read(meta, Some("chatml"), None);
         Model::load(&report.files[0].path, &LoadOptions::default(), read).expect("a sound model")
     }
 
-    /// What comes with the small random model: its tokenizer, template and settings.
+    /// What comes with the small random model: its tokenizer and settings. The chat format is ChatML.
     #[must_use]
     pub fn assets() -> &'static Assets {
         static ASSETS: LazyLock<Assets> = LazyLock::new(|| load().1);

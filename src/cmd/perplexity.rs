@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if options.n_ctx == 0 {
         options.n_ctx = N_CTX;
     }
-    let (mut context, assets) = common::open_with(&args.model, options, None)?;
+    let (mut context, assets) = common::open_raw(&args.model, &options)?;
     common::watch_signals(&context.interrupt_flag())?;
     let tokenizer = &assets.tokenizer;
     let bos = tokenizer.ids().bos.filter(|_| tokenizer.adds_bos());
