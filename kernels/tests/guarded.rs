@@ -3,7 +3,7 @@
 //! Vector code likes to read a whole register where only half of it is data. In ordinary memory the rest is some neighbour's,
 //! and nobody notices; at the end of a mapped model file it ends the program. This binary's allocator gives every allocation
 //! pages of its own, puts it at their very end (sometimes at their start) and makes the pages beside them inaccessible, so that
-//! one byte read or written outside ends the test. What is freed is unmapped, so that late accesses end it, too.
+//! one byte read or written outside ends the test.
 #![cfg(unix)]
 #![allow(clippy::duplicate_mod, reason = "the modules are those of the other test files, run under another allocator")]
 
@@ -27,7 +27,7 @@ mod pairs;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use common::{Rng, pool, tables};
 use ocelli_kernels::ops;
@@ -40,6 +40,10 @@ const PAGE: usize = 64 * 1024;
 
 /// Allocations with fewer bytes are left to the system: small boxes, which no kernel sees.
 const LEAST: usize = 16;
+
+/// Freed mappings with one accessible page, by its beginning, for the next allocations of as many bytes: making one takes
+/// five calls of the system, and some tests make millions.
+static KEPT: [AtomicPtr<u8>; 16] = [const { AtomicPtr::new(null_mut()) }; 16];
 
 /// Puts allocations between inaccessible pages.
 struct Guarding;
@@ -77,10 +81,17 @@ impl Guarding {
     fn map(layout: Layout) -> Option<*mut u8> {
         static TURN: AtomicU32 = AtomicU32::new(0);
         let body = Self::body(layout);
-        // SAFETY: a page into a reservation of two pages more than `body`.
-        let start = unsafe { Self::reserve(body + 2 * PAGE)?.add(PAGE) };
-        // SAFETY: these bytes belong to the reservation, which nobody else knows of yet.
-        unsafe { mprotect(start.cast(), body, MprotectFlags::READ | MprotectFlags::WRITE) }.ok()?;
+        let kept = KEPT.iter().filter(|_| body == PAGE).map(|slot| slot.swap(null_mut(), Ordering::AcqRel));
+        let start = match kept.into_iter().find(|start| !start.is_null()) {
+            Some(start) => start,
+            None => {
+                // SAFETY: a page into a reservation of two pages more than `body`.
+                let start = unsafe { Self::reserve(body + 2 * PAGE)?.add(PAGE) };
+                // SAFETY: these bytes belong to the reservation, which nobody else knows of yet.
+                unsafe { mprotect(start.cast(), body, MprotectFlags::READ | MprotectFlags::WRITE) }.ok()?;
+                start
+            }
+        };
         // About every eighth at the start, but not in step with what a test allocates together.
         if TURN.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9) >> 29 == 0 {
             return Some(start);
@@ -104,8 +115,13 @@ unsafe impl GlobalAlloc for Guarding {
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         if Self::guards(layout) {
-            // New mappings are zero.
-            return Self::map(layout).unwrap_or(null_mut());
+            let ptr = Self::map(layout).unwrap_or(null_mut());
+            if !ptr.is_null() && Self::body(layout) == PAGE {
+                // It may be one that was kept; new mappings are zero.
+                // SAFETY: as many bytes as were just allocated.
+                unsafe { ptr.write_bytes(0, layout.size()) };
+            }
+            return ptr;
         }
         // SAFETY: the caller's promise about `layout` is handed on.
         unsafe { System.alloc_zeroed(layout) }
@@ -117,7 +133,14 @@ unsafe impl GlobalAlloc for Guarding {
             return unsafe { System.dealloc(ptr, layout) };
         }
         // Less than a page of the accessible bytes is spare, so an allocation begins in the first of their pages.
-        let mapping = ptr.wrapping_sub(ptr.addr() % PAGE + PAGE);
+        let start = ptr.wrapping_sub(ptr.addr() % PAGE);
+        let keep = |slot: &AtomicPtr<u8>| {
+            slot.compare_exchange(null_mut(), start, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        };
+        if Self::body(layout) == PAGE && KEPT.iter().any(keep) {
+            return;
+        }
+        let mapping = start.wrapping_sub(PAGE);
         // SAFETY: the whole of the mapping that `map` made for this layout. What the caller frees nobody uses any more.
         let done = unsafe { munmap(mapping.cast(), Self::body(layout) + 2 * PAGE) };
         debug_assert!(done.is_ok());
