@@ -70,8 +70,9 @@ mod mini {
         let options = ConvertOptions { outdir: dir.path().to_owned(), ..ConvertOptions::default() };
         let report = convert(&dir.path().join("mini"), &options, &Silent).expect("it can be converted");
         // The file is mapped, so its name may go.
-        let read = |meta: &_| Assets::read(meta, Some("chatml"), None);
-        Model::load(&report.files[0].path, &LoadOptions::default(), read).expect("a sound model")
+        let path = &report.files[0].path;
+        Model::load(path, &LoadOptions::default(), |meta| Assets::read(meta, Some("chatml"), None))
+            .expect("a sound model")
     }
 
     /// What comes with the small random model: its tokenizer and settings. The chat format is ChatML.
