@@ -284,15 +284,20 @@ impl Chat {
         self.session.save(path, &note.to_bytes())
     }
 
-    /// Goes on with a saved conversation.
+    /// Goes on with a saved conversation. `vision` gives the identity of the vision model in use; it is asked where the
+    /// conversation has images.
     ///
     /// # Errors
-    /// When the file is missing, damaged, or of another model or image profile; see [`Session::load`].
-    pub fn load(&mut self, path: &Path) -> Result<(), RuntimeError> {
+    /// When the file is missing, damaged, or of another model, vision model or image profile; see [`Session::load`].
+    pub fn load<E: From<RuntimeError>>(
+        &mut self,
+        path: &Path,
+        vision: impl FnOnce() -> Result<[u8; 32], E>,
+    ) -> Result<(), E> {
         let note = self.session.load(path)?;
         let refuse = |chat: &mut Self, problem: String| {
             chat.clear();
-            Err(RuntimeError::Session { path: path.to_owned(), problem })
+            Err(RuntimeError::Session { path: path.to_owned(), problem }.into())
         };
         let Some(note) = Note::from_bytes(&note, self.assets.tokenizer.n_tokens()) else {
             let problem = "holds no conversation of this program; remove it and start a new one".to_owned();
@@ -300,6 +305,14 @@ impl Chat {
         };
         if note.profile != self.profile && !note.images.is_empty() {
             return refuse(self, format!("was saved with --image-profile {}; start with that", note.profile.name()));
+        }
+        if !note.images.is_empty() {
+            let vision = vision().inspect_err(|_| self.clear())?;
+            if note.images.values().any(|shown| shown.image.model != vision) {
+                let problem = "has pictures that were seen through another vision file (or this one was changed); \
+                               use the one it was saved with";
+                return refuse(self, problem.to_owned());
+            }
         }
         (self.messages, self.images) = (note.messages, note.images);
         self.known = Known { text: note.text, prompt: note.prompt };

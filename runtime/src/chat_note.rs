@@ -78,11 +78,12 @@ impl Note {
 
 fn describe(index: usize, attachment: &Attachment) -> Value {
     let image = &attachment.image;
-    let key: String = image.key.iter().map(|b| format!("{b:02x}")).collect();
+    let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
     json!({
         "index": index,
         "numbered": attachment.numbered,
-        "key": key,
+        "key": hex(&image.key),
+        "model": hex(&image.model),
         "size": image.size,
         "grid": image.grid,
         "queries": image.queries,
@@ -104,17 +105,21 @@ fn pair(value: &Value) -> Option<(usize, usize)> {
 fn read_images(list: &[Value], mut bytes: &[u8]) -> Option<BTreeMap<usize, Attachment>> {
     let mut images = BTreeMap::new();
     for value in list {
-        let hex = value.get("key")?.as_str()?;
-        let mut key = [0u8; 32];
-        for (byte, at) in key.iter_mut().zip((0..).step_by(2)) {
-            *byte = u8::from_str_radix(hex.get(at..at + 2)?, 16).ok()?;
-        }
+        let digest = |name: &str| -> Option<[u8; 32]> {
+            let hex = value.get(name)?.as_str()?;
+            let mut digest = [0u8; 32];
+            for (byte, at) in digest.iter_mut().zip((0..).step_by(2)) {
+                *byte = u8::from_str_radix(hex.get(at..at + 2)?, 16).ok()?;
+            }
+            Some(digest)
+        };
         let grid = match value.get("grid")? {
             Value::Null => None,
             grid => Some(pair(grid)?),
         };
         let mut image = ImageEmbedding {
-            key,
+            key: digest("key")?,
+            model: digest("model")?,
             size: pair(value.get("size")?)?,
             grid,
             queries: number(value.get("queries")?)?,
@@ -155,8 +160,15 @@ mod tests {
 
     fn note() -> Note {
         let image = |seed: u8, grid| {
-            let mut image =
-                ImageEmbedding { key: [seed; 32], size: (7, 9), grid, queries: 2, n_embd: 3, rows: Vec::new() };
+            let mut image = ImageEmbedding {
+                key: [seed; 32],
+                model: [3; 32],
+                size: (7, 9),
+                grid,
+                queries: 2,
+                n_embd: 3,
+                rows: Vec::new(),
+            };
             image.rows = (0..image.n_rows() * 3).map(|i| i as f32 + 0.5 * f32::from(seed)).collect();
             Attachment { image: Arc::new(image), numbered: seed == 1 }
         };

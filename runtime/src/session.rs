@@ -173,14 +173,15 @@ impl Session {
         Ok(Stop::Length)
     }
 
-    /// A digest of everything that decides whether saved keys and values can be used here: the model and its rope.
-    fn fingerprint(&self) -> [u8; 32] {
+    /// A digest of everything that decides whether saved keys and values can be used here, but their formats: every byte of
+    /// the model, and its rope.
+    fn fingerprint(&self) -> Result<[u8; 32], RuntimeError> {
         let mut digest = Sha256::new();
-        digest.update(self.context.model().weights().fingerprint());
+        digest.update(self.context.model().weights().identity()?);
         for value in self.context.rope().inv_freq().iter().chain([&self.context.rope().magnitude()]) {
             digest.update(value.to_le_bytes());
         }
-        digest.finalize().into()
+        Ok(digest.finalize().into())
     }
 
     /// Saves [`Session::tokens`] with their keys and values, and `note`, to `path`.
@@ -188,7 +189,7 @@ impl Session {
     /// # Errors
     /// When the file cannot be written; an existing one is untouched then.
     pub fn save(&self, path: &Path, note: &[u8]) -> Result<(), RuntimeError> {
-        session_file::save(path, &self.fingerprint(), &self.context.kv, &self.seq, note)
+        session_file::save(path, &self.fingerprint()?, &self.context.kv, &self.seq, note)
     }
 
     /// Replaces the content of the cache by what [`Session::save`] wrote; gives the note.
@@ -197,7 +198,7 @@ impl Session {
     /// When the file is missing, damaged, of another model or other KV types, or longer than this context. The cache
     /// is empty then if the file turned out to be unreadable half-way, and untouched otherwise.
     pub fn load(&mut self, path: &Path) -> Result<Vec<u8>, RuntimeError> {
-        let fingerprint = self.fingerprint();
+        let fingerprint = self.fingerprint()?;
         let file = session_file::Checked::open(path, &fingerprint, &self.context)?;
         self.clear();
         file.read(&mut self.context.kv, &mut self.seq)

@@ -8,7 +8,7 @@ use ocelli_runtime::image::Profile;
 use ocelli_runtime::sampler::{SamplerChain, SamplerOverrides};
 use ocelli_runtime::{Chat, Context, ContextOptions, Precision, RuntimeError, Session, Stop, Watch};
 
-use crate::fixture::{distance, load, mini, options};
+use crate::fixture::{distance, load, mini, no_vision, options};
 
 /// Collects the answer.
 #[derive(Default)]
@@ -180,12 +180,48 @@ fn a_saved_conversation_goes_on() {
         first.save(&path).unwrap();
         let went_on = first.say("Which number?", &[], &mut chain, 16, &mut Heard::default()).unwrap();
         let mut second = chat_with(FileType::F16, &options, false);
-        second.load(&path).unwrap();
+        second.load(&path, no_vision).unwrap();
         assert_eq!(second.messages()[..3], first.messages()[..3]);
         let mut chain = sampler(&second, 0.0, 1);
         let restored = second.say("Which number?", &[], &mut chain, 16, &mut Heard::default()).unwrap();
         assert_eq!((restored.tokens, restored.prefill), (went_on.tokens, went_on.prefill));
     }
+}
+
+/// A weight in the middle of a tensor decides over a session as well as any other byte.
+#[test]
+fn a_session_of_a_model_that_was_tampered_with_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, model) = (dir.path().join("talk.session"), dir.path().join("m.gguf"));
+    let whole = std::fs::read(mini(FileType::F16)).unwrap();
+    let open = |bytes: &[u8]| {
+        // Renamed into place, for the file is mapped by whoever uses it still.
+        let new = dir.path().join("new.gguf");
+        std::fs::write(&new, bytes).unwrap();
+        std::fs::rename(&new, &model).unwrap();
+        let (model, assets) = load(&model);
+        Chat::new(
+            Session::new(Context::new(model, &options(128, Precision::Exact)).unwrap()),
+            assets,
+            false,
+            Profile::Reference,
+        )
+    };
+    let mut first = open(&whole);
+    let mut chain = sampler(&first, 0.0, 1);
+    first.say("Hello", &[], &mut chain, 4, &mut Heard::default()).unwrap();
+    first.save(&path).unwrap();
+    open(&whole).load(&path, no_vision).unwrap();
+    let gguf = ocelli_gguf::Gguf::parse(&whole).unwrap();
+    let tensor = gguf.tensors().iter().find(|t| t.name == "blk.1.ffn_up.weight").unwrap();
+    let middle = usize::try_from(tensor.offset + tensor.n_bytes / 2).unwrap();
+    for at in [middle, whole.len() - 1] {
+        let mut changed = whole.clone();
+        changed[at] ^= 1;
+        let text = open(&changed).load(&path, no_vision).unwrap_err().to_string();
+        assert!(text.contains("another model") && text.contains("changed"), "byte {at}: {text}");
+    }
+    first.save(&path).unwrap();
 }
 
 #[test]
@@ -199,7 +235,7 @@ fn sessions_of_others_and_damaged_ones_are_refused() {
     let good = std::fs::read(&path).unwrap();
     let refuse = |chat: &mut Chat, bytes: &[u8], word: &str| {
         std::fs::write(&path, bytes).unwrap();
-        let text = chat.load(&path).unwrap_err().to_string();
+        let text = chat.load(&path, no_vision).unwrap_err().to_string();
         assert!(text.contains(word) && text.contains("talk.session"), "{word}: {text}");
     };
     refuse(&mut chat_with(FileType::Q8_0, &options(128, Precision::Exact), false), &good, "another model");
@@ -211,7 +247,7 @@ fn sessions_of_others_and_damaged_ones_are_refused() {
         let mut bad = good.clone();
         bad[at] ^= 0x10;
         std::fs::write(&path, &bad).unwrap();
-        assert!(saved.load(&path).is_err(), "byte {at} of {}", good.len());
+        assert!(saved.load(&path, no_vision).is_err(), "byte {at} of {}", good.len());
     }
     for len in [0, 7, 79, 80, good.len() - 1] {
         refuse(&mut saved, &good[..len], "damaged");
@@ -220,7 +256,10 @@ fn sessions_of_others_and_damaged_ones_are_refused() {
     longer.push(0);
     refuse(&mut saved, &longer, "damaged");
     refuse(&mut saved, &[b'x'; 200], "no session file");
+    let version = |n: u32| [&good[..8], &n.to_le_bytes(), &good[12..]].concat();
+    refuse(&mut saved, &version(2), "an older version");
+    refuse(&mut saved, &version(99), "a newer version");
     assert_eq!(saved.session().tokens(), tokens_before, "a refused file changes nothing");
     std::fs::write(&path, &good).unwrap();
-    saved.load(&path).unwrap();
+    saved.load(&path, no_vision).unwrap();
 }

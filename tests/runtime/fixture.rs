@@ -10,7 +10,7 @@ use ocelli_convert::progress::Silent;
 use ocelli_convert::synth::{Preset, SynthOptions, write_checkpoint};
 use ocelli_convert::{ConvertOptions, convert};
 use ocelli_gguf::{Gguf, GgufWriter, MetaValue, TensorType};
-use ocelli_runtime::{Assets, Context, ContextOptions, LoadOptions, Model, Precision};
+use ocelli_runtime::{Assets, Context, ContextOptions, LoadOptions, Model, Precision, RuntimeError};
 use tempfile::TempDir;
 
 struct Made {
@@ -137,4 +137,9 @@ pub(crate) fn some_ids(n: usize, salt: usize) -> Vec<u32> {
 pub(crate) fn distance(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// For conversations without pictures, whose vision model is not asked for.
+pub(crate) fn no_vision() -> Result<[u8; 32], RuntimeError> {
+    panic!("the vision model was asked for")
 }

@@ -8,7 +8,7 @@ use ocelli_runtime::sampler::{SamplerChain, SamplerOverrides};
 use ocelli_runtime::{Chat, Context, Precision, RuntimeError, Session, Watch};
 use sha2::{Digest, Sha256};
 
-use crate::fixture::{load, mini, options};
+use crate::fixture::{load, mini, no_vision, options};
 
 /// Offsets of a session file's fields, and what follows them.
 const N_TOKENS: usize = 64;
@@ -114,17 +114,17 @@ fn sessions_with_lengths_that_lie() {
         (0, 0),
     ] {
         saved.with_lengths(n_tokens, note_len).write(&path);
-        let text = chat.load(&path).unwrap_err().to_string();
+        let text = chat.load(&path, no_vision).unwrap_err().to_string();
         assert!(text.contains("damaged") && text.contains("talk.session"), "{n_tokens} {note_len}: {text}");
     }
     // A length that fits, but moves the border between tokens and note.
     let per_token = 4 + 8 + saved.cache.len() as u64 / n;
     saved.with_lengths(n - 1, note + per_token).write(&path);
-    let text = chat.load(&path).unwrap_err().to_string();
+    let text = chat.load(&path, no_vision).unwrap_err().to_string();
     assert!(text.contains("no conversation"), "{text}");
     assert!(chat.session().tokens().is_empty() && chat.messages().is_empty());
     saved.write(&path);
-    chat.load(&path).unwrap();
+    chat.load(&path, no_vision).unwrap();
     assert_eq!(chat.session().tokens(), saved.tokens);
     assert!(say(&mut chat).is_ok());
 }
@@ -139,7 +139,7 @@ fn sessions_with_tokens_outside_the_vocabulary() {
         let mut bad = saved.clone();
         bad.tokens[1] = id;
         bad.write(&path);
-        let error = chat.load(&path).unwrap_err();
+        let error = chat.load(&path, no_vision).unwrap_err();
         assert!(matches!(error, RuntimeError::Token { id: found, n_vocab: 2048 } if found == id), "{error}");
     }
 }
@@ -173,13 +173,13 @@ fn sessions_with_notes_of_others() {
         r#"{"messages": [], "text": "x", "ids": [1.5]}"#,
     ] {
         saved.with_note(&note(json)).write(&path);
-        let error = chat.load(&path).expect_err(&json[..json.len().min(60)]).to_string();
+        let error = chat.load(&path, no_vision).expect_err(&json[..json.len().min(60)]).to_string();
         assert!(error.contains("no conversation") && error.contains("talk.session"), "{error}");
         assert!(chat.session().tokens().is_empty(), "nothing of a refused conversation stays");
     }
     for bytes in [&b"\xff\xfe{}"[..], b"", &u64::MAX.to_le_bytes(), &[&3u64.to_le_bytes()[..], b"{}"].concat()] {
         saved.with_note(bytes).write(&path);
-        assert!(chat.load(&path).is_err());
+        assert!(chat.load(&path, no_vision).is_err());
     }
     // Sound in form, at odds with the cached tokens: the next turn goes by the text, whatever was cached.
     for json in [
@@ -188,7 +188,7 @@ fn sessions_with_notes_of_others() {
         r#"{"messages": [{"role": "\u001b[2J", "content": "{{ 7 * 7 }}"}], "text": "", "ids": [1, 2, 3]}"#,
     ] {
         saved.with_note(&note(json)).write(&path);
-        chat.load(&path).unwrap();
+        chat.load(&path, no_vision).unwrap();
         if let Err(error) = say(&mut chat) {
             assert!(!error.to_string().contains(char::is_control), "{error}");
         }
@@ -205,7 +205,7 @@ fn sessions_whose_keys_are_not_numbers() {
     saved.cache.fill(0xff);
     saved.write(&path);
     let mut chat = chat();
-    chat.load(&path).unwrap();
+    chat.load(&path, no_vision).unwrap();
     let text = say(&mut chat).unwrap_err().to_string();
     assert!(text.contains("not numbers"), "{text}");
     chat.clear();
