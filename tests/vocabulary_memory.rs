@@ -54,9 +54,9 @@ fn spm(tokens: impl Iterator<Item = String>, ty: i32) -> Vec<u8> {
     texts.extend(tokens);
     types.resize(texts.len(), ty);
     let mut writer = GgufWriter::new();
-    writer.kv("tokenizer.ggml.model", "llama".to_owned().into()).unwrap();
-    writer.kv("tokenizer.ggml.tokens", texts.into()).unwrap();
-    writer.kv("tokenizer.ggml.token_type", types.into()).unwrap();
+    writer.kv("tokenizer.ggml.model", "llama".to_owned()).unwrap();
+    writer.kv("tokenizer.ggml.tokens", texts).unwrap();
+    writer.kv("tokenizer.ggml.token_type", types).unwrap();
     writer.start(Vec::new()).unwrap().finish().unwrap()
 }
 

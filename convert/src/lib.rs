@@ -19,6 +19,7 @@ pub mod imatrix;
 pub mod inspect;
 mod json;
 pub mod mixture;
+mod nearest;
 pub mod output;
 mod pipeline;
 mod plan;

@@ -70,7 +70,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut chat = Chat::new(session, assets, args.context_shift, vision.profile());
     chat.set_system(args.system.as_deref());
     if let Some(path) = args.session.as_deref().filter(|p| p.exists()) {
-        chat.load(path)?;
+        chat.load(path, || vision.identity())?;
         errln!("going on with {}: {} messages", path.display(), chat.messages().len());
     }
     let pending = vision.shown(&args.show, chat.session().interrupt())?;
@@ -148,7 +148,7 @@ impl Talk {
     }
 
     fn load(&mut self, path: &Path) -> anyhow::Result<()> {
-        self.chat.load(path)?;
+        self.chat.load(path, || self.vision.identity())?;
         self.sampler.reset();
         self.say(&format!("{} messages from {}", self.chat.messages().len(), path.display()))
     }

@@ -10,6 +10,7 @@ use ocelli_runtime::{FileOptions, Precision};
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::common::{self, PrecisionArg};
+use super::usage::bail_usage;
 use super::vision::{Bar, VisionArgs, describe, open_vision};
 use crate::sink::{self, errln};
 
@@ -47,7 +48,7 @@ pub(crate) struct Args {
 /// Encodes the pictures and writes their rows.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let Some(mmproj) = &args.vision.mmproj else {
-        anyhow::bail!("no vision file; give it with --mmproj FILE");
+        bail_usage!("no vision file; give it with --mmproj FILE");
     };
     let precision = match args.precision {
         PrecisionArg::Exact => Precision::Exact,

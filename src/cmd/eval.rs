@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use ocelli_runtime::eval::{Conversation, Dataset, Item, Picture, PromptStyle, Rules, converse, greedy};
 use ocelli_runtime::media::{Media, Origin, Shown};
 use ocelli_runtime::memory::human;
@@ -15,6 +15,7 @@ use ocelli_runtime::sampler::SamplerChain;
 use ocelli_runtime::{Assets, Attachment, RuntimeError, Session, Stop};
 
 use super::common::{self, ModelArgs};
+use super::usage::{bail_usage, usage};
 use super::vision::{ShowArgs, Vision, VisionArgs};
 use crate::sink::{self, errln};
 use answers::{Answers, Given};
@@ -108,9 +109,9 @@ impl Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     tell_if_large(&args.data);
     let data = Dataset::open(&args.data, args.rules, args.prompts)?;
-    let items = data.select(&args.tasks, args.limit)?;
+    let items = data.select(&args.tasks, args.limit).map_err(|e| usage(e.into()))?;
     if items.is_empty() {
-        bail!("nothing is left to ask; use a --limit from 1");
+        bail_usage!("nothing is left to ask; use a --limit from 1");
     }
     let answers = Answers::open(args.answers.as_deref(), args.resume)?;
     let (context, assets) = common::open(&args.model, args.chat_template.as_deref())?;

@@ -11,6 +11,7 @@ use ocelli_runtime::{
 };
 
 use super::common::{self, ModelArgs, SamplingArgs, Stream};
+use super::usage::bail_usage;
 use super::vision::{ShowArgs, Vision, VisionArgs};
 use crate::sink::{self, errln};
 
@@ -95,7 +96,7 @@ fn prompt_text(args: &Args) -> anyhow::Result<String> {
         (Some(text), _) if text == "-" => common::read_text("-".as_ref()),
         (Some(text), _) => Ok(text.clone()),
         (None, Some(path)) => common::read_text(path),
-        (None, None) => bail!("no prompt; give -p TEXT or -f FILE"),
+        (None, None) => bail_usage!("no prompt; give -p TEXT or -f FILE"),
     }
 }
 

@@ -176,6 +176,11 @@ impl Vision {
         Ok(self.media.insert(media))
     }
 
+    /// Identity of the vision file, which is opened if that has not been done.
+    pub(crate) fn identity(&mut self) -> anyhow::Result<[u8; 32]> {
+        Ok(self.media()?.identity()?)
+    }
+
     fn open(&self) -> anyhow::Result<Media> {
         let path = match &self.file {
             Some(path) => path.clone(),

@@ -12,11 +12,11 @@ use ocelli_runtime::sampler::{SamplerChain, SamplerOverrides};
 use ocelli_runtime::template::Message;
 use ocelli_runtime::vision::VisionModel;
 use ocelli_runtime::{
-    Attachment, Chat, Context, FileOptions, ImageCache, Precision, Prompt, Session, Watch, compose,
+    Attachment, Chat, Context, FileOptions, ImageCache, Precision, Prompt, RuntimeError, Session, Watch, compose,
     conversation_prompt, find_beside,
 };
 
-use crate::cli::{ocelli, refused, text};
+use crate::cli::{misused, ocelli, refused, text};
 use crate::fixture::{distance, load, mini, options};
 
 struct Silent;
@@ -357,8 +357,8 @@ fn what_cannot_be_shown_is_refused() {
     refused(&run(lonely, &["--image", image]), b"", &["lonely.gguf", "text only", "--mmproj"]);
     refused(&run(model, &["--image", image, "--mmproj", model]), b"", &["gguf", "vision"]);
     refused(&run(model, &["--image", model]), b"", &["gguf", "PNG"]);
-    refused(&run(model, &["--image", image, "--image-profile", "x"]), b"", &["reference", "llama.cpp"]);
-    refused(&run(model, &["--image", image, "--image-max-slices", "0"]), b"", &["max_slice_nums"]);
+    misused(&run(model, &["--image", image, "--image-profile", "x"]), &["reference", "llama.cpp"]);
+    misused(&run(model, &["--image", image, "--image-max-slices", "0"]), &["max_slice_nums"]);
     refused(
         &run(model, &["--image", image, "--image-max-pixels", "2999"]),
         b"",
