@@ -145,7 +145,7 @@ impl<I: Iterator<Item = OsString>> Line<'_, I> {
         let runs = runs_models(self.command);
         match row.meaning {
             Meaning::Refused(remedy) if runs => return Err(format!("{name}: {remedy}")),
-            Meaning::NoEffect | Meaning::Unless(_) if runs => {}
+            Meaning::NoEffect | Meaning::Chooses(_) if runs => {}
             Meaning::Same(long, remedy) => {
                 let Some(known) = has_long(self.command, long) else {
                     let told = runs && !remedy.is_empty();
@@ -166,9 +166,21 @@ impl<I: Iterator<Item = OsString>> Line<'_, I> {
             (None, Values::Maybe(words)) => self.next_of(words),
         };
         match row.meaning {
-            Meaning::Unless(long) => {
-                let off = value.filter(|v| v == "0" || v == "off" || v == "false" || v == "disabled");
-                self.done.args.extend(off.map(|_| OsString::from(long)));
+            Meaning::Chooses(all) => {
+                let Some(value) = value else { return Ok(()) };
+                let known = || all.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
+                let Some((_, flag)) = all.iter().find(|(word, _)| value == *word) else {
+                    return Err(format!(
+                        "{name}: `{}` is unknown; known are {}",
+                        value.to_string_lossy().escape_debug(),
+                        known()
+                    ));
+                };
+                match *flag {
+                    "" => {}
+                    flag if has_long(self.command, flag).is_some() => self.done.args.push(flag.into()),
+                    flag => return Err(format!("{name} {}: `{}` has no {flag}", value.to_string_lossy(), self.path)),
+                }
             }
             _ if self.done.without_effect.iter().all(|seen| seen != name) => {
                 self.done.without_effect.push(name.to_owned());

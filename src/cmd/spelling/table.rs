@@ -21,8 +21,8 @@ pub(super) enum Meaning {
     Same(&'static str, &'static str),
     /// Accepted by commands that run a model, which do without it; told in a line.
     NoEffect,
-    /// This option where the value is 0 or off; nothing where it is 1 or on.
-    Unless(&'static str),
+    /// The flag beside the value; nothing where that is empty.
+    Chooses(&'static [(&'static str, &'static str)]),
     /// Refused, with what to do instead.
     Refused(&'static str),
 }
@@ -87,7 +87,33 @@ pub(super) const TABLE: &[Row] = &[
     same(&["--temperature"], One, "--temp"),
     same(&["--chat-template-file"], One, "--chat-template"),
     same(&["-fps"], One, "--video-fps"),
-    Row { names: &["-mmp", "--mmap"], values: SWITCH, meaning: Meaning::Unless("--no-mmap") },
+    Row {
+        names: &["-mmp", "--mmap"],
+        values: SWITCH,
+        meaning: Meaning::Chooses(&[
+            ("0", "--no-mmap"),
+            ("off", "--no-mmap"),
+            ("false", "--no-mmap"),
+            ("disabled", "--no-mmap"),
+            ("1", ""),
+            ("on", ""),
+            ("true", ""),
+            ("enabled", ""),
+            ("auto", ""),
+        ]),
+    },
+    Row {
+        names: &["-lm", "--load-mode"],
+        values: One,
+        meaning: Meaning::Chooses(&[
+            ("auto", ""),
+            ("mmap", ""),
+            ("dio", ""),
+            ("none", "--no-mmap"),
+            ("mlock", "--mlock"),
+            ("mmap+mlock", "--mlock"),
+        ]),
+    },
     // For accelerators, of which this program uses none.
     no_effect(&["-ngl", "--gpu-layers", "--n-gpu-layers"], One),
     no_effect(&["-sm", "--split-mode"], One),

@@ -54,6 +54,7 @@ fn every_row_means_the_same_to_every_command() {
             for &name in row.names {
                 let value = match row.values {
                     Values::None => None,
+                    Values::One if matches!(row.meaning, Meaning::Chooses(_)) => Some("auto"),
                     Values::One => Some("1"),
                     Values::Maybe(words) => words.last().copied(),
                 };
@@ -77,7 +78,19 @@ fn every_row_means_the_same_to_every_command() {
                         let right = Spelled { args: path.clone(), without_effect: vec![name.to_owned()] };
                         assert_eq!(result.unwrap(), right, "{shown}");
                     }
-                    Meaning::Unless(_) if runs_models(command) => assert_eq!(result.unwrap().args, path, "{shown}"),
+                    Meaning::Chooses(all) if runs_models(command) => {
+                        for (word, flag) in all {
+                            let line = [&path[..], &[name.into(), word.into()]].concat();
+                            let result = spell(line.iter().cloned(), &parser).map(|spelled| spelled.args);
+                            match *flag {
+                                "" => assert_eq!(result.unwrap(), path, "{line:?}"),
+                                flag if has_long(command, flag).is_some() => {
+                                    assert_eq!(result.unwrap(), with(&[flag]), "{line:?}");
+                                }
+                                flag => assert!(result.unwrap_err().contains(flag), "{line:?}"),
+                            }
+                        }
+                    }
                     Meaning::Refused(remedy) | Meaning::Same(_, remedy)
                         if runs_models(command) && !remedy.is_empty() =>
                     {
@@ -149,6 +162,8 @@ fn names_of_several_letters() {
     becomes("bench -pg 16,2 -mm v.gguf", "bench --n-prompt-gen 16,2 --mmproj v.gguf");
     becomes("bench -mmp 0 -m x", "bench --no-mmap -m x");
     becomes("bench -mmp 1 -m x", "bench -m x");
+    becomes("run -lm none -p x --load-mode=mlock", "run --no-mmap -p x --mlock");
+    assert!(spelled("run -lm fast -p x").unwrap_err().contains("mmap+mlock"));
     becomes("run -no-cnv -p x", "run --raw -p x");
     // What was attached to one letter still is; a dash alone is a value.
     for same in [
