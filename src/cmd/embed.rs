@@ -12,6 +12,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use super::common::{self, PrecisionArg};
 use super::usage::bail_usage;
 use super::vision::{Bar, VisionArgs, describe, open_vision};
+use crate::cache_folder;
 use crate::sink::{self, errln};
 
 /// Options of `ocelli embed`.
@@ -58,7 +59,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.ignore_orientation {
         options.decode.orientation = ocelli_runtime::image::Orientation::Ignore;
     }
-    let mut media = open_vision(mmproj, FileOptions::default(), options)?;
+    let file = FileOptions { identities: cache_folder::identities(), ..FileOptions::default() };
+    let mut media = open_vision(mmproj, file, options)?;
     let interrupt = Arc::new(AtomicBool::new(false));
     common::watch_ctrl_c(&interrupt, true)?;
     let shown = media.images(&args.images, &mut Bar::new(), &interrupt)?;

@@ -173,12 +173,19 @@ impl Asking {
         let mut scores = Vec::new();
         for row in item.rows() {
             let conversation = self.data.conversation(*row)?;
-            let given = match self.answers.known(&conversation)? {
+            let model = self.model(&conversation)?;
+            let given = match self.answers.known(&conversation, &model)? {
                 Some(known) => known,
                 None => self.ask(&conversation).with_context(|| conversation.place.clone())?,
             };
             let row: Vec<f64> = conversation.turns.iter().zip(&given).map(|(turn, given)| turn.score(given)).collect();
-            self.answers.add(Given { id: &conversation.id, task: &item.task, answers: &given, scores: &row });
+            self.answers.add(Given {
+                id: &conversation.id,
+                task: &item.task,
+                answers: &given,
+                scores: &row,
+                model: &model,
+            });
             scores.extend(row);
         }
         if item.is_circular() {
@@ -186,6 +193,19 @@ impl Asking {
         }
         self.report.add(item, &scores);
         Ok(())
+    }
+
+    /// What names the files that answer `conversation`, where answers are kept: the first digits of their identities.
+    fn model(&mut self, conversation: &Conversation) -> anyhow::Result<String> {
+        let mut name = String::new();
+        if self.answers.are_kept() {
+            let text = self.session.context().model().weights().identity()?;
+            let vision = if conversation.pictures.is_empty() { None } else { Some(self.vision.identity()?) };
+            for identity in [Some(text), vision].into_iter().flatten() {
+                name.extend(identity.iter().take(8).map(|byte| format!("{byte:02x}")));
+            }
+        }
+        Ok(name)
     }
 
     /// The model's answers to all turns of `conversation`.

@@ -165,6 +165,9 @@ fn answers_are_taken_over() {
     let ids: Vec<_> = kept.iter().map(|line| line["id"].as_str().unwrap()).collect();
     assert_eq!(ids, ["one", "three", "old"]);
     let args = |file| [&["--answers", file, "--resume"][..], &["--tasks", "turns"]].concat();
+    assert_eq!(kept[1]["model"].as_str().unwrap().len(), 32, "text and vision file");
+    std::fs::write(&answers, "{\"id\":\"two\",\"answers\":[\"x\",\"y\"],\"model\":\"0011223344556677\"}\n").unwrap();
+    refused(&set.args(&set.at(&name), &args(file)), b"", &["d.jsonl, line 2", "another model", "--answers"]);
     std::fs::write(&answers, "{\"id\":\"two\",\"answers\":[\"x\"]}\n").unwrap();
     let out = set.run(&name, &args(file));
     assert_eq!(out.status.code(), Some(1));

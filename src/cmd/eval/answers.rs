@@ -24,6 +24,8 @@ pub(super) struct Given<'g> {
     pub(super) task: &'g str,
     pub(super) answers: &'g [String],
     pub(super) scores: &'g [f64],
+    /// Identity of the files that answered.
+    pub(super) model: &'g str,
 }
 
 /// A line of an earlier file. Scores are computed anew.
@@ -31,13 +33,22 @@ pub(super) struct Given<'g> {
 struct Earlier {
     id: String,
     answers: Vec<String>,
+    /// Missing in lines of older versions.
+    model: Option<String>,
+}
+
+/// Answers that an earlier run had from a conversation.
+struct Known {
+    answers: Vec<String>,
+    model: Option<String>,
+    line: String,
 }
 
 /// Collects answers for the file, if there is to be one.
 pub(super) struct Answers {
     path: Option<PathBuf>,
-    /// What an earlier run has and this one has not come to yet, by id: answers, and the line that holds them.
-    earlier: BTreeMap<String, (Vec<String>, String)>,
+    /// What an earlier run has and this one has not come to yet, by id.
+    earlier: BTreeMap<String, Known>,
     lines: String,
     saved: Instant,
 }
@@ -59,9 +70,22 @@ impl Answers {
         Ok(Self { path: path.map(Path::to_owned), earlier, lines: String::new(), saved: Instant::now() })
     }
 
-    /// The answers that an earlier run had from `conversation`.
-    pub(super) fn known(&self, conversation: &Conversation) -> anyhow::Result<Option<Vec<String>>> {
-        let Some((answers, _)) = self.earlier.get(&conversation.id) else { return Ok(None) };
+    /// Whether there is a file, whose lines name the model.
+    pub(super) fn are_kept(&self) -> bool {
+        self.path.is_some()
+    }
+
+    /// The answers that an earlier run had from `conversation`, with the same `model`.
+    pub(super) fn known(&self, conversation: &Conversation, model: &str) -> anyhow::Result<Option<Vec<String>>> {
+        let Some(Known { answers, model: theirs, .. }) = self.earlier.get(&conversation.id) else { return Ok(None) };
+        if theirs.as_deref().is_some_and(|theirs| theirs != model) {
+            bail!(
+                "{}: the file of answers has that of another model for `{}` (or this one was changed); give --answers \
+                 another file",
+                conversation.place,
+                conversation.id.escape_debug()
+            );
+        }
         let turns = conversation.turns.len();
         if answers.len() != turns {
             bail!(
@@ -94,7 +118,7 @@ impl Answers {
         let write = || -> std::io::Result<()> {
             let mut file = tempfile::NamedTempFile::new_in(folder_of(path))?;
             file.write_all(self.lines.as_bytes())?;
-            for (_, line) in self.earlier.values() {
+            for Known { line, .. } in self.earlier.values() {
                 writeln!(file, "{}", line.trim_end())?;
             }
             file.as_file().sync_all()?;
@@ -111,7 +135,7 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn read(path: &Path) -> anyhow::Result<BTreeMap<String, (Vec<String>, String)>> {
+fn read(path: &Path) -> anyhow::Result<BTreeMap<String, Known>> {
     let open = || format!("cannot read {}", path.display());
     let mut file = BufReader::new(std::fs::File::open(path).with_context(open)?);
     let mut earlier = BTreeMap::new();
@@ -123,7 +147,8 @@ fn read(path: &Path) -> anyhow::Result<BTreeMap<String, (Vec<String>, String)>> 
         }
         let given: Earlier = serde_json::from_slice(&line)
             .with_context(|| format!("{}, line {number}: no answers of an evaluation", path.display()))?;
-        earlier.insert(given.id, (given.answers, String::from_utf8_lossy(&line).into_owned()));
+        let line = String::from_utf8_lossy(&line).into_owned();
+        earlier.insert(given.id, Known { answers: given.answers, model: given.model, line });
     }
     Ok(earlier)
 }
