@@ -131,7 +131,7 @@ impl<I: Iterator<Item = OsString>> Line<'_, I> {
     /// The option `name` with a value that is one, whatever it looks like.
     fn push(&mut self, name: &str, value: OsString) {
         let mut whole = OsString::from(name);
-        if value.as_encoded_bytes().starts_with(b"-") {
+        if value != "-" && value.as_encoded_bytes().starts_with(b"-") {
             whole.push("=");
             whole.push(value);
             self.done.args.push(whole);
