@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use ocelli_convert::{ConvertOptions, ConvertReport, Part, convert};
+use ocelli_files::TemporaryFolder;
 use ocelli_runtime::IdentityCache;
 use ocelli_runtime::identity::of_file;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::cache_folder;
 use crate::progress::Bar;
+use crate::signals;
 use crate::sink::errln;
 
 /// Name of the model and beginning of its files' names.
@@ -85,6 +87,8 @@ impl Bundled {
         if bundled.folder.exists() {
             errln!("the bundled model in {} is damaged ({fault}) and made again", bundled.folder.display());
         }
+        // The command may not have come to watching for them.
+        signals::end_unless_watched()?;
         make(all, &bundled, identities).with_context(|| {
             format!("cannot make the bundled model in {}; name another model with -m", all.display())
         })?;
@@ -119,6 +123,39 @@ impl Bundled {
             }
         }
         Ok(())
+    }
+
+    /// Converts in a folder beside the model's own and gives it its name last, so that nobody ever sees half of it.
+    fn make(&self, all: &Path) -> anyhow::Result<()> {
+        let folder = &self.folder;
+        std::fs::create_dir_all(all).with_context(|| format!("cannot make the folder {}", all.display()))?;
+        let work = TemporaryFolder::new(all)?;
+        let (checkpoint, files) = (work.path().join("checkpoint"), work.path().join("files"));
+        write_all(&checkpoint, &CHECKPOINT)?;
+        write_all(&files, &PICTURES)?;
+        errln!("converting the bundled model to Q4_K_M, this once");
+        let options =
+            ConvertOptions { outdir: files.clone(), name: Some(NAME.to_owned()), ..ConvertOptions::default() };
+        let report = convert(&checkpoint, &options, &Bar::leaving_ctrl_c())?;
+        for file in &report.files {
+            let part = if file.part == Part::Text { "text" } else { "vision" };
+            let name = file.path.file_name().unwrap_or_default();
+            errln!("{part}: {} ({:.1} MB)", folder.join(name).display(), file.bytes as f64 / 1e6);
+        }
+        if self.is_whole() {
+            // Another process was faster; its files are the same.
+            return Ok(());
+        }
+        if folder.exists() {
+            // What is left of it goes with the working folder.
+            let aside = work.path().join("replaced");
+            std::fs::rename(folder, aside).with_context(|| format!("cannot replace {}", folder.display()))?;
+        }
+        match std::fs::rename(&files, folder) {
+            // The same, but in the last moment.
+            Err(_) if folder.is_dir() => Ok(()),
+            renamed => renamed.with_context(|| format!("cannot name {}", folder.display())),
+        }
     }
 }
 
@@ -155,7 +192,7 @@ fn fingerprint() -> &'static str {
 fn make(all: &Path, bundled: &Bundled, identities: Option<&'static IdentityCache>) -> anyhow::Result<()> {
     std::fs::create_dir_all(all).with_context(|| format!("cannot make the folder {}", all.display()))?;
     let folder = &bundled.folder;
-    let work = tempfile::Builder::new().prefix(".making-").tempdir_in(all)?;
+    let work = TemporaryFolder::new(all)?;
     let (checkpoint, files) = (work.path().join("checkpoint"), work.path().join("files"));
     write_all(&checkpoint, &CHECKPOINT)?;
     write_all(&files, &PICTURES)?;

@@ -20,7 +20,6 @@ pub mod inspect;
 mod json;
 pub mod mixture;
 mod nearest;
-pub mod output;
 mod pipeline;
 mod plan;
 pub mod progress;
