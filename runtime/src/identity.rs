@@ -17,8 +17,10 @@
 //! All numbers are little-endian. A damaged or foreign file counts as empty: the only loss is time.
 
 use std::fs::{File, Metadata};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
+
+use ocelli_files::{Inputs, Replace, WriteOptions, write_file};
 
 use crate::{FileOptions, ModelFile, RuntimeError};
 
@@ -119,11 +121,12 @@ impl IdentityCache {
                 bytes.extend_from_slice(&record);
                 bytes.extend_from_slice(&check(&record));
             }
-            // A temporary file is private from the start, and stays so under its name.
-            let mut file = tempfile::NamedTempFile::new_in(folder)?;
-            file.write_all(&bytes)?;
-            file.persist(&self.path)?;
-            Ok(())
+            // A link would be followed, and a file that others can write would stay so.
+            if std::fs::symlink_metadata(&self.path).is_ok_and(|meta| !is_private(&meta)) {
+                std::fs::remove_file(&self.path)?;
+            }
+            let options = WriteOptions::new(Inputs::none(), Replace::Always).private().unsynced();
+            write_file(&self.path, &bytes, &options).map_err(std::io::Error::other)
         };
         let _ = write();
     }

@@ -290,7 +290,7 @@ fn options_of_llama_cpp() {
     let note = "ocelli: note: no effect in this program: -ngl, -fa, -cnv, --no-mmproj-offload";
     assert_eq!(told.lines().filter(|l| *l == note).count(), 1, "{told}");
     assert!(!plain.2.contains("no effect"), "{}", plain.2);
-    assert_eq!(run(&["--prompt", "-sys", "-fa", "off", "-t1"]).1, plain.1);
+    assert_eq!(run(&["--prompt", "-sys", "-fa", "off", "-ub64"]).1, plain.1);
     assert_ne!(run(&["-p", "x", "-sys", "Be brief."]).1, run(&["-p", "x"]).1);
     misused(&["run", "-hf", "openbmb/MiniCPM-V-4-gguf", "-p", "hi"], &["-hf", "-m"]);
     misused(&["run", "-p", "hi", "--lora", "x"], &["--lora", "merge"]);
