@@ -124,39 +124,6 @@ impl Bundled {
         }
         Ok(())
     }
-
-    /// Converts in a folder beside the model's own and gives it its name last, so that nobody ever sees half of it.
-    fn make(&self, all: &Path) -> anyhow::Result<()> {
-        let folder = &self.folder;
-        std::fs::create_dir_all(all).with_context(|| format!("cannot make the folder {}", all.display()))?;
-        let work = TemporaryFolder::new(all)?;
-        let (checkpoint, files) = (work.path().join("checkpoint"), work.path().join("files"));
-        write_all(&checkpoint, &CHECKPOINT)?;
-        write_all(&files, &PICTURES)?;
-        errln!("converting the bundled model to Q4_K_M, this once");
-        let options =
-            ConvertOptions { outdir: files.clone(), name: Some(NAME.to_owned()), ..ConvertOptions::default() };
-        let report = convert(&checkpoint, &options, &Bar::leaving_ctrl_c())?;
-        for file in &report.files {
-            let part = if file.part == Part::Text { "text" } else { "vision" };
-            let name = file.path.file_name().unwrap_or_default();
-            errln!("{part}: {} ({:.1} MB)", folder.join(name).display(), file.bytes as f64 / 1e6);
-        }
-        if self.is_whole() {
-            // Another process was faster; its files are the same.
-            return Ok(());
-        }
-        if folder.exists() {
-            // What is left of it goes with the working folder.
-            let aside = work.path().join("replaced");
-            std::fs::rename(folder, aside).with_context(|| format!("cannot replace {}", folder.display()))?;
-        }
-        match std::fs::rename(&files, folder) {
-            // The same, but in the last moment.
-            Err(_) if folder.is_dir() => Ok(()),
-            renamed => renamed.with_context(|| format!("cannot name {}", folder.display())),
-        }
-    }
 }
 
 fn hex(bytes: &[u8]) -> String {
