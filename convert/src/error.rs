@@ -22,6 +22,18 @@ pub enum ConvertError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// A name or pattern that no tensor has: what it was given for would not happen.
+    #[error("{what} `{}` matches no {among}; the nearest are {nearest}", pattern.escape_debug())]
+    NoMatch {
+        /// Whose it is: `tensor type pattern` …
+        what: &'static str,
+        /// As it was given.
+        pattern: String,
+        /// Where it was looked for.
+        among: &'static str,
+        /// The names that are most like it.
+        nearest: String,
+    },
     /// A file that a checkpoint must have is not there.
     #[error("{} is missing: {remedy}", path.display())]
     MissingFile {

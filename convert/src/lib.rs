@@ -19,6 +19,7 @@ pub mod imatrix;
 pub mod inspect;
 mod json;
 pub mod mixture;
+mod nearest;
 mod pipeline;
 mod plan;
 pub mod progress;

@@ -11,8 +11,8 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use ocelli_kernels::Kernels;
@@ -143,8 +143,10 @@ pub struct Media {
     /// Made with the first picture that has to be encoded: what is remembered costs nothing.
     encoder: Option<VisionEncoder>,
     options: MediaOptions,
-    /// Digest of everything but the picture that decides its rows.
-    settings: [u8; 32],
+    /// Name of the kernels in use.
+    kernels: &'static str,
+    /// Digest of everything but the picture that decides its rows; made with the first picture, for it reads the vision file.
+    settings: OnceLock<[u8; 32]>,
     memory: HashMap<[u8; 32], Arc<ImageEmbedding>>,
     warnings: Vec<String>,
 }
@@ -177,16 +179,12 @@ impl Media {
         let (n_threads, isa) = (options.n_threads, options.isa.clone());
         let vision = VisionOptions { n_threads, precision: options.precision, isa, positions };
         let kernels = Kernels::select(vision.isa.as_deref())?;
-        let mut digest = Sha256::new();
-        digest.update(model.fingerprint());
-        let MediaOptions { profile, precision, decode, pass_order, .. } = &options;
-        digest.update(format!("{profile:?} {precision:?} {decode:?} {pass_order:?}"));
-        digest.update(kernels.name());
         let media = Self {
             model,
             vision,
             encoder: None,
-            settings: digest.finalize().into(),
+            kernels: kernels.name(),
+            settings: OnceLock::new(),
             options,
             memory: HashMap::new(),
             warnings: Vec::new(),
@@ -290,7 +288,7 @@ impl Media {
             let bytes = read_file(path.as_ref(), &self.options.decode.limits)?;
             let picture = decode(&bytes, &self.options.decode).map_err(|e| e.in_file(path.as_ref()))?;
             let pending =
-                self.cut(self.key(&bytes, self.options.max_slice_nums), &picture, self.options.max_slice_nums)?;
+                self.cut(self.key(&bytes, self.options.max_slice_nums)?, &picture, self.options.max_slice_nums)?;
             pending.slices.iter().for_each(|pixels| probe.slice(pixels));
             entries.push(Entry::Sliced(pending));
         }
@@ -316,8 +314,10 @@ impl Media {
             let mut digest = Sha256::new();
             digest.update(format!("{}x{}", frame.image.width(), frame.image.height()));
             digest.update(frame.image.data());
-            let key = self.key(&digest.finalize(), nums);
-            if let Err(error) = self.take(key, &mut entries, |media| media.cut(key, &frame.image, nums)) {
+            let taken = self
+                .key(&digest.finalize(), nums)
+                .and_then(|key| self.take(key, &mut entries, |media| media.cut(key, &frame.image, nums)));
+            if let Err(error) = taken {
                 failed = Some(error);
                 return Err(crate::image::ImageError::Interrupted);
             }
@@ -340,7 +340,7 @@ impl Media {
     }
 
     fn take_bytes(&mut self, bytes: &[u8], nums: usize, entries: &mut Vec<Entry>) -> Result<(), RuntimeError> {
-        let key = self.key(bytes, nums);
+        let key = self.key(bytes, nums)?;
         self.take(key, entries, |media| media.cut(key, &decode(bytes, &media.options.decode)?, nums))
     }
 
@@ -372,12 +372,32 @@ impl Media {
         }
     }
 
-    fn key(&self, content: &[u8], max_slice_nums: usize) -> [u8; 32] {
+    /// Identity of the vision model.
+    ///
+    /// # Errors
+    /// When its file is changed while it is in use.
+    pub fn identity(&self) -> Result<[u8; 32], RuntimeError> {
+        self.model.weights().identity()
+    }
+
+    fn settings(&self) -> Result<[u8; 32], RuntimeError> {
+        if let Some(made) = self.settings.get() {
+            return Ok(*made);
+        }
         let mut digest = Sha256::new();
-        digest.update(self.settings);
+        digest.update(self.identity()?);
+        let MediaOptions { profile, precision, decode, pass_order, .. } = &self.options;
+        digest.update(format!("{profile:?} {precision:?} {decode:?} {pass_order:?}"));
+        digest.update(self.kernels);
+        Ok(*self.settings.get_or_init(|| digest.finalize().into()))
+    }
+
+    fn key(&self, content: &[u8], max_slice_nums: usize) -> Result<[u8; 32], RuntimeError> {
+        let mut digest = Sha256::new();
+        digest.update(self.settings()?);
         digest.update((max_slice_nums as u64).to_le_bytes());
         digest.update(content);
-        digest.finalize().into()
+        Ok(digest.finalize().into())
     }
 
     fn cut(&self, key: [u8; 32], picture: &Rgb8, max_slice_nums: usize) -> Result<Pending, RuntimeError> {
@@ -445,6 +465,7 @@ impl Media {
         let time = started.elapsed();
         let config = self.model.config();
         let (queries, n_embd) = (config.query_num, config.projection_dim);
+        let model = self.identity()?;
         let mut rows = rows.as_slice();
         let mut shown: Vec<Shown> = Vec::with_capacity(entries.len());
         for entry in entries {
@@ -454,7 +475,8 @@ impl Media {
                 Entry::Sliced(Pending { key, size, grid, slices }) => {
                     let (own, rest) = rows.split_at(slices.len() * queries * n_embd);
                     rows = rest;
-                    let image = Arc::new(ImageEmbedding { key, size, grid, queries, n_embd, rows: own.to_vec() });
+                    let image =
+                        Arc::new(ImageEmbedding { key, model, size, grid, queries, n_embd, rows: own.to_vec() });
                     self.remember(&image);
                     self.keep(&image);
                     let share = time.mul_f64(slices.len() as f64 / n_slices as f64);

@@ -24,7 +24,8 @@ use crate::{Context, RuntimeError};
 
 const MAGIC: &[u8; 8] = b"OCELLISN";
 const KIND: FileKind = FileKind { name: "a saved conversation", magic: MAGIC };
-const VERSION: u32 = 2;
+/// 3: the fingerprint covers every byte of the model. Up to 2 it covered a part, and notes did not name the vision file.
+const VERSION: u32 = 3;
 const HEAD_LEN: usize = 8 + 4 + 32 + 5 * 4 + 2 * 8;
 const SUM_LEN: u64 = 32;
 
@@ -183,10 +184,15 @@ fn check_head(
         return Err("is no session file; give another name".to_owned());
     }
     if word(8) != VERSION {
-        return Err(format!("has version {}, this build reads version {VERSION}; start a new one", word(8)));
+        return Err(if word(8) < VERSION {
+            "was saved by an older version, which could not tell for certain with which model; start a new one"
+                .to_owned()
+        } else {
+            "was saved by a newer version of this program; use that, or start a new one".to_owned()
+        });
     }
     if head[12..44] != fingerprint[..] {
-        return Err("was saved with another model or other rope settings; use the model it was saved with".to_owned());
+        return Err("was saved with another model (or this one was changed) or other rope settings; use the model it was saved with".to_owned());
     }
     let found: [u32; 5] = std::array::from_fn(|i| word(44 + 4 * i));
     let want = shape_words(shape);

@@ -162,11 +162,6 @@ impl Vision {
         self.options.profile
     }
 
-    /// The digest of the vision file, which is opened for it.
-    pub(crate) fn fingerprint(&mut self) -> anyhow::Result<[u8; 32]> {
-        Ok(self.media()?.model().fingerprint())
-    }
-
     /// Pixels as they are stored, for comparison with programs that do not turn pictures.
     pub(crate) fn ignore_orientation(&mut self) {
         self.options.decode.orientation = Orientation::Ignore;
@@ -179,6 +174,11 @@ impl Vision {
             None => self.open()?,
         };
         Ok(self.media.insert(media))
+    }
+
+    /// Identity of the vision file, which is opened if that has not been done.
+    pub(crate) fn identity(&mut self) -> anyhow::Result<[u8; 32]> {
+        Ok(self.media()?.identity()?)
     }
 
     fn open(&self) -> anyhow::Result<Media> {

@@ -14,7 +14,7 @@ use ocelli_quant::GgmlType;
 use ocelli_runtime::find_beside;
 use serde_json::{Value, json};
 
-use crate::cli::{ocelli, refused, text};
+use crate::cli::{misused, ocelli, refused, text};
 use crate::fixture::{Parts, mini};
 use crate::vision::bmp;
 
@@ -407,14 +407,14 @@ fn what_cannot_be_asked_is_told() {
     let data = set.at(&set.write("d.jsonl", &conversations()));
     let none = set.at("none.jsonl");
     refused(&set.args(&none, &[]), b"", &["none.jsonl"]);
-    refused(&set.args(&data, &["--tasks", "single,double"]), b"", &["`double`", "single, turns, video, none"]);
-    refused(&set.args(&data, &["--limit", "0"]), b"", &["--limit"]);
-    refused(&set.args(&data, &["--limit", "-3"]), b"", &["-3"]);
-    refused(&set.args(&data, &["--rules", "BLINK"]), b"", &["BLINK", "MMBench"]);
-    refused(&set.args(&data, &["--prompts", "cot"]), b"", &["cot", "minicpm-v-4"]);
-    refused(&set.args(&data, &["--resume"]), b"", &["--answers"]);
-    refused(&set.args(&data, &["--temp", "1"]), b"", &["--temp"]);
-    refused(&["eval", "-m", &set.model], b"", &["--data"]);
+    misused(&set.args(&data, &["--tasks", "single,double"]), &["`double`", "single, turns, video, none"]);
+    misused(&set.args(&data, &["--limit", "0"]), &["--limit"]);
+    misused(&set.args(&data, &["--limit", "-3"]), &["-3"]);
+    misused(&set.args(&data, &["--rules", "BLINK"]), &["BLINK", "MMBench"]);
+    misused(&set.args(&data, &["--prompts", "cot"]), &["cot", "minicpm-v-4"]);
+    misused(&set.args(&data, &["--resume"]), &["--answers"]);
+    misused(&set.args(&data, &["--temp", "1"]), &["--temp"]);
+    misused(&["eval", "-m", &set.model], &["--data"]);
     let empty = set.at("empty.jsonl");
     std::fs::write(&empty, "").unwrap();
     refused(&set.args(&empty, &[]), b"", &["holds no question"]);

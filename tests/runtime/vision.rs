@@ -16,7 +16,7 @@ use ocelli_runtime::{
     conversation_prompt, find_beside,
 };
 
-use crate::cli::{ocelli, refused, text};
+use crate::cli::{misused, ocelli, refused, text};
 use crate::fixture::{distance, load, mini, options};
 
 struct Silent;
@@ -187,7 +187,8 @@ fn rows_replace_embeddings_in_one_prefill() {
 #[test]
 fn conversations_with_pictures_are_saved_and_go_on() {
     let dir = tempfile::tempdir().unwrap();
-    let image = show(&mut media(), &[&picture(&dir, "a.bmp", 60, 50, 1)])[0].numbered();
+    let mut media = media();
+    let image = show(&mut media, &[&picture(&dir, "a.bmp", 60, 50, 1)])[0].numbered();
     let file = dir.path().join("session");
     let (mut first, mut chain) = chat(1024, false);
     first.say("What is it?", &[image], &mut chain, 12, &mut Silent).unwrap();
@@ -195,7 +196,11 @@ fn conversations_with_pictures_are_saved_and_go_on() {
     let went_on = first.say("Which colour?", &[], &mut chain, 12, &mut Silent).unwrap();
 
     let (mut second, mut chain) = chat(1024, false);
-    second.load(&file).unwrap();
+    let saved = second.open(&file).unwrap();
+    assert!(saved.has_images() && saved.images_are_of(&media.identity().unwrap()));
+    // Rows of another vision file, or of one that somebody changed, are not gone on with.
+    assert!(!saved.images_are_of(&[7; 32]));
+    second.resume(saved).unwrap();
     assert_eq!(second.images(), 1);
     let restored = second.say("Which colour?", &[], &mut chain, 12, &mut Silent).unwrap();
     assert_eq!((restored.tokens, restored.prefill), (went_on.tokens, went_on.prefill));
@@ -247,6 +252,43 @@ fn the_disk_cache_serves_another_program() {
     assert!(matches!(third[0].origin, Origin::Encoded(_)));
     assert!(media.warnings()[0].contains("encoded anew"), "{:?}", media.warnings());
     assert_eq!(third[0].image, first[0].image);
+}
+
+/// A vision file with one bit changed in the middle of a tensor shares neither kept pictures nor prompts with the right one.
+#[test]
+fn a_vision_file_that_was_tampered_with_has_its_own_pictures() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = picture(&dir, "a.bmp", 60, 50, 4);
+    let right = std::fs::read(find_beside(&mini(FileType::F16), 256).unwrap()).unwrap();
+    let gguf = ocelli_gguf::Gguf::parse(&right).unwrap();
+    let tensor = gguf.tensors().iter().find(|t| t.name == "v.blk.0.ffn_up.weight").unwrap();
+    let mut wrong = right.clone();
+    wrong[usize::try_from(tensor.offset + tensor.n_bytes / 2).unwrap()] ^= 1;
+    let shown = |bytes: &[u8], name: &str| {
+        let file = dir.path().join(name);
+        std::fs::write(&file, bytes).unwrap();
+        let cache = Some(ImageCache::open(&dir.path().join("cache"), 1 << 24).unwrap());
+        let model = Arc::new(VisionModel::load(&file, FileOptions::default()).unwrap());
+        let mut media =
+            Media::new(model, MediaOptions { cache, n_threads: 1, ..MediaOptions::new(Profile::Reference) }).unwrap();
+        show(&mut media, &[&path]).remove(0)
+    };
+    let tampered = shown(&wrong, "wrong.gguf");
+    let first = shown(&right, "right.gguf");
+    assert!(matches!(first.origin, Origin::Encoded(_)), "{:?}", first.origin);
+    assert_eq!(shown(&right, "again.gguf").origin, Origin::Disk);
+    assert_eq!(shown(&wrong, "wrong.gguf").origin, Origin::Disk);
+    assert!(first.image.key != tampered.image.key && first.image.model != tampered.image.model);
+    let marks = |shown: &Shown| {
+        let mut session =
+            Session::new(Context::new(load(&mini(FileType::F16)).0, &options(256, Precision::Exact)).unwrap());
+        let right = prompt(&[first.numbered()], Profile::Reference);
+        session.prefill(&right, &mut |_, _| {}).unwrap();
+        let again = session.prefill(&prompt(&[shown.numbered()], Profile::Reference), &mut |_, _| {}).unwrap();
+        again.evaluated
+    };
+    assert_eq!(marks(&first), 1, "the same prompt is reused");
+    assert!(marks(&tampered) > first.image.n_rows(), "rows of the other file are computed");
 }
 
 #[test]
@@ -312,8 +354,8 @@ fn what_cannot_be_shown_is_refused() {
     refused(&run(lonely, &["--image", image]), b"", &["lonely.gguf", "text only", "--mmproj"]);
     refused(&run(model, &["--image", image, "--mmproj", model]), b"", &["gguf", "vision"]);
     refused(&run(model, &["--image", model]), b"", &["gguf", "PNG"]);
-    refused(&run(model, &["--image", image, "--image-profile", "x"]), b"", &["reference", "llama.cpp"]);
-    refused(&run(model, &["--image", image, "--image-max-slices", "0"]), b"", &["max_slice_nums"]);
+    misused(&run(model, &["--image", image, "--image-profile", "x"]), &["reference", "llama.cpp"]);
+    misused(&run(model, &["--image", image, "--image-max-slices", "0"]), &["max_slice_nums"]);
     refused(
         &run(model, &["--image", image, "--image-max-pixels", "2999"]),
         b"",
