@@ -8,6 +8,7 @@ use crate::sink::errln;
 
 mod bundled;
 mod cmd;
+mod outputs;
 mod progress;
 mod signals;
 mod sink;
@@ -88,7 +89,8 @@ fn main() -> ExitCode {
         // A reader that has seen enough (`| head`) is no error.
         Err(error) if sink::reader_left(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            errln!("ocelli: error: {}", one_line(&error));
+            let remedy = outputs::remedy(&error).map(|remedy| format!("; {remedy}")).unwrap_or_default();
+            errln!("ocelli: error: {}{remedy}", one_line(&error));
             ExitCode::FAILURE
         }
     };

@@ -5,8 +5,8 @@
 //! then what shells expect, 128 + the signal's number. A second signal ends the program at once; files that were being written then
 //! stay as they were before.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -46,6 +46,18 @@ pub(crate) fn clear(interrupt: &AtomicBool) {
     }
 }
 
+/// What a signal does beside being noted.
+#[derive(Clone)]
+enum Action {
+    /// Ends the program at once; for commands that have nothing to save.
+    End,
+    /// Tells the work at hand to stop.
+    Stop { flag: Arc<AtomicBool>, ctrl_c: CtrlC, ends: Arc<dyn Fn() + Send + Sync> },
+}
+
+/// `None` while the system's own handling is in force.
+static ACTION: Mutex<Option<Action>> = Mutex::new(None);
+
 /// Watches for signals from now on: sets `interrupt`, and calls `ends` when the program is to end. Signals that whoever
 /// started the program wants ignored (`nohup`, a background job) stay ignored.
 ///
@@ -54,32 +66,65 @@ pub(crate) fn clear(interrupt: &AtomicBool) {
 pub(crate) fn watch(
     interrupt: &Arc<AtomicBool>,
     ctrl_c: CtrlC,
-    ends: impl Fn() + Send + 'static,
+    ends: impl Fn() + Send + Sync + 'static,
 ) -> anyhow::Result<()> {
+    act(Action::Stop { flag: Arc::clone(interrupt), ctrl_c, ends: Arc::new(ends) })
+}
+
+/// Makes signals end the program without leaving an unfinished file.
+///
+/// # Errors
+/// As [`watch`].
+pub(crate) fn end_at_once() -> anyhow::Result<()> {
+    act(Action::End)
+}
+
+/// As [`end_at_once`], unless the command has signals do something already.
+///
+/// # Errors
+/// As [`watch`].
+pub(crate) fn end_unless_watched() -> anyhow::Result<()> {
+    let watched = ACTION.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+    if watched { Ok(()) } else { end_at_once() }
+}
+
+/// Makes signals do `action` from now on.
+fn act(action: Action) -> anyhow::Result<()> {
     const FAILED: &str = "cannot watch for signals";
-    let ignored = ignored();
-    let wanted = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !ignored.contains(signal));
-    let mut signals = Signals::new(wanted).context(FAILED)?;
-    let interrupt = Arc::clone(interrupt);
-    let act = move |signal| {
-        if signal == SIGINT && ctrl_c == CtrlC::Stops && !ending() {
-            interrupt.store(true, Ordering::SeqCst);
-            return;
+    let mut current = ACTION.lock().unwrap_or_else(PoisonError::into_inner);
+    if current.is_none() {
+        let ignored = ignored();
+        let wanted = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !ignored.contains(signal));
+        let mut signals = Signals::new(wanted).context(FAILED)?;
+        let thread = std::thread::Builder::new().name("signals".to_owned());
+        thread.spawn(move || signals.forever().for_each(handle)).context(FAILED)?;
+    }
+    *current = Some(action);
+    Ok(())
+}
+
+/// Runs on a thread of its own.
+fn handle(signal: i32) {
+    let action = ACTION.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    if let Some(Action::Stop { flag, ctrl_c: CtrlC::Stops, .. }) = &action
+        && signal == SIGINT
+        && !ending()
+    {
+        return flag.store(true, Ordering::SeqCst);
+    }
+    let first = ENDING.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+    match action {
+        Some(Action::Stop { flag, ends, .. }) if first => {
+            flag.store(true, Ordering::SeqCst);
+            ocelli_files::interrupt();
+            ends();
         }
-        if ENDING.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).is_err() {
-            // A second one: waiting is not wanted.
+        // A second one means that waiting for the work to stop is not wanted.
+        _ => {
             ocelli_files::remove_unfinished();
             std::process::exit(exit_status().map_or(1, i32::from));
         }
-        interrupt.store(true, Ordering::SeqCst);
-        ocelli_files::interrupt();
-        ends();
-    };
-    std::thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || signals.forever().for_each(act))
-        .context(FAILED)?;
-    Ok(())
+    }
 }
 
 /// The signals that were ignored when the program started, where the system tells.

@@ -43,7 +43,7 @@ pub enum FileError {
         path: PathBuf,
     },
     /// The folder of the output is missing.
-    #[error("cannot write {}: there is no folder {}; make it first", path.display(), folder.display())]
+    #[error("cannot write {}: the folder {} does not exist; make it first", path.display(), folder.display())]
     NoFolder {
         /// The output.
         path: PathBuf,
@@ -69,38 +69,38 @@ pub enum FileError {
         path: PathBuf,
     },
     /// The temporary file cannot be made.
-    #[error("cannot write {}: cannot create a file in {}: {source}", path.display(), folder.display())]
+    #[error("cannot write {}: cannot create a file in {}: {error}", path.display(), folder.display())]
     Create {
         /// The output.
         path: PathBuf,
         /// Its folder.
         folder: PathBuf,
         /// The system's answer.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// The path cannot be followed, or what it names cannot be opened.
-    #[error("cannot write {}: {source}", path.display())]
+    #[error("cannot write {}: {error}", path.display())]
     Open {
         /// The output.
         path: PathBuf,
         /// The system's answer.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// Writing failed; the unfinished file is gone.
-    #[error("cannot write {}: {source}; nothing was left behind", path.display())]
+    #[error("cannot write {}: {error}; nothing was left behind", path.display())]
     Write {
         /// The output.
         path: PathBuf,
         /// The system's answer.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// Writing to a device, pipe or socket failed.
-    #[error("cannot write to {}: {source}", path.display())]
+    #[error("cannot write to {}: {error}", path.display())]
     Through {
         /// The output.
         path: PathBuf,
         /// The system's answer.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// Not enough room for the result.
     #[error(
@@ -134,18 +134,18 @@ impl FileError {
 
     pub(crate) fn open(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Open { path, source }
+        move |error| Self::Open { path, error }
     }
 
     pub(crate) fn write(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Write { path, source }
+        move |error| Self::Write { path, error }
     }
 
     /// As an error of [`std::io::Write`], with the kind it had.
     pub(crate) fn into_io(self) -> std::io::Error {
         let kind = match &self {
-            Self::Write { source, .. } | Self::Through { source, .. } | Self::Open { source, .. } => source.kind(),
+            Self::Write { error, .. } | Self::Through { error, .. } | Self::Open { error, .. } => error.kind(),
             // Not `Interrupted`, which callers take as a request to try again.
             _ => std::io::ErrorKind::Other,
         };

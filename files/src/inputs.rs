@@ -53,20 +53,24 @@ impl Inputs {
 
     /// Adds the file at `path`, or all files in that folder.
     pub fn add(&mut self, path: &Path) {
-        self.add_below(path, DEPTH);
+        self.add_where(path, &|_| true);
     }
 
-    fn add_below(&mut self, path: &Path, depth: usize) {
+    /// As [`Inputs::add`], with only those files of a folder of which `is_read` is true.
+    pub fn add_where(&mut self, path: &Path, is_read: &dyn Fn(&Path) -> bool) {
+        self.add_below(path, DEPTH, is_read);
+    }
+
+    fn add_below(&mut self, path: &Path, depth: usize, is_read: &dyn Fn(&Path) -> bool) {
         if let Some(id) = FileId::of(path) {
             self.files.push((id, path.to_owned()));
-            return;
-        }
-        // Not `read_dir` at once: it tells less about what the path is.
-        if depth == 0 || !path.is_dir() {
-            return;
-        }
-        for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
-            self.add_below(&entry.path(), depth - 1);
+        } else if depth > 0 && path.is_dir() {
+            for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if path.is_dir() || is_read(&path) {
+                    self.add_below(&path, depth - 1, is_read);
+                }
+            }
         }
     }
 

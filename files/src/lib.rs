@@ -22,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod folder;
 mod inputs;
 mod output;
 mod snapshot;
@@ -31,6 +32,7 @@ mod target;
 mod temporary;
 
 pub use error::FileError;
+pub use folder::NewFolder;
 pub use inputs::Inputs;
 pub use output::{FileKind, Output, Replace, WriteOptions, commit_all, write_file};
 pub use snapshot::Snapshot;

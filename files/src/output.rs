@@ -208,6 +208,14 @@ impl Output {
         !matches!(self.sink, Sink::Beside { .. })
     }
 
+    /// Writes all of `bytes`.
+    ///
+    /// # Errors
+    /// [`FileError::Write`], [`FileError::Through`] or [`FileError::Interrupted`].
+    pub fn put(&mut self, bytes: &[u8]) -> Result<(), FileError> {
+        self.write_all(bytes).map_err(|e| as_file_error(&self.path, e))
+    }
+
     /// Completes the file.
     ///
     /// # Errors
@@ -234,11 +242,11 @@ impl Output {
         }
     }
 
-    fn failed(&self, source: std::io::Error) -> std::io::Error {
+    fn failed(&self, error: std::io::Error) -> std::io::Error {
         let path = self.path.clone();
         match self.sink {
-            Sink::Beside { .. } => FileError::Write { path, source },
-            _ => FileError::Through { path, source },
+            Sink::Beside { .. } => FileError::Write { path, error },
+            _ => FileError::Through { path, error },
         }
         .into_io()
     }
@@ -270,7 +278,7 @@ impl Output {
 impl Sink {
     fn beside(path: &Path, target: PathBuf, old: Option<&Metadata>, options: &WriteOptions) -> Result<Self, FileError> {
         let folder = folder_of(&target);
-        let failed = |source| FileError::Create { path: path.to_owned(), folder: folder.to_owned(), source };
+        let failed = |error| FileError::Create { path: path.to_owned(), folder: folder.to_owned(), error };
         // What replaces a file must not be open to more readers than that while it is temporary.
         let temporary = TemporaryFile::new(folder, options.private || old.is_some()).map_err(failed)?;
         if let Some(old) = old {
@@ -324,11 +332,11 @@ impl Write for Output {
 /// As [`Output::create`] and [`commit_all`].
 pub fn write_file(path: &Path, bytes: &[u8], options: &WriteOptions) -> Result<(), FileError> {
     let mut output = Output::create(path, options)?;
-    output.write_all(bytes).map_err(|e| as_file_error(path, e))?;
+    output.put(bytes)?;
     output.commit()
 }
 
-pub(crate) fn as_file_error(path: &Path, error: std::io::Error) -> FileError {
+fn as_file_error(path: &Path, error: std::io::Error) -> FileError {
     FileError::unwrap(error).unwrap_or_else(FileError::write(path))
 }
 

@@ -1,11 +1,9 @@
 //! A file that is brought up to date again and again while the work goes on.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::inputs::FileId;
-use crate::output::as_file_error;
 use crate::target::Target;
 use crate::{FileError, Output, Replace, WriteOptions};
 
@@ -42,7 +40,7 @@ impl Snapshot {
     pub fn update(&mut self, whole: &[u8]) -> Result<(), FileError> {
         if let Some((output, sent)) = &mut self.through {
             let more = whole.get(*sent..).unwrap_or_default();
-            output.write_all(more).map_err(|e| as_file_error(&self.path, e))?;
+            output.put(more)?;
             *sent += more.len();
             return Ok(());
         }
@@ -50,7 +48,7 @@ impl Snapshot {
         let options = self.options.clone();
         let options = if is_own { options.replacing(Replace::Always) } else { options };
         let mut output = Output::create(&self.path, &options)?;
-        output.write_all(whole).map_err(|e| as_file_error(&self.path, e))?;
+        output.put(whole)?;
         output.commit()?;
         self.own = self.file();
         Ok(())

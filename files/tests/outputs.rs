@@ -137,7 +137,7 @@ fn links_are_followed_and_stay_links() {
     symlink("b", dir.at("a")).unwrap();
     symlink("a", dir.at("b")).unwrap();
     symlink("no/such/folder", dir.at("nowhere")).unwrap();
-    for (name, what) in [("round", "circle"), ("a", "circle"), ("nowhere", "no folder")] {
+    for (name, what) in [("round", "circle"), ("a", "circle"), ("nowhere", "does not exist")] {
         let text = Output::create(&dir.at(name), &always()).unwrap_err().to_string();
         assert!(text.contains(what) && text.contains(name), "{text}");
     }
@@ -153,7 +153,7 @@ fn folders_and_missing_folders_are_errors() {
         assert!(matches!(error, FileError::Folder { .. }), "{name}: {error}");
     }
     let text = Output::create(&dir.at("no/file"), &always()).unwrap_err().to_string();
-    assert!(text.contains("no folder") && text.contains("/no"), "{text}");
+    assert!(text.contains("does not exist") && text.contains("/no"), "{text}");
     let text = Output::create(&dir.file("file", b"x").join("below"), &always()).unwrap_err().to_string();
     assert!(text.contains("file/below"), "{text}");
     let text = Output::create(Path::new(""), &always()).unwrap_err().to_string();

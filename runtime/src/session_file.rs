@@ -23,6 +23,7 @@ use crate::kv::{KvCache, KvShape};
 use crate::{Context, RuntimeError};
 
 const MAGIC: &[u8; 8] = b"OCELLISN";
+const KIND: FileKind = FileKind { name: "a saved conversation", magic: MAGIC };
 const VERSION: u32 = 2;
 const HEAD_LEN: usize = 8 + 4 + 32 + 5 * 4 + 2 * 8;
 const SUM_LEN: u64 = 32;
@@ -64,7 +65,8 @@ impl<W: Write> Write for Summed<W> {
     }
 }
 
-/// Writes the first `keep` tokens of `seq`, their part of the cache and `note` to `path`, by way of a temporary file beside it.
+/// Writes the first `keep` tokens of `seq`, their part of the cache and `note` to `path`, for its owner only. Of files that
+/// exist, it replaces saved conversations and empty ones.
 ///
 /// # Errors
 /// When the file cannot be written; the old one, if any, is untouched then.
@@ -76,16 +78,14 @@ pub(crate) fn save(
     keep: usize,
     note: &[u8],
 ) -> Result<(), RuntimeError> {
-    // What a person said is nobody else's business, and another kind of file is not replaced by mistake.
-    let kind = FileKind { name: "a saved session", magic: MAGIC };
-    let options = WriteOptions::new(Inputs::default(), Replace::Only(kind)).private();
     let failed = |error| match FileError::unwrap(error) {
-        Ok(error) => RuntimeError::File(error),
+        Ok(error) => RuntimeError::Output(error),
         Err(source) => RuntimeError::Write { path: path.to_owned(), source },
     };
     let table = &seq.table;
     let keep = keep.min(seq.tokens.len());
     let (tokens, marks) = (&seq.tokens[..keep], &seq.marks[..keep]);
+    let options = WriteOptions::new(Inputs::none(), Replace::Only(KIND)).private();
     let file = Output::create(path, &options)?;
     let mut out = Summed { out: BufWriter::with_capacity(1 << 20, file), sum: Sha256::new() };
     let body = |out: &mut Summed<_>| -> std::io::Result<()> {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use ocelli_files::{Inputs, Replace, WriteOptions, folder_of, write_file};
+use ocelli_files::{Inputs, Output, Replace, WriteOptions, write_file};
 use ocelli_runtime::eval::Conversation;
 use serde_json::{Value, json};
 
@@ -64,7 +64,7 @@ pub(super) struct Answers {
 
 impl Answers {
     /// For the file at `path`. Nothing is written yet.
-    pub(super) fn open(path: Option<&Path>, existing: Existing, data: &Path) -> anyhow::Result<Self> {
+    pub(super) fn open(path: Option<&Path>, existing: Existing, inputs: Inputs) -> anyhow::Result<Self> {
         let mut answers = Self {
             path: path.map(Path::to_owned),
             existing,
@@ -77,22 +77,15 @@ impl Answers {
             rescored: false,
         };
         let Some(path) = path else { return Ok(answers) };
-        let folder = folder_of(path);
-        if !folder.is_dir() {
-            bail!("cannot write {}: the folder {} does not exist", path.display(), folder.display());
-        }
-        let Ok(meta) = path.metadata() else { return Ok(answers) };
-        if meta.is_dir() {
-            bail!("cannot write {}: it is a folder; give the name of a file", path.display());
-        }
-        if path.canonicalize().ok().is_some_and(|real| data.canonicalize().ok() == Some(real)) {
-            bail!("--answers {} is the file of questions; give another name", path.display());
-        }
+        let meta = path.metadata().ok();
         // An empty file has nothing to lose, and a device keeps nothing.
+        if existing == Existing::Refused && meta.as_ref().is_some_and(|meta| meta.is_file() && meta.len() > 0) {
+            bail!("{} exists already: --resume goes on with its answers, --overwrite replaces them", path.display());
+        }
+        // Whatever else would be wrong with the file is told here; nothing is left of the attempt.
+        drop(Output::create(path, &WriteOptions::new(inputs, Replace::Always))?);
+        let Some(meta) = meta else { return Ok(answers) };
         match existing {
-            Existing::Refused if meta.len() > 0 => {
-                bail!("{} exists already: --resume goes on with its answers, --overwrite replaces them", path.display())
-            }
             Existing::Resumed if !meta.is_file() => bail!("{} is not a regular file to --resume", path.display()),
             Existing::Resumed => answers.read(path)?,
             Existing::Refused | Existing::Replaced => {}
@@ -265,7 +258,7 @@ impl Answers {
         match &self.path {
             Some(path) if self.rescored => {
                 let lines: String = self.rows.iter().map(|row| format!("{row}\n")).collect();
-                Ok(write_file(path, lines.as_bytes(), &WriteOptions::new(Inputs::default(), Replace::Always))?)
+                Ok(write_file(path, lines.as_bytes(), &WriteOptions::new(Inputs::none(), Replace::Always))?)
             }
             _ => self.sync(),
         }
