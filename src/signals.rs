@@ -46,85 +46,75 @@ pub(crate) fn clear(interrupt: &AtomicBool) {
     }
 }
 
-/// What a signal does beside being noted.
-#[derive(Clone)]
-enum Action {
-    /// Ends the program at once; for commands that have nothing to save.
-    End,
-    /// Tells the work at hand to stop.
-    Stop { flag: Arc<AtomicBool>, ctrl_c: CtrlC, ends: Arc<dyn Fn() + Send + Sync> },
+/// What signals do; `None` while the system's own handling is in force.
+static WATCH: Mutex<Option<Watch>> = Mutex::new(None);
+
+struct Watch {
+    interrupt: Arc<AtomicBool>,
+    ctrl_c: CtrlC,
+    ends: Box<dyn Fn() + Send>,
 }
 
-/// `None` while the system's own handling is in force.
-static ACTION: Mutex<Option<Action>> = Mutex::new(None);
-
-/// Watches for signals from now on: sets `interrupt`, and calls `ends` when the program is to end. Signals that whoever
-/// started the program wants ignored (`nohup`, a background job) stay ignored.
+/// Watches for signals from now on: sets `interrupt`, and calls `ends` when the program is to end. Replaces what an earlier
+/// call asked for. Signals that whoever started the program wants ignored (`nohup`, a background job) stay ignored.
 ///
 /// # Errors
 /// When the system gives no thread or refuses the handlers.
 pub(crate) fn watch(
     interrupt: &Arc<AtomicBool>,
     ctrl_c: CtrlC,
-    ends: impl Fn() + Send + Sync + 'static,
+    ends: impl Fn() + Send + 'static,
 ) -> anyhow::Result<()> {
-    act(Action::Stop { flag: Arc::clone(interrupt), ctrl_c, ends: Arc::new(ends) })
+    let mut watch = WATCH.lock().unwrap_or_else(PoisonError::into_inner);
+    if watch.is_none() {
+        start()?;
+    }
+    *watch = Some(Watch { interrupt: Arc::clone(interrupt), ctrl_c, ends: Box::new(ends) });
+    Ok(())
 }
 
-/// Makes signals end the program without leaving an unfinished file.
-///
-/// # Errors
-/// As [`watch`].
-pub(crate) fn end_at_once() -> anyhow::Result<()> {
-    act(Action::End)
-}
-
-/// As [`end_at_once`], unless the command has signals do something already.
+/// Makes signals end the program at once, but leave no unfinished file, unless the command watches for them already.
 ///
 /// # Errors
 /// As [`watch`].
 pub(crate) fn end_unless_watched() -> anyhow::Result<()> {
-    let watched = ACTION.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-    if watched { Ok(()) } else { end_at_once() }
+    let is_watched = WATCH.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+    if is_watched { Ok(()) } else { watch(&Arc::default(), CtrlC::Ends, end) }
 }
 
-/// Makes signals do `action` from now on.
-fn act(action: Action) -> anyhow::Result<()> {
+/// Starts the thread that hears signals.
+fn start() -> anyhow::Result<()> {
     const FAILED: &str = "cannot watch for signals";
-    let mut current = ACTION.lock().unwrap_or_else(PoisonError::into_inner);
-    if current.is_none() {
-        let ignored = ignored();
-        let wanted = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !ignored.contains(signal));
-        let mut signals = Signals::new(wanted).context(FAILED)?;
-        let thread = std::thread::Builder::new().name("signals".to_owned());
-        thread.spawn(move || signals.forever().for_each(handle)).context(FAILED)?;
-    }
-    *current = Some(action);
+    let ignored = ignored();
+    let wanted = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !ignored.contains(signal));
+    let mut signals = Signals::new(wanted).context(FAILED)?;
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || signals.forever().for_each(heard))
+        .context(FAILED)?;
     Ok(())
 }
 
-/// Runs on a thread of its own.
-fn handle(signal: i32) {
-    let action = ACTION.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    if let Some(Action::Stop { flag, ctrl_c: CtrlC::Stops, .. }) = &action
-        && signal == SIGINT
-        && !ending()
-    {
-        return flag.store(true, Ordering::SeqCst);
+fn heard(signal: i32) {
+    let watch = WATCH.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(watch) = &*watch else { return };
+    if signal == SIGINT && watch.ctrl_c == CtrlC::Stops && !ending() {
+        watch.interrupt.store(true, Ordering::SeqCst);
+        return;
     }
-    let first = ENDING.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).is_ok();
-    match action {
-        Some(Action::Stop { flag, ends, .. }) if first => {
-            flag.store(true, Ordering::SeqCst);
-            ocelli_files::interrupt();
-            ends();
-        }
-        // A second one means that waiting for the work to stop is not wanted.
-        _ => {
-            ocelli_files::remove_unfinished();
-            std::process::exit(exit_status().map_or(1, i32::from));
-        }
+    if ENDING.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+        // A second one: waiting is not wanted.
+        end();
     }
+    watch.interrupt.store(true, Ordering::SeqCst);
+    ocelli_files::interrupt();
+    (watch.ends)();
+}
+
+/// Ends the program without unwinding.
+fn end() {
+    ocelli_files::remove_unfinished();
+    std::process::exit(exit_status().map_or(1, i32::from));
 }
 
 /// The signals that were ignored when the program started, where the system tells.

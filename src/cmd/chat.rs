@@ -12,6 +12,7 @@ use super::session::{self, Keeper};
 use super::vision::{ShowArgs, Vision, VisionArgs};
 use crate::signals::{self, CtrlC};
 use crate::sink::{self, OutputError, errln};
+use crate::told;
 
 /// Options of `ocelli chat`.
 #[derive(Debug, clap::Args)]
@@ -102,7 +103,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         Ok(None) => Ok(()),
         // What ended the conversation is told by the caller, what became of it here.
         Err(error) if done.is_err() => {
-            errln!("ocelli: error: {error:#}");
+            errln!("ocelli: error: {}", told::line(&error));
             Ok(())
         }
         Err(error) => Err(error),
@@ -191,7 +192,7 @@ impl Talk {
 
     /// Tells what went wrong with a line.
     fn tell(&mut self, error: &anyhow::Error) {
-        errln!("ocelli: error: {error:#}");
+        errln!("ocelli: error: {}", told::line(error));
         self.failed += usize::from(!self.interactive);
     }
 

@@ -12,6 +12,7 @@ use ocelli_quant::GgmlType;
 use ocelli_runtime::kv::KV_TYPES;
 use ocelli_runtime::memory::human;
 use ocelli_runtime::sampler::{Order, SamplerChain, SamplerOverrides, parse_logit_bias};
+use ocelli_runtime::template::Worker;
 use ocelli_runtime::{
     Assets, BuiltinFactors, Completion, Context, ContextOptions, FileOptions, LoadOptions, Model, Precision, Watch,
 };
@@ -284,23 +285,28 @@ impl SamplingArgs {
 
 /// Loads the model and sets its context up, telling on stderr what is used.
 pub(crate) fn open(args: &ModelArgs, chat_template: Option<&str>) -> anyhow::Result<(Context, Assets)> {
-    open_with(args, args.context_options(), chat_template)
+    load(args, &args.context_options(), chat_template, super::template::worker())
 }
 
-/// As [`open`], with other options of the context.
-pub(crate) fn open_with(
+/// As [`open`], with other options of the context, for texts that no chat template makes.
+pub(crate) fn open_raw(args: &ModelArgs, options: &ContextOptions) -> anyhow::Result<(Context, Assets)> {
+    load(args, options, None, None)
+}
+
+fn load(
     args: &ModelArgs,
-    options: ContextOptions,
+    options: &ContextOptions,
     chat_template: Option<&str>,
+    worker: Option<&Worker>,
 ) -> anyhow::Result<(Context, Assets)> {
     let file = args.file()?;
     let started = Instant::now();
-    let (model, assets) = Model::load(&file, &args.load_options()?, |meta| Assets::read(meta, chat_template))?;
+    let (model, assets) = Model::load(&file, &args.load_options()?, |meta| Assets::read(meta, chat_template, worker))?;
     let loaded = started.elapsed();
     for note in model.warnings().iter().chain(assets.tokenizer.notes()) {
         errln!("ocelli: warning: {note}");
     }
-    let context = Context::new(Arc::new(model), &options)?;
+    let context = Context::new(Arc::new(model), options)?;
     describe(&context, loaded)?;
     Ok((context, assets))
 }

@@ -101,14 +101,6 @@ impl Args {
         }
     }
 
-    fn existing(&self) -> Existing {
-        match (self.resume, self.overwrite) {
-            (true, _) => Existing::Resumed,
-            (_, true) => Existing::Replaced,
-            _ => Existing::Refused,
-        }
-    }
-
     /// What is read: the questions and their pictures, and the model. Nothing is looked up where nothing is written.
     fn inputs(&self, data: &mut Dataset, items: &[Item]) -> anyhow::Result<Inputs> {
         let Some(answers) = &self.answers else { return Ok(Inputs::none()) };
@@ -124,6 +116,14 @@ impl Args {
             }
         }
         Ok(outputs::inputs(&read))
+    }
+
+    fn existing(&self) -> Existing {
+        match (self.resume, self.overwrite) {
+            (true, _) => Existing::Resumed,
+            (_, true) => Existing::Replaced,
+            _ => Existing::Refused,
+        }
     }
 
     fn n_predict(&self) -> usize {

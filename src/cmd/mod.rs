@@ -16,5 +16,6 @@ pub(crate) mod quantize;
 pub(crate) mod run;
 pub(crate) mod session;
 pub(crate) mod synth;
+pub(crate) mod template;
 pub(crate) mod tokenize;
 pub(crate) mod vision;

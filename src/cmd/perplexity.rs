@@ -41,7 +41,7 @@ const N_CTX: usize = 512;
 
 /// Prints the perplexity of a text.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    signals::end_at_once()?;
+    signals::end_unless_watched()?;
     let save = args.save_logits.as_deref().map(|path| save(args, path)).transpose()?;
     let text = args.file.as_deref().filter(|_| args.kl_against.is_none()).map(common::read_text).transpose()?;
     let chunks = match args.chunks {
@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if options.n_ctx == 0 {
         options.n_ctx = N_CTX;
     }
-    let (mut context, assets) = common::open_with(&args.model, options, None)?;
+    let (mut context, assets) = common::open_raw(&args.model, &options)?;
     common::watch_signals(&context.interrupt_flag())?;
     let tokenizer = &assets.tokenizer;
     let bos = tokenizer.ids().bos.filter(|_| tokenizer.adds_bos());

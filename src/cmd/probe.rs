@@ -47,7 +47,7 @@ pub(crate) struct Args {
 
 /// Runs the prompt and some greedy steps, and writes what was computed.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    signals::end_at_once()?;
+    signals::end_unless_watched()?;
     let mut read = outputs::model_files(&args.model.file()?);
     read.extend(args.vision.mmproj.iter().chain(&args.image).cloned());
     read.extend(args.chat_template.iter().map(PathBuf::from));

@@ -5,12 +5,12 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use ocelli_files::{Inputs, Output, Replace, WriteOptions, write_file};
+use ocelli_files::{FileError, Inputs, Log, Replace, WriteOptions, write_file};
 use ocelli_runtime::eval::Conversation;
 use serde_json::{Value, json};
 
@@ -56,7 +56,8 @@ pub(super) struct Answers {
     /// Bytes of the file up to the end of its last whole line, and whether a line feed is missing there.
     whole: u64,
     unended: bool,
-    file: Option<File>,
+    file: Option<Log>,
+    inputs: Inputs,
     synced: Instant,
     /// Whether scores in the file are not those of this run, which may expect other answers.
     rescored: bool,
@@ -73,24 +74,28 @@ impl Answers {
             whole: 0,
             unended: false,
             file: None,
+            inputs,
             synced: Instant::now(),
             rescored: false,
         };
         let Some(path) = path else { return Ok(answers) };
-        let meta = path.metadata().ok();
-        // An empty file has nothing to lose, and a device keeps nothing.
-        if existing == Existing::Refused && meta.as_ref().is_some_and(|meta| meta.is_file() && meta.len() > 0) {
-            bail!("{} exists already: --resume goes on with its answers, --overwrite replaces them", path.display());
+        match Log::check(path, &answers.options()) {
+            Err(FileError::Exists { .. }) => {
+                bail!("{} exists already: --resume goes on with its answers, --overwrite replaces them", path.display())
+            }
+            checked => checked?,
         }
-        // Whatever else would be wrong with the file is told here; nothing is left of the attempt.
-        drop(Output::create(path, &WriteOptions::new(inputs, Replace::Always))?);
-        let Some(meta) = meta else { return Ok(answers) };
+        let Ok(meta) = path.metadata() else { return Ok(answers) };
         match existing {
             Existing::Resumed if !meta.is_file() => bail!("{} is not a regular file to --resume", path.display()),
             Existing::Resumed => answers.read(path)?,
             Existing::Refused | Existing::Replaced => {}
         }
         Ok(answers)
+    }
+
+    fn options(&self) -> WriteOptions {
+        WriteOptions::new(self.inputs.clone(), Replace::if_told(self.existing != Existing::Refused))
     }
 
     fn read(&mut self, path: &Path) -> anyhow::Result<()> {
@@ -195,14 +200,9 @@ impl Answers {
     /// Opens the file for writing; what is not to stay in it goes.
     pub(super) fn start(&mut self) -> anyhow::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
-        let failed = || format!("cannot write {}", path.display());
-        let mut file = File::options().append(true).create(true).open(path).with_context(failed)?;
-        if file.metadata().with_context(failed)?.is_file() {
-            file.set_len(if self.existing == Existing::Resumed { self.whole } else { 0 }).with_context(failed)?;
-        }
+        let mut file = Log::open(path, &self.options(), self.whole)?;
         if self.unended {
-            file.write_all(b"\n").with_context(failed)?;
-            self.whole += 1;
+            file.append(b"\n")?;
         }
         self.file = Some(file);
         Ok(())
@@ -210,8 +210,7 @@ impl Answers {
 
     /// Adds the answers of one conversation, or brings their scores up to date where the file has them.
     pub(super) fn add(&mut self, given: &Given<'_>, settings: &Settings) -> anyhow::Result<()> {
-        let (Some(path), Some(file)) = (&self.path, &mut self.file) else { return Ok(()) };
-        let failed = || format!("cannot write {}", path.display());
+        let Some(file) = &mut self.file else { return Ok(()) };
         if let Some(row) = self.by_id.get(&given.conversation.id).and_then(|at| self.rows.get_mut(*at)) {
             let scores = json!(given.scores);
             if row.get("scores") != Some(&scores) {
@@ -228,13 +227,7 @@ impl Answers {
             "question": digest(given.conversation)?,
             "run": settings.of(given.conversation),
         });
-        let line = format!("{row}\n");
-        if let Err(error) = file.write_all(line.as_bytes()) {
-            // What could be written of the line, on a disk that is full, is not an answer.
-            let _ = file.set_len(self.whole);
-            return Err(error).with_context(failed);
-        }
-        self.whole += line.len() as u64;
+        file.append(format!("{row}\n").as_bytes())?;
         self.by_id.insert(given.conversation.id.clone(), self.rows.len());
         self.rows.push(row);
         if self.synced.elapsed() >= SYNC_EVERY {
@@ -244,10 +237,8 @@ impl Answers {
     }
 
     fn sync(&mut self) -> anyhow::Result<()> {
-        if let (Some(path), Some(file)) = (&self.path, &self.file)
-            && file.metadata().is_ok_and(|meta| meta.is_file())
-        {
-            file.sync_data().with_context(|| format!("cannot write {}", path.display()))?;
+        if let Some(file) = &mut self.file {
+            file.sync()?;
         }
         self.synced = Instant::now();
         Ok(())
@@ -258,7 +249,7 @@ impl Answers {
         match &self.path {
             Some(path) if self.rescored => {
                 let lines: String = self.rows.iter().map(|row| format!("{row}\n")).collect();
-                Ok(write_file(path, lines.as_bytes(), &WriteOptions::new(Inputs::none(), Replace::Always))?)
+                Ok(write_file(path, lines.as_bytes(), &WriteOptions::new(self.inputs.clone(), Replace::Always))?)
             }
             _ => self.sync(),
         }
