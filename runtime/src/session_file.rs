@@ -177,12 +177,16 @@ fn check_head(
 ) -> Result<(usize, usize), String> {
     const DAMAGED: &str = "is damaged or incomplete; remove it and start a new one";
     let mut head = [0u8; HEAD_LEN];
-    file.read_exact(&mut head).map_err(|_| DAMAGED.to_owned())?;
-    let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-    let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
-    if head[..8] != MAGIC[..] {
+    // Whatever does not even begin like one is somebody's file, not a damaged session to be removed.
+    let mut start = Vec::new();
+    file.by_ref().take(MAGIC.len() as u64).read_to_end(&mut start).map_err(|e| format!("cannot be read: {e}"))?;
+    if !MAGIC.starts_with(&start) {
         return Err("is no session file; give another name".to_owned());
     }
+    head[..start.len()].copy_from_slice(&start);
+    file.read_exact(&mut head[start.len()..]).map_err(|_| DAMAGED.to_owned())?;
+    let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
     if word(8) != VERSION {
         return Err(if word(8) < VERSION {
             "was saved by an older version, which could not tell for certain with which model; start a new one"
