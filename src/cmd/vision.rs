@@ -106,6 +106,7 @@ impl VisionArgs {
         MediaOptions {
             max_slice_nums: self.image_max_slices,
             decode: DecodeOptions { limits, ..chosen.decode },
+            video: VideoOptions { limits, ..chosen.video.clone() },
             pass_order: self.image_pillow,
             n_threads: threads,
             precision: self.vision_precision.map_or(precision, PrecisionArg::precision),
