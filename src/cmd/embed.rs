@@ -10,7 +10,7 @@ use ocelli_runtime::{FileOptions, Precision};
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::common::{self, PrecisionArg};
-use super::vision::{Bar, VisionArgs, describe, open_vision};
+use super::vision::{Bar, VisionArgs, describe, open_vision, tell_warnings};
 use crate::sink::{self, errln};
 
 /// Options of `ocelli embed`.
@@ -61,6 +61,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let interrupt = Arc::new(AtomicBool::new(false));
     common::watch_ctrl_c(&interrupt, true)?;
     let shown = media.images(&args.images, &mut Bar::new(), &interrupt)?;
+    tell_warnings(&media);
     write(&args.output, &shown, args.pooled)?;
     for (path, shown) in args.images.iter().zip(&shown) {
         errln!("image {}: {}", path.display(), describe(shown));

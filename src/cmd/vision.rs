@@ -253,7 +253,8 @@ pub(crate) fn open_vision(path: &Path, load: FileOptions, options: MediaOptions)
     Ok(media)
 }
 
-fn tell_warnings(media: &Media) {
+/// What a user should know about the last pictures.
+pub(crate) fn tell_warnings(media: &Media) {
     for note in media.warnings() {
         errln!("ocelli: warning: {note}");
     }

@@ -165,8 +165,8 @@ impl<'a> Gif<'a> {
         let (width, height) = self.size(last);
         limits.check_size(width as u64, height as u64)?;
         let canvas = width as u64 * height as u64;
-        // The canvas is made, and once turned from indices into colours.
-        let mut work = canvas * (wanted.len() as u64 + 2);
+        // The canvas is once turned from indices into colours.
+        let mut work = canvas * (wanted.len() as u64 + 1);
         for (index, frame) in self.frames.iter().take(last + 1).enumerate() {
             if frame.area() > most_pixels(frame.data_bytes, frame.bits) {
                 return Err(damaged(format!("frame {index} has too few bytes for {}x{}", frame.width, frame.height)));

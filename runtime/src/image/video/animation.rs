@@ -49,7 +49,7 @@ pub(super) fn gif(path: &Path, job: &mut Job<'_>) -> Result<(), ImageError> {
     deliver(job, |options, play| {
         let gif = gif::Gif::parse(&bytes, usize::MAX)?;
         let plan = Plan::new(&gif.delays(), options);
-        check_work(gif.work(&plan.chosen, &options.limits)?, plan.chosen.len(), options)?;
+        check_work(gif.work(&plan.chosen, &options.limits)?, plan.chosen.len(), options.max_work_pixels)?;
         play(&plan, &mut gif::Player::new(&gif))
     })
 }
@@ -63,7 +63,7 @@ pub(super) fn webp(path: &Path, job: &mut Job<'_>) -> Result<(), ImageError> {
     deliver(job, |options, play| {
         let animation = webp::Animation::parse(&bytes, usize::MAX, &options.limits)?;
         let plan = Plan::new(&animation.delays(), options);
-        check_work(animation.work(&plan.chosen), plan.chosen.len(), options)?;
+        check_work(animation.work(&plan.chosen), plan.chosen.len(), options.max_work_pixels)?;
         play(&plan, &mut webp::Player::new(&animation)?)
     })
 }

@@ -41,7 +41,8 @@ pub(super) fn frames(path: &Path, bytes: u64, job: &mut Job<'_>) -> Result<(), I
 
     let video = probe(&input, bytes, job)?;
     let chosen = sample(video.frames, video.avg_fps, job.options.fps, job.options.max_frames);
-    check_work(video.pixels.saturating_mul(chosen.len() as u64), chosen.len(), job.options)?;
+    let most = job.options.max_work_pixels.saturating_mul(2);
+    check_work(video.pixels.saturating_mul(chosen.len() as u64), chosen.len(), most)?;
     let mut command = Command::new(&job.options.ffmpeg);
     command.args(["-nostdin", "-v", "error"]).args(&input).args(["-map", "0:V:0", "-an", "-sn", "-dn"]);
     // One second per frame at one frame per second: whatever the frames' times, none is repeated and none left out.
@@ -69,7 +70,7 @@ pub(super) fn frames(path: &Path, bytes: u64, job: &mut Job<'_>) -> Result<(), I
         let Some(image) = running.next(job, job.options.patience.saturating_add(passed).min(MAX_FRAME))? else { break };
         let image = image?;
         pixels += image.width() as u64 * image.height() as u64;
-        check_work(pixels, chosen.len(), job.options)?;
+        check_work(pixels, chosen.len(), most)?;
         #[allow(clippy::cast_precision_loss)]
         let seconds = Some(index as f64 / video.avg_fps);
         job.deliver(Frame { index, seconds, image, note: None }, chosen.len())?;

@@ -47,14 +47,14 @@ pub(super) fn frames(path: &Path, job: &mut Job<'_>) -> Result<(), ImageError> {
             pixels += u64::from(width) * u64::from(height);
         }
     }
-    check_work(pixels, chosen.len(), job.options)?;
+    check_work(pixels, chosen.len(), job.options.max_work_pixels)?;
     pixels = 0;
     for (index, path) in &chosen {
         job.check_interrupt()?;
         let bytes = read_as(path, &job.options.limits, Pipes::Refuse)?;
         let (image, note) = decode_with_notes(&bytes, &job.decode_options()).map_err(|e| e.in_file(path))?;
         pixels += image.width() as u64 * image.height() as u64;
-        check_work(pixels, chosen.len(), job.options)?;
+        check_work(pixels, chosen.len(), job.options.max_work_pixels)?;
         job.deliver(Frame { index: *index, seconds: None, image, note }, chosen.len())?;
     }
     Ok(())

@@ -32,8 +32,9 @@ pub struct VideoOptions {
     pub limits: Limits,
     /// Pixels that [`frames`] holds at most in all frames together; 2²⁹, 64 frames of 3840x2160.
     pub max_total_pixels: u64,
-    /// Pixels that are decoded and handed on at most, those of frames that others build on included; 2³¹. It is held
-    /// against the file's structure before anything is decoded.
+    /// Pixels that are decoded and handed on at most, those of frames that others build on included; 2³⁰, 64 frames of
+    /// 3840x2160 that each cover the canvas. It is held against the file's structure before anything is decoded. Of
+    /// frames from `ffmpeg`, which are only handed on, there may be twice as many.
     pub max_work_pixels: u64,
     /// How long `ffprobe` and `ffmpeg` may give nothing, beside the time that the length of the file or of the part to
     /// the next frame accounts for (10 MB or 4 million pixels a second); 20 seconds.
@@ -51,7 +52,7 @@ impl Default for VideoOptions {
             max_frames: 64,
             limits: Limits::default(),
             max_total_pixels: 1 << 29,
-            max_work_pixels: 1 << 31,
+            max_work_pixels: 1 << 30,
             patience: Duration::from_secs(20),
             ffmpeg: "ffmpeg".into(),
             ffprobe: "ffprobe".into(),
@@ -151,15 +152,15 @@ fn video_error(problem: String) -> ImageError {
     ImageError::Video { problem }
 }
 
-/// Refuses to decode and hand on so many pixels for that many frames.
-fn check_work(pixels: u64, frames: usize, options: &VideoOptions) -> Result<(), ImageError> {
-    if pixels <= options.max_work_pixels {
+/// Refuses to decode and hand on more than `allowed` pixels for so many frames.
+fn check_work(pixels: u64, frames: usize, allowed: u64) -> Result<(), ImageError> {
+    if pixels <= allowed {
         return Ok(());
     }
     Err(ImageError::Limit {
         what: format!("{frames} frames take {pixels} pixels to decode"),
         limit: "max_work_pixels",
-        allowed: options.max_work_pixels,
+        allowed,
         remedy: "take fewer frames, or scale the video down or cut it",
     })
 }
