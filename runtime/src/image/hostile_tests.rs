@@ -157,14 +157,7 @@ fn bmps_end_where_their_data_ends() {
 fn pipes_devices_and_folders() {
     let dir = tempfile::tempdir().unwrap();
     let fifo = dir.path().join("a.png");
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        &fifo,
-        rustix::fs::FileType::Fifo,
-        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
-        0,
-    )
-    .unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     let error = |path: &std::path::Path| read(path, &DecodeOptions::default()).unwrap_err().to_string();
     let started = Instant::now();
     assert!(error(&fifo).contains("a.png: it is a pipe that nobody wrote to for 1s"), "{}", error(&fifo));

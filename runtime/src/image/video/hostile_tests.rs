@@ -17,7 +17,7 @@ fn refused(name: &str, bytes: &[u8], options: &VideoOptions) -> String {
     std::fs::write(&path, bytes).unwrap();
     let started = Instant::now();
     let message = run(&path, options).unwrap_err().to_string();
-    assert!(started.elapsed() < Duration::from_millis(500), "{message} after {:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(2), "{message} after {:?}", started.elapsed());
     assert!(!message.contains('\n'), "{message}");
     message
 }
@@ -106,7 +106,7 @@ fn folders_are_bounded_by_their_headers() {
     let started = Instant::now();
     let message = run(dir.path(), &VideoOptions::default()).unwrap_err().to_string();
     assert!(message.contains("40 frames take 2560000000 pixels to decode"), "{message}");
-    assert!(started.elapsed() < Duration::from_millis(500));
+    assert!(started.elapsed() < Duration::from_secs(2));
     std::fs::write(dir.path().join("7.png"), png(60_000)).unwrap();
     let message = run(dir.path(), &VideoOptions::default()).unwrap_err().to_string();
     assert!(message.contains("7.png: the picture of 60000x60000") && message.contains("max_pixels"), "{message}");
@@ -115,11 +115,10 @@ fn folders_are_bounded_by_their_headers() {
 #[cfg(unix)]
 #[test]
 fn nothing_in_a_folder_is_waited_for() {
-    use rustix::fs::{CWD, FileType, Mode, mknodat};
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("2.png");
     let started = Instant::now();
-    mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
     for (path, kind) in [(dir.path(), "2.png: it is a named pipe, not a file"), (&path, "2.png: it is a named pipe")] {
         let message = run(path, &VideoOptions::default()).unwrap_err().to_string();
         assert!(message.contains(kind), "{message}");
@@ -134,7 +133,7 @@ fn nothing_in_a_folder_is_waited_for() {
     let socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
     assert!(run(dir.path(), &VideoOptions::default()).unwrap_err().to_string().contains("cannot read"));
     drop(socket);
-    assert!(started.elapsed() < Duration::from_secs(2));
+    assert!(started.elapsed() < Duration::from_secs(5));
 }
 
 #[test]

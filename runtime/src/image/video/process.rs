@@ -1,6 +1,6 @@
 //! A program in a process of its own, read by threads so that waiting for it can be interrupted and comes to an end.
 //!
-//! The program leads a process group, and the group is killed when the wait is over, however it ends. Should *this*
+//! The program leads a process group, which is killed when the program is not to be waited for any longer. Should *this*
 //! program be killed, a watchdog does it: a shell whose standard input is a pipe from here. When the pipe's end closes,
 //! which the system sees to in any case, its `read` returns. The shell gets nothing but a process number.
 
@@ -47,6 +47,7 @@ impl<T: Send + 'static> Running<T> {
         let (send, items) = sync_channel(1);
         let (send_messages, messages) = sync_channel(1);
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        #[cfg_attr(not(unix), allow(unused_mut))]
         let mut running = Self {
             program,
             child,
@@ -70,7 +71,7 @@ impl<T: Send + 'static> Running<T> {
     /// Starts the process that ends the program's group when this program ends.
     #[cfg(unix)]
     fn watch(&mut self) -> Result<(), ImageError> {
-        const SCRIPT: &str = r#"trap "" HUP INT QUIT TERM; read -r line; kill -s KILL -- "-$1""#;
+        const SCRIPT: &str = r#"trap "" HUP INT QUIT TERM; read -r line; kill -9 "-$1""#;
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", SCRIPT, "sh", &self.child.id().to_string()]).env_clear().current_dir("/");
         shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -182,12 +182,12 @@ fn floods_are_cut_off() {
 /// A frame that is far into the film may take longer than one that is near.
 #[test]
 fn patience_grows_with_what_has_to_be_done() {
-    let probe = r#"echo '{"streams":[{"width":1000,"height":1000,"avg_frame_rate":"1/1","nb_read_packets":"9"}]}'"#;
+    let probe = r#"echo '{"streams":[{"width":2000,"height":2000,"avg_frame_rate":"1/1","nb_read_packets":"9"}]}'"#;
     let slow = "sleep 1.2; printf 'P6\n1 1\n255\naaa'";
     let mut programs = Programs::new(probe, slow);
     programs.options.patience = Duration::from_millis(300);
     programs.options.max_frames = 1;
-    // Five frames of a megapixel: a second more.
+    // Five frames of four megapixels: four seconds more.
     assert_eq!(programs.run().unwrap()[0].index, 4);
 }
 
