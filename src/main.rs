@@ -8,7 +8,9 @@ use crate::sink::errln;
 
 mod bundled;
 mod cmd;
+mod outputs;
 mod progress;
+mod signals;
 mod sink;
 
 /// Run MiniCPM-V on a laptop CPU: convert, quantise, inspect, chat.
@@ -87,7 +89,8 @@ fn main() -> ExitCode {
         // A reader that has seen enough (`| head`) is no error.
         Err(error) if sink::reader_left(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            errln!("ocelli: error: {}", one_line(&error));
+            let remedy = outputs::remedy(&error).map(|remedy| format!("; {remedy}")).unwrap_or_default();
+            errln!("ocelli: error: {}{remedy}", one_line(&error));
             if progress::interrupted() { ExitCode::from(progress::EXIT_CANCELLED) } else { ExitCode::FAILURE }
         }
     }

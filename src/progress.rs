@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::signals::{self, Action};
 use crate::sink::{self, errln};
-use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use ocelli_convert::progress::Progress;
 
@@ -46,13 +46,7 @@ struct Lines {
 impl Bar {
     /// A bar that is drawn once work begins. `quiet` shows nothing. Takes over Ctrl-C until the process ends.
     pub(crate) fn new(quiet: bool) -> anyhow::Result<Self> {
-        ctrlc::set_handler(|| {
-            // A second Ctrl-C means that waiting for the clean-up is not wanted.
-            if INTERRUPTED.swap(true, Ordering::Relaxed) {
-                std::process::exit(i32::from(EXIT_CANCELLED));
-            }
-        })
-        .context("cannot watch for Ctrl-C")?;
+        signals::on_signal(Action::Set { flag: interrupt(), twice_ends: true })?;
         let mut bar = Self::leaving_ctrl_c();
         bar.visible = !quiet;
         Ok(bar)

@@ -15,14 +15,15 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use ocelli_files::{FileError, FileKind, Inputs, Output, Replace, WriteOptions};
 use sha2::{Digest, Sha256};
-use tempfile::NamedTempFile;
 
 use crate::context::Sequence;
 use crate::kv::{KvCache, KvShape};
 use crate::{Context, RuntimeError};
 
 const MAGIC: &[u8; 8] = b"OCELLISN";
+const KIND: FileKind = FileKind { name: "a saved conversation", magic: MAGIC };
 const VERSION: u32 = 2;
 const HEAD_LEN: usize = 8 + 4 + 32 + 5 * 4 + 2 * 8;
 const SUM_LEN: u64 = 32;
@@ -64,7 +65,8 @@ impl<W: Write> Write for Summed<W> {
     }
 }
 
-/// Writes the tokens of `seq`, their part of the cache and `note` to `path`, by way of a temporary file beside it.
+/// Writes the tokens of `seq`, their part of the cache and `note` to `path`, for its owner only. Of files that exist, it
+/// replaces saved conversations and empty ones.
 ///
 /// # Errors
 /// When the file cannot be written; the old one, if any, is untouched then.
@@ -75,10 +77,13 @@ pub(crate) fn save(
     seq: &Sequence,
     note: &[u8],
 ) -> Result<(), RuntimeError> {
-    let failed = |source| RuntimeError::Write { path: path.to_owned(), source };
+    let failed = |error| match FileError::unwrap(error) {
+        Ok(error) => RuntimeError::Output(error),
+        Err(source) => RuntimeError::Write { path: path.to_owned(), source },
+    };
     let Sequence { table, tokens, marks } = seq;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let file = NamedTempFile::new_in(folder).map_err(failed)?;
+    let options = WriteOptions::new(Inputs::none(), Replace::Only(KIND)).private();
+    let file = Output::create(path, &options)?;
     let mut out = Summed { out: BufWriter::with_capacity(1 << 20, file), sum: Sha256::new() };
     let body = |out: &mut Summed<_>| -> std::io::Result<()> {
         out.write_all(&head(fingerprint, kv.shape(), tokens.len(), note.len()))?;
@@ -95,8 +100,7 @@ pub(crate) fn save(
     let Summed { out: mut buffered, sum } = out;
     buffered.write_all(&sum.finalize()).map_err(failed)?;
     let file = buffered.into_inner().map_err(|e| failed(e.into_error()))?;
-    file.persist(path).map_err(|e| failed(e.error))?;
-    Ok(())
+    Ok(file.commit()?)
 }
 
 /// A session file that was found sound and fitting, not yet read.

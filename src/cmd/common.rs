@@ -17,7 +17,7 @@ use ocelli_runtime::{
 };
 
 use crate::bundled::Bundled;
-use crate::progress::EXIT_CANCELLED;
+use crate::signals::{self, Action};
 use crate::sink::{self, OutputError, errln};
 
 /// Short options of more than one letter, which the argument parser has no notion of.
@@ -358,13 +358,7 @@ pub(crate) fn read_text(path: &Path) -> anyhow::Result<String> {
 
 /// Makes Ctrl-C set `interrupt`; a second one before it is cleared ends the program where `twice_ends`.
 pub(crate) fn watch_ctrl_c(interrupt: &Arc<AtomicBool>, twice_ends: bool) -> anyhow::Result<()> {
-    let interrupt = Arc::clone(interrupt);
-    ctrlc::set_handler(move || {
-        if interrupt.swap(true, Ordering::Relaxed) && twice_ends {
-            std::process::exit(i32::from(EXIT_CANCELLED));
-        }
-    })
-    .context("cannot watch for Ctrl-C")
+    signals::on_signal(Action::Set { flag: Arc::clone(interrupt), twice_ends })
 }
 
 /// Writes an answer to stdout as it comes; where stdout is gone, stops the answer.

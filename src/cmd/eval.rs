@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
+use ocelli_files::Inputs;
 use ocelli_runtime::eval::{Conversation, Dataset, Item, Picture, PromptStyle, Rules, converse, greedy};
 use ocelli_runtime::media::{Media, Origin, Shown};
 use ocelli_runtime::memory::human;
@@ -16,6 +17,7 @@ use ocelli_runtime::{Assets, Attachment, RuntimeError, Session, Stop};
 
 use super::common::{self, ModelArgs};
 use super::vision::{ShowArgs, Vision, VisionArgs};
+use crate::outputs;
 use crate::sink::{self, errln};
 use answers::{Answers, Given};
 use report::{Progress, Report};
@@ -51,6 +53,9 @@ pub(crate) struct Args {
     /// Take over the answers that --answers holds already, and ask only what it lacks
     #[arg(long, requires = "answers")]
     resume: bool,
+    /// Replace the file of --answers if it exists, and ask everything anew
+    #[arg(long, requires = "answers", conflicts_with = "resume")]
+    overwrite: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -93,6 +98,23 @@ impl Args {
         }
     }
 
+    /// What is read: the questions and their pictures, and the model. Nothing is looked up where nothing is written.
+    fn inputs(&self, data: &mut Dataset, items: &[Item]) -> anyhow::Result<Inputs> {
+        let Some(answers) = &self.answers else { return Ok(Inputs::none()) };
+        let mut read = outputs::model_files(&self.model.file()?);
+        read.extend(self.vision.mmproj.iter().chain([&self.data]).cloned());
+        read.extend(self.chat_template.iter().map(PathBuf::from));
+        // Only a file that exists can be one of the pictures. What is wrong with a row is told when it is its turn.
+        for row in items.iter().filter(|_| answers.exists()).flat_map(Item::rows) {
+            for picture in data.conversation(*row).map(|row| row.pictures).unwrap_or_default() {
+                if let Picture::File(path) = picture {
+                    read.push(path);
+                }
+            }
+        }
+        Ok(outputs::inputs(&read))
+    }
+
     fn n_predict(&self) -> usize {
         self.predict.unwrap_or(match self.data.extension().and_then(|e| e.to_str()) {
             Some(ending) if ending.eq_ignore_ascii_case("tsv") => match self.prompts {
@@ -107,12 +129,12 @@ impl Args {
 /// Asks the questions of a file and prints how many were answered rightly.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     tell_if_large(&args.data);
-    let data = Dataset::open(&args.data, args.rules, args.prompts)?;
+    let mut data = Dataset::open(&args.data, args.rules, args.prompts)?;
     let items = data.select(&args.tasks, args.limit)?;
     if items.is_empty() {
         bail!("nothing is left to ask; use a --limit from 1");
     }
-    let answers = Answers::open(args.answers.as_deref(), args.resume)?;
+    let answers = Answers::open(args.answers.as_deref(), args.resume, args.overwrite, args.inputs(&mut data, &items)?)?;
     let (context, assets) = common::open(&args.model, args.chat_template.as_deref())?;
     let sampler = greedy(&assets.tokenizer)?;
     let file = args.model.load_options()?.file;

@@ -1,10 +1,13 @@
 //! `ocelli perplexity`: how well a model predicts a text, and how far it is from another model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use ocelli_files::{Output, Replace, WriteOptions};
 use ocelli_runtime::perplexity::{DivergenceSummary, Evaluation, LogitsReader, Nll, Report, compare, evaluate};
 
 use super::common::{self, ModelArgs};
+use crate::outputs;
+use crate::signals::{self, Action};
 use crate::sink::{self, OutputError, errln, outln};
 
 /// Options of `ocelli perplexity`.
@@ -22,6 +25,9 @@ pub(crate) struct Args {
     /// Save the log-probabilities of all scored tokens
     #[arg(long, value_name = "FILE")]
     save_logits: Option<PathBuf>,
+    /// Replace the file of --save-logits if it exists
+    #[arg(long, requires = "save_logits")]
+    overwrite: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -34,6 +40,8 @@ const N_CTX: usize = 512;
 
 /// Prints the perplexity of a text.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    signals::on_signal(Action::End)?;
+    let save = args.save_logits.as_deref().map(|path| save(args, path)).transpose()?;
     let text = args.file.as_deref().filter(|_| args.kl_against.is_none()).map(common::read_text).transpose()?;
     let chunks = match args.chunks {
         -1 => None,
@@ -49,7 +57,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let (mut context, assets) = common::open_with(&args.model, options, None)?;
     let tokenizer = &assets.tokenizer;
     let bos = tokenizer.ids().bos.filter(|_| tokenizer.adds_bos());
-    let what = Evaluation { n_ctx: context.n_ctx(), chunks, bos, save: args.save_logits.as_deref() };
+    let what = Evaluation { n_ctx: context.n_ctx(), chunks, bos };
     let mut progress = |done: usize, all: usize, nll: &Nll| {
         errln!("[{done}/{all}] {:.4}", nll.perplexity());
     };
@@ -60,10 +68,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
         None => {
             let ids = tokenizer.encode(text.as_deref().unwrap_or_default(), true, false)?;
-            evaluate(&mut context, &ids, &what, &mut progress)?
+            evaluate(&mut context, &ids, &what, save, &mut progress)?
         }
     };
     if args.json { print_json(&report) } else { Ok(print_text(&report)?) }
+}
+
+/// The file for the log-probabilities.
+fn save(args: &Args, path: &Path) -> anyhow::Result<Output> {
+    let mut read = outputs::model_files(&args.model.file()?);
+    read.extend(args.file.clone());
+    let write = WriteOptions::new(outputs::inputs(&read), Replace::if_told(args.overwrite));
+    Ok(Output::create(path, &write)?)
 }
 
 fn print_json(report: &Report) -> anyhow::Result<()> {

@@ -174,7 +174,11 @@ fn probe_writes_what_was_computed() {
     assert_eq!(tensors.tensor("tokens").unwrap().shape(), [3]);
     let n = tensors.tensor("ids").unwrap().shape()[0];
     assert_eq!(tensors.tensor("layers.3").unwrap().shape(), [n, 256]);
-    refused(&["probe", "-m", &model, "-p", "x", "--image", "a.png", "-o", path], b"", &["cannot read a.png"]);
+    refused(
+        &["probe", "-m", &model, "-p", "x", "--image", "a.png", "-o", &format!("{path}.2")],
+        b"",
+        &["cannot read a.png"],
+    );
 }
 
 #[test]

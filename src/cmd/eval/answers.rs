@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::sink::errln;
 use anyhow::{Context, bail};
+use ocelli_files::{Inputs, Replace, Snapshot, WriteOptions};
 use ocelli_runtime::eval::Conversation;
 use serde::{Deserialize, Serialize};
 
@@ -35,7 +36,7 @@ struct Earlier {
 
 /// Collects answers for the file, if there is to be one.
 pub(super) struct Answers {
-    path: Option<PathBuf>,
+    file: Option<Snapshot>,
     /// What an earlier run has and this one has not come to yet, by id: answers, and the line that holds them.
     earlier: BTreeMap<String, (Vec<String>, String)>,
     lines: String,
@@ -43,20 +44,20 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    /// For the file at `path`, whose answers are taken over where `resume` is set.
-    pub(super) fn open(path: Option<&Path>, resume: bool) -> anyhow::Result<Self> {
+    /// For the file at `path`, whose answers are taken over where `resume` is set. Otherwise an existing file is replaced
+    /// only where `overwrite` is set; `inputs` never are.
+    pub(super) fn open(path: Option<&Path>, resume: bool, overwrite: bool, inputs: Inputs) -> anyhow::Result<Self> {
         let mut earlier = BTreeMap::new();
+        let mut file = None;
         if let Some(path) = path {
-            let folder = folder_of(path);
-            if !folder.is_dir() {
-                bail!("cannot write {}: the folder {} does not exist", path.display(), folder.display());
-            }
+            let options = WriteOptions::new(inputs, Replace::if_told(resume || overwrite));
+            file = Some(Snapshot::open(path, options)?);
             if resume && path.exists() {
                 earlier = read(path)?;
                 errln!("going on with {}: {} conversations are answered", path.display(), earlier.len());
             }
         }
-        Ok(Self { path: path.map(Path::to_owned), earlier, lines: String::new(), saved: Instant::now() })
+        Ok(Self { file, earlier, lines: String::new(), saved: Instant::now() })
     }
 
     /// The answers that an earlier run had from `conversation`.
@@ -76,7 +77,7 @@ impl Answers {
 
     /// Adds the answers of one conversation.
     pub(super) fn add(&mut self, given: Given<'_>) {
-        if self.path.is_some() {
+        if self.file.is_some() {
             self.earlier.remove(given.id);
             // Texts and numbers always have a form in JSON, and writing to a string cannot fail.
             let _ = writeln!(self.lines, "{}", serde_json::to_value(given).unwrap_or_default());
@@ -90,25 +91,16 @@ impl Answers {
 
     /// Brings the file up to date, keeping answers of an earlier run that did not come up in this one.
     pub(super) fn save(&mut self) -> anyhow::Result<()> {
-        let Some(path) = &self.path else { return Ok(()) };
-        let write = || -> std::io::Result<()> {
-            let mut file = tempfile::NamedTempFile::new_in(folder_of(path))?;
-            file.write_all(self.lines.as_bytes())?;
-            for (_, line) in self.earlier.values() {
-                writeln!(file, "{}", line.trim_end())?;
-            }
-            file.as_file().sync_all()?;
-            file.persist(path)?;
-            Ok(())
-        };
-        write().with_context(|| format!("cannot write {}", path.display()))?;
+        let Some(file) = &mut self.file else { return Ok(()) };
+        let mut whole = self.lines.clone();
+        for (_, line) in self.earlier.values() {
+            // Writing to a string cannot fail.
+            let _ = writeln!(whole, "{}", line.trim_end());
+        }
+        file.update(whole.as_bytes())?;
         self.saved = Instant::now();
         Ok(())
     }
-}
-
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn read(path: &Path) -> anyhow::Result<BTreeMap<String, (Vec<String>, String)>> {
