@@ -1,62 +1,126 @@
-//! Ctrl-C, SIGTERM and SIGHUP: one handler for the process, which leaves no unfinished file when it ends the program.
+//! Signals that end the program: Ctrl-C (SIGINT), `kill` or a shutdown (SIGTERM), a closed terminal (SIGHUP).
+//!
+//! A signal never ends the program by itself once [`watch`] was called. It is noted, the work at hand is told to stop, and
+//! the command comes to its end as always: answers and sessions are saved, temporary files are removed. [`exit_status`] is
+//! then what shells expect, 128 + the signal's number. A second signal ends the program at once; files that were being written then
+//! stay as they were before.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::Context as _;
+use anyhow::Context;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
-use crate::progress::EXIT_CANCELLED;
+/// The signal that ends the program; 0: none so far.
+static ENDING: AtomicI32 = AtomicI32::new(0);
 
-/// What a signal does; `None` while the system's own handling is in force.
-static ACTION: Mutex<Option<Action>> = Mutex::new(None);
-
-/// What a signal does.
-#[derive(Debug, Clone)]
-pub(crate) enum Action {
-    /// Ends the program.
-    End,
-    /// Sets a flag.
-    Set {
-        /// The flag.
-        flag: Arc<AtomicBool>,
-        /// Whether the program ends when the flag is set already.
-        twice_ends: bool,
-    },
+/// What Ctrl-C means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CtrlC {
+    /// It ends the program.
+    Ends,
+    /// It stops the work at hand, for a person who goes on at the prompt.
+    Stops,
 }
 
-/// Makes signals do `action` from now on.
-pub(crate) fn on_signal(action: Action) -> anyhow::Result<()> {
-    let mut current = ACTION.lock().unwrap_or_else(PoisonError::into_inner);
-    if current.is_none() {
-        ctrlc::set_handler(handle).context("cannot watch for Ctrl-C")?;
+/// Exit status after the signal that ended the program, if one did.
+pub(crate) fn exit_status() -> Option<u8> {
+    match ENDING.load(Ordering::SeqCst) {
+        0 => None,
+        signal => u8::try_from(128 + signal).ok(),
     }
-    *current = Some(action);
+}
+
+/// Whether a signal has come that ends the program.
+pub(crate) fn ending() -> bool {
+    ENDING.load(Ordering::SeqCst) != 0
+}
+
+/// Clears a flag that [`watch`] sets, before new work. Once the program is ending, it stays set.
+pub(crate) fn clear(interrupt: &AtomicBool) {
+    interrupt.store(false, Ordering::SeqCst);
+    // A signal that comes later than this look sets the flag after it was cleared.
+    if ending() {
+        interrupt.store(true, Ordering::SeqCst);
+    }
+}
+
+/// What signals do; `None` while the system's own handling is in force.
+static WATCH: Mutex<Option<Watch>> = Mutex::new(None);
+
+struct Watch {
+    interrupt: Arc<AtomicBool>,
+    ctrl_c: CtrlC,
+    ends: Box<dyn Fn() + Send>,
+}
+
+/// Watches for signals from now on: sets `interrupt`, and calls `ends` when the program is to end. Replaces what an earlier
+/// call asked for. Signals that whoever started the program wants ignored (`nohup`, a background job) stay ignored.
+///
+/// # Errors
+/// When the system gives no thread or refuses the handlers.
+pub(crate) fn watch(
+    interrupt: &Arc<AtomicBool>,
+    ctrl_c: CtrlC,
+    ends: impl Fn() + Send + 'static,
+) -> anyhow::Result<()> {
+    let mut watch = WATCH.lock().unwrap_or_else(PoisonError::into_inner);
+    if watch.is_none() {
+        start()?;
+    }
+    *watch = Some(Watch { interrupt: Arc::clone(interrupt), ctrl_c, ends: Box::new(ends) });
     Ok(())
 }
 
-/// Makes signals end the program without leaving a file, unless the command has them do something already.
+/// Makes signals end the program at once, but leave no unfinished file, unless the command watches for them already.
+///
+/// # Errors
+/// As [`watch`].
 pub(crate) fn end_unless_watched() -> anyhow::Result<()> {
-    let watched = ACTION.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-    if watched { Ok(()) } else { on_signal(Action::End) }
+    let is_watched = WATCH.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+    if is_watched { Ok(()) } else { watch(&Arc::default(), CtrlC::Ends, end) }
 }
 
-/// Runs on a thread of its own.
-fn handle() {
-    let action = ACTION.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    ocelli_files::interrupt();
-    match action {
-        Some(Action::Set { flag, twice_ends }) => {
-            // A second signal means that waiting for the work to stop is not wanted.
-            if flag.swap(true, Ordering::Relaxed) && twice_ends {
-                end();
-            }
-        }
-        Some(Action::End) | None => end(),
+/// Starts the thread that hears signals.
+fn start() -> anyhow::Result<()> {
+    const FAILED: &str = "cannot watch for signals";
+    let ignored = ignored();
+    let wanted = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !ignored.contains(signal));
+    let mut signals = Signals::new(wanted).context(FAILED)?;
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || signals.forever().for_each(heard))
+        .context(FAILED)?;
+    Ok(())
+}
+
+fn heard(signal: i32) {
+    let watch = WATCH.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(watch) = &*watch else { return };
+    if signal == SIGINT && watch.ctrl_c == CtrlC::Stops && !ending() {
+        watch.interrupt.store(true, Ordering::SeqCst);
+        return;
     }
+    if ENDING.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+        // A second one: waiting is not wanted.
+        end();
+    }
+    watch.interrupt.store(true, Ordering::SeqCst);
+    ocelli_files::interrupt();
+    (watch.ends)();
 }
 
 /// Ends the program without unwinding.
 fn end() {
     ocelli_files::remove_unfinished();
-    std::process::exit(i32::from(EXIT_CANCELLED));
+    std::process::exit(exit_status().map_or(1, i32::from));
+}
+
+/// The signals that were ignored when the program started, where the system tells.
+fn ignored() -> Vec<i32> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
+    [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| mask >> (signal - 1) & 1 == 1).collect()
 }

@@ -94,7 +94,9 @@ impl Folder {
     /// The command fails with one line that holds `words`, and the folder is as it was.
     #[track_caller]
     fn refused(&self, args: &[&str], words: &[&str]) {
-        let state = || names(self.path()).into_iter().map(|n| (std::fs::read(self.at(&n)).ok(), n)).collect::<Vec<_>>();
+        // Reading a pipe would wait for a writer.
+        let content = |name: &str| self.at(name).is_file().then(|| self.read(name));
+        let state = || names(self.path()).into_iter().map(|n| (content(&n), n)).collect::<Vec<_>>();
         let before = state();
         let out = self.run(args);
         let told = stderr(&out);

@@ -24,8 +24,8 @@
 mod error;
 mod folder;
 mod inputs;
+mod log;
 mod output;
-mod snapshot;
 mod space;
 mod sys;
 mod target;
@@ -34,8 +34,8 @@ mod temporary;
 pub use error::FileError;
 pub use folder::NewFolder;
 pub use inputs::Inputs;
+pub use log::Log;
 pub use output::{FileKind, Output, Replace, WriteOptions, commit_all, write_file};
-pub use snapshot::Snapshot;
 pub use space::check_space;
 pub use temporary::{TemporaryFolder, interrupt, remove_unfinished};
 

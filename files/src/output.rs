@@ -74,11 +74,6 @@ impl WriteOptions {
         self
     }
 
-    pub(crate) const fn replacing(mut self, replace: Replace) -> Self {
-        self.replace = replace;
-        self
-    }
-
     /// Fails unless the regular file `target`, which the user calls `path`, may be replaced.
     fn check(&self, path: &Path, target: &Path, meta: &Metadata) -> Result<(), FileError> {
         self.check_apart(path, &FileId::from_meta(target, meta))?;

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
 use std::path::{Path, PathBuf};
 
 use ocelli_files::{
-    FileError, FileKind, Inputs, Output, Replace, Snapshot, WriteOptions, check_space, commit_all, write_file,
+    FileError, FileKind, Inputs, Log, Output, Replace, WriteOptions, check_space, commit_all, write_file,
 };
 
 const SESSION: FileKind = FileKind { name: "a saved conversation", magic: b"OCELLISN" };
@@ -341,38 +341,50 @@ fn open_descriptors_are_appended_to() {
 }
 
 #[test]
-fn snapshots_replace_their_own_state_only() {
+fn logs_grow_by_whole_pieces() {
     let dir = Folder::new();
-    let old = dir.file("old", b"hours of work");
-    assert!(matches!(Snapshot::open(&old, never()), Err(FileError::Exists { .. })));
+    let old = dir.file("old", b"hours of work\n");
+    assert!(matches!(Log::check(&old, &never()), Err(FileError::Exists { .. })));
+    assert!(matches!(Log::open(&old, &never(), 0), Err(FileError::Exists { .. })));
+    let beside = WriteOptions::new(Inputs::of([&old]), Replace::Always);
+    assert!(matches!(Log::open(&old, &beside, 0), Err(FileError::Input { .. })));
+    assert_eq!(read(&old), b"hours of work\n");
+
     let path = dir.at("new");
-    let mut snapshot = Snapshot::open(&path, never()).unwrap();
-    assert_eq!(dir.names(), ["old"], "nothing is made before there is something");
-    snapshot.update(b"1\n").unwrap();
-    snapshot.update(b"1\n2\n").unwrap();
-    assert_eq!(read(&path), b"1\n2\n");
-    std::fs::remove_file(&path).unwrap();
-    snapshot.update(b"1\n2\n3\n").unwrap();
-    assert_eq!(read(&path), b"1\n2\n3\n");
-    std::fs::remove_file(&path).unwrap();
-    dir.file("new", b"somebody else's");
-    assert!(matches!(snapshot.update(b"4\n"), Err(FileError::Exists { .. })));
-    assert_eq!(read(&path), b"somebody else's");
+    Log::check(&path, &never()).unwrap();
+    assert_eq!(dir.names(), ["old"], "a check makes nothing");
+    let mut log = Log::open(&path, &never(), 0).unwrap();
+    log.append(b"1\n").unwrap();
+    log.append(b"2\n").unwrap();
+    log.sync().unwrap();
+    assert_eq!(read(&path), b"1\n2\n", "every piece is there at once");
+    drop(log);
+    let always = WriteOptions::new(Inputs::none(), Replace::Always);
+    let mut log = Log::open(&path, &always, 2).unwrap();
+    log.append(b"3\n").unwrap();
+    assert_eq!(read(&path), b"1\n3\n");
+    drop(Log::open(&path, &always, 0).unwrap());
+    assert_eq!(read(&path), b"");
     assert_eq!(dir.names(), ["new", "old"]);
 }
 
 #[test]
-fn snapshots_send_pipes_every_part_once() {
+fn logs_follow_links_and_write_through_pipes() {
     let dir = Folder::new();
+    let link = dir.at("link");
+    std::os::unix::fs::symlink("file", &link).unwrap();
+    Log::open(&link, &never(), 0).unwrap().append(b"1\n").unwrap();
+    assert!(link.is_symlink());
+    assert_eq!(read(dir.at("file")), b"1\n");
     let path = dir.at("pipe");
     fifo(&path);
     let from = path.clone();
     let reader = std::thread::spawn(move || std::fs::read_to_string(from).unwrap());
-    let mut snapshot = Snapshot::open(&path, never()).unwrap();
-    for whole in ["1\n", "1\n2\n", "1\n2\n3\n"] {
-        snapshot.update(whole.as_bytes()).unwrap();
+    let mut log = Log::open(&path, &never(), 0).unwrap();
+    for piece in ["1\n", "2\n", "3\n"] {
+        log.append(piece.as_bytes()).unwrap();
     }
-    drop(snapshot);
+    drop(log);
     assert_eq!(reader.join().unwrap(), "1\n2\n3\n");
 }
 

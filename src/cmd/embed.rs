@@ -62,7 +62,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         options.decode.orientation = ocelli_runtime::image::Orientation::Ignore;
     }
     let interrupt = Arc::new(AtomicBool::new(false));
-    common::watch_ctrl_c(&interrupt, true)?;
+    common::watch_signals(&interrupt)?;
     let inputs = outputs::inputs(args.images.iter().chain([mmproj]));
     let output = Output::create(&args.output, &WriteOptions::new(inputs, Replace::if_told(args.overwrite)))?;
     let mut media = open_vision(mmproj, FileOptions::default(), options)?;

@@ -2,6 +2,7 @@
 
 mod answers;
 mod report;
+mod settings;
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -19,8 +20,9 @@ use super::common::{self, ModelArgs};
 use super::vision::{ShowArgs, Vision, VisionArgs};
 use crate::outputs;
 use crate::sink::{self, errln};
-use answers::{Answers, Given};
+use answers::{Answers, Existing, Given};
 use report::{Progress, Report};
+use settings::Settings;
 
 /// Bytes of a file that is not checked at once.
 const LARGE: u64 = 64 << 20;
@@ -47,13 +49,14 @@ pub(crate) struct Args {
     /// Longest answer in tokens [default: 64; for tables 256, or 2048 with --prompts minicpm-v-4]
     #[arg(short = 'n', long = "predict", alias = "n-predict", value_name = "N")]
     predict: Option<usize>,
-    /// Write every answer to this file, as lines of JSON
+    /// Write every answer to this file as soon as it is given, as lines of JSON
     #[arg(long, value_name = "FILE")]
     answers: Option<PathBuf>,
-    /// Take over the answers that --answers holds already, and ask only what it lacks
+    /// Take over the answers that --answers holds already, and ask only what it lacks. The same model, vision file, options and
+    /// questions must have made them
     #[arg(long, requires = "answers")]
     resume: bool,
-    /// Replace the file of --answers if it exists, and ask everything anew
+    /// Replace the answers that --answers holds already
     #[arg(long, requires = "answers", conflicts_with = "resume")]
     overwrite: bool,
     /// Print one JSON object
@@ -115,6 +118,14 @@ impl Args {
         Ok(outputs::inputs(&read))
     }
 
+    fn existing(&self) -> Existing {
+        match (self.resume, self.overwrite) {
+            (true, _) => Existing::Resumed,
+            (_, true) => Existing::Replaced,
+            _ => Existing::Refused,
+        }
+    }
+
     fn n_predict(&self) -> usize {
         self.predict.unwrap_or(match self.data.extension().and_then(|e| e.to_str()) {
             Some(ending) if ending.eq_ignore_ascii_case("tsv") => match self.prompts {
@@ -134,18 +145,31 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if items.is_empty() {
         bail!("nothing is left to ask; use a --limit from 1");
     }
-    let answers = Answers::open(args.answers.as_deref(), args.resume, args.overwrite, args.inputs(&mut data, &items)?)?;
+    let inputs = args.inputs(&mut data, &items)?;
+    let mut answers = Answers::open(args.answers.as_deref(), args.existing(), inputs)?;
     let (context, assets) = common::open(&args.model, args.chat_template.as_deref())?;
     let sampler = greedy(&assets.tokenizer)?;
     let file = args.model.load_options()?.file;
-    let vision = Vision::new(&args.vision, Some(&args.show()), &args.model.file()?, file, &context)?;
+    let mut vision = Vision::new(&args.vision, Some(&args.show()), &args.model.file()?, file, &context)?;
     let session = Session::new(context);
-    common::watch_ctrl_c(session.interrupt(), true)?;
+    common::watch_signals(session.interrupt())?;
+    let mut settings = Settings::new(args, &session, &assets);
+    if answers.has_pictures() {
+        settings.set_vision(&vision.fingerprint()?);
+    }
+    answers.check_settings(&settings)?;
+    if !answers.is_empty() {
+        for row in items.iter().flat_map(Item::rows) {
+            answers.check_question(&data.conversation(*row)?)?;
+        }
+    }
+    answers.start()?;
     let report = Report::new(data.rules());
-    let mut asking = Asking { data, session, assets, sampler, vision, answers, report, n_predict: args.n_predict() };
+    let n_predict = args.n_predict();
+    let mut asking = Asking { data, session, assets, sampler, vision, settings, answers, report, n_predict };
     let stopped = asking.all(&items);
     asking.report.finish();
-    let saved = asking.answers.save();
+    let saved = asking.answers.finish();
     let shown = if args.json {
         sink::json(&asking.report.json(args, stopped.is_ok(), items.len(), &asking.session))
     } else {
@@ -172,6 +196,7 @@ struct Asking {
     assets: Assets,
     sampler: SamplerChain,
     vision: Vision,
+    settings: Settings,
     answers: Answers,
     report: Report,
     n_predict: usize,
@@ -184,7 +209,6 @@ impl Asking {
         for item in items {
             self.item(item)?;
             progress.show(&self.report);
-            self.answers.save_now_and_then()?;
         }
         Ok(())
     }
@@ -194,12 +218,13 @@ impl Asking {
         let mut scores = Vec::new();
         for row in item.rows() {
             let conversation = self.data.conversation(*row)?;
-            let given = match self.answers.known(&conversation)? {
+            let given = match self.answers.known(&conversation) {
                 Some(known) => known,
                 None => self.ask(&conversation).with_context(|| conversation.place.clone())?,
             };
             let row: Vec<f64> = conversation.turns.iter().zip(&given).map(|(turn, given)| turn.score(given)).collect();
-            self.answers.add(Given { id: &conversation.id, task: &item.task, answers: &given, scores: &row });
+            let answers = Given { conversation: &conversation, task: &item.task, answers: &given, scores: &row };
+            self.answers.add(&answers, &self.settings)?;
             scores.extend(row);
         }
         if item.is_circular() {
@@ -229,6 +254,7 @@ impl Asking {
         }
         let interrupt = std::sync::Arc::clone(self.session.interrupt());
         let media = self.vision.media()?;
+        self.settings.set_vision(&media.model().fingerprint());
         let started = Instant::now();
         let shown = take_in(media, conversation, &interrupt)?;
         for note in media.warnings() {

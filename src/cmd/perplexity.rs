@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use ocelli_files::{Output, Replace, WriteOptions};
+use ocelli_runtime::RuntimeError;
 use ocelli_runtime::perplexity::{DivergenceSummary, Evaluation, LogitsReader, Nll, Report, compare, evaluate};
 
 use super::common::{self, ModelArgs};
 use crate::outputs;
-use crate::signals::{self, Action};
+use crate::signals;
 use crate::sink::{self, OutputError, errln, outln};
 
 /// Options of `ocelli perplexity`.
@@ -40,7 +41,7 @@ const N_CTX: usize = 512;
 
 /// Prints the perplexity of a text.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    signals::on_signal(Action::End)?;
+    signals::end_unless_watched()?;
     let save = args.save_logits.as_deref().map(|path| save(args, path)).transpose()?;
     let text = args.file.as_deref().filter(|_| args.kl_against.is_none()).map(common::read_text).transpose()?;
     let chunks = match args.chunks {
@@ -54,22 +55,31 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if options.n_ctx == 0 {
         options.n_ctx = N_CTX;
     }
-    let (mut context, assets) = common::open_with(&args.model, options, None)?;
+    let (mut context, assets) = common::open_raw(&args.model, &options)?;
+    common::watch_signals(&context.interrupt_flag())?;
     let tokenizer = &assets.tokenizer;
     let bos = tokenizer.ids().bos.filter(|_| tokenizer.adds_bos());
     let what = Evaluation { n_ctx: context.n_ctx(), chunks, bos };
+    let mut so_far = None;
     let mut progress = |done: usize, all: usize, nll: &Nll| {
         errln!("[{done}/{all}] {:.4}", nll.perplexity());
+        so_far = Some((done, all, nll.perplexity()));
     };
     let report = match &args.kl_against {
         Some(path) => {
             let mut base = LogitsReader::open(path, context.model().config().n_vocab)?;
-            compare(&mut context, &mut base, &what, &mut progress)?
+            compare(&mut context, &mut base, &what, &mut progress)
         }
         None => {
             let ids = tokenizer.encode(text.as_deref().unwrap_or_default(), true, false)?;
-            evaluate(&mut context, &ids, &what, save, &mut progress)?
+            evaluate(&mut context, &ids, &what, save, &mut progress)
         }
+    };
+    let report = match (report, so_far) {
+        (Err(RuntimeError::Interrupted), Some((done, all, perplexity))) => {
+            anyhow::bail!("interrupted after {done} of {all} chunks, whose perplexity is {perplexity:.4}")
+        }
+        (report, _) => report?,
     };
     if args.json { print_json(&report) } else { Ok(print_text(&report)?) }
 }

@@ -1,7 +1,6 @@
 //! `ocelli probe`: what a model computes for a prompt, in a file for comparison with another implementation.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 use ocelli_files::{Output, Replace, WriteOptions};
 use ocelli_runtime::media::Shown;
@@ -10,7 +9,7 @@ use ocelli_runtime::probe::{Probe, Stages};
 use super::common::{self, ModelArgs};
 use super::vision::{Vision, VisionArgs, tell_warnings};
 use crate::outputs;
-use crate::signals::{self, Action};
+use crate::signals;
 use crate::sink::errln;
 
 /// Options of `ocelli probe`.
@@ -48,7 +47,7 @@ pub(crate) struct Args {
 
 /// Runs the prompt and some greedy steps, and writes what was computed.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    signals::on_signal(Action::End)?;
+    signals::end_unless_watched()?;
     let mut read = outputs::model_files(&args.model.file()?);
     read.extend(args.vision.mmproj.iter().chain(&args.image).cloned());
     read.extend(args.chat_template.iter().map(PathBuf::from));
@@ -56,13 +55,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let output = Output::create(&args.output, &write)?;
     let text = if args.prompt == "-" { common::read_text("-".as_ref())? } else { args.prompt.clone() };
     let (mut context, assets) = common::open(&args.model, args.chat_template.as_deref())?;
+    let interrupt = context.interrupt_flag();
+    common::watch_signals(&interrupt)?;
     let file = args.model.load_options()?.file;
     let mut vision = Vision::new(&args.vision, None, &args.model.file()?, file, &context)?;
     vision.ignore_orientation();
     let (mut slices, mut shown) = (Stages::default(), Vec::new());
     if !args.image.is_empty() {
         let media = vision.media()?;
-        shown = media.probe(&args.image, &mut slices, &AtomicBool::new(false))?;
+        shown = media.probe(&args.image, &mut slices, &interrupt)?;
         tell_warnings(media);
         slices.finish(&shown);
     }
