@@ -20,7 +20,10 @@ use sha2::{Digest, Sha256};
 
 use crate::image::resize::PassOrder;
 use crate::image::video::{VideoOptions, each_frame};
-use crate::image::{DecodeOptions, Grey16, Orientation, Profile, Rgb8, SliceOptions, decode, read_file, slice};
+use crate::image::{
+    DecodeNote, DecodeOptions, Grey16, Orientation, Profile, Rgb8, SliceOptions, decode, decode_with_notes,
+    may_be_noted, read_file, slice,
+};
 use crate::image_cache::{Cached, ImageCache};
 use crate::placement::Attachment;
 use crate::prompt::ImageEmbedding;
@@ -267,7 +270,7 @@ impl Media {
     ) -> Result<Shown, RuntimeError> {
         let mut entries = Vec::new();
         self.warnings.clear();
-        self.take_bytes(bytes, self.options.max_slice_nums, &mut entries)?;
+        self.take_bytes(bytes, None, self.options.max_slice_nums, &mut entries)?;
         let mut shown = self.encode(entries, watch, None, interrupt)?;
         shown.pop().ok_or(RuntimeError::LostImage { index: 0 })
     }
@@ -286,7 +289,9 @@ impl Media {
         self.warnings.clear();
         for path in paths {
             let bytes = read_file(path.as_ref(), &self.options.decode.limits)?;
-            let picture = decode(&bytes, &self.options.decode).map_err(|e| e.in_file(path.as_ref()))?;
+            let decoded = decode_with_notes(&bytes, &self.options.decode);
+            let (picture, note) = decoded.map_err(|e| e.in_file(path.as_ref()))?;
+            self.warn(Some(path.as_ref()), note);
             let pending =
                 self.cut(self.key(&bytes, self.options.max_slice_nums)?, &picture, self.options.max_slice_nums)?;
             pending.slices.iter().for_each(|pixels| probe.slice(pixels));
@@ -309,8 +314,12 @@ impl Media {
         let mut entries = Vec::new();
         let nums = self.options.video_max_slice_nums;
         let video = self.options.video.clone();
-        let mut failed = None;
+        let (mut failed, mut noted) = (None, false);
         let read = each_frame(path, &video, &mut |done, all| watch.frames(done, all), interrupt, &mut |frame| {
+            // One frame's note stands for all: they come from one camera.
+            if frame.note.is_some() && !std::mem::replace(&mut noted, true) {
+                self.warn(Some(path), frame.note);
+            }
             let mut digest = Sha256::new();
             digest.update(format!("{}x{}", frame.image.width(), frame.image.height()));
             digest.update(frame.image.data());
@@ -333,15 +342,41 @@ impl Media {
 
     fn take_file(&mut self, path: &Path, nums: usize, entries: &mut Vec<Entry>) -> Result<(), RuntimeError> {
         let bytes = read_file(path, &self.options.decode.limits)?;
-        self.take_bytes(&bytes, nums, entries).map_err(|error| match error {
+        self.take_bytes(&bytes, Some(path), nums, entries).map_err(|error| match error {
             RuntimeError::Image(image) => image.in_file(path).into(),
             other => other,
         })
     }
 
-    fn take_bytes(&mut self, bytes: &[u8], nums: usize, entries: &mut Vec<Entry>) -> Result<(), RuntimeError> {
+    fn take_bytes(
+        &mut self,
+        bytes: &[u8],
+        path: Option<&Path>,
+        nums: usize,
+        entries: &mut Vec<Entry>,
+    ) -> Result<(), RuntimeError> {
         let key = self.key(bytes, nums)?;
-        self.take(key, entries, |media| media.cut(key, &decode(bytes, &media.options.decode)?, nums))
+        // Such a picture is decoded even if its rows are remembered: whoever sees it anew is to know what was done to it.
+        let noted = if may_be_noted(bytes, &self.options.decode) {
+            let (picture, note) = decode_with_notes(bytes, &self.options.decode)?;
+            self.warn(path, note);
+            Some(picture)
+        } else {
+            None
+        };
+        self.take(key, entries, |media| match noted {
+            Some(picture) => media.cut(key, &picture, nums),
+            None => media.cut(key, &decode(bytes, &media.options.decode)?, nums),
+        })
+    }
+
+    /// Remembers what a user should know about a picture, once for each.
+    fn warn(&mut self, path: Option<&Path>, note: Option<DecodeNote>) {
+        let Some(note) = note else { return };
+        let warning = path.map_or_else(|| note.to_string(), |path| format!("{}: {note}", path.display()));
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
     }
 
     /// Adds the picture with that key to a batch; `cut` makes its slices if they are needed.

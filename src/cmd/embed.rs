@@ -11,7 +11,7 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use super::common::{self, PrecisionArg};
 use super::usage::bail_usage;
-use super::vision::{Bar, VisionArgs, describe, open_vision};
+use super::vision::{Bar, VisionArgs, describe, open_vision, tell_warnings};
 use crate::cache_folder;
 use crate::outputs;
 use crate::sink::{self, errln};
@@ -70,6 +70,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let file = FileOptions { identities: cache_folder::identities(), ..FileOptions::default() };
     let mut media = open_vision(mmproj, file, options)?;
     let shown = media.images(&args.images, &mut Bar::new(), &interrupt)?;
+    tell_warnings(&media);
     write(output, &shown, args.pooled)?;
     for (path, shown) in args.images.iter().zip(&shown) {
         errln!("image {}: {}", path.display(), describe(shown));

@@ -106,6 +106,7 @@ impl VisionArgs {
         MediaOptions {
             max_slice_nums: self.image_max_slices,
             decode: DecodeOptions { limits, ..chosen.decode },
+            video: VideoOptions { limits, ..chosen.video.clone() },
             pass_order: self.image_pillow,
             n_threads: threads,
             precision: self.vision_precision.map_or(precision, PrecisionArg::precision),
@@ -257,7 +258,8 @@ pub(crate) fn open_vision(path: &Path, load: FileOptions, options: MediaOptions)
     Ok(media)
 }
 
-fn tell_warnings(media: &Media) {
+/// What a user should know about the last pictures.
+pub(crate) fn tell_warnings(media: &Media) {
     for note in media.warnings() {
         errln!("ocelli: warning: {note}");
     }

@@ -338,6 +338,47 @@ fn commands_show_pictures() {
     assert_eq!(tensors.tensor("slices.0.emb").unwrap().shape(), [rows, 256]);
 }
 
+/// A PNG of 2x1 pixels of 16-bit grey, 17 and 256, in a stored stream.
+fn grey16() -> Vec<u8> {
+    let crc = |bytes: &[u8]| {
+        !bytes.iter().fold(u32::MAX, |crc, &byte| {
+            (0..8).fold(crc ^ u32::from(byte), |c, _| if c & 1 == 1 { 0xedb8_8320 ^ (c >> 1) } else { c >> 1 })
+        })
+    };
+    let chunk = |name: &[u8], content: &[u8]| {
+        let named = [name, content].concat();
+        [&u32::try_from(content.len()).unwrap().to_be_bytes(), &named[..], &crc(&named).to_be_bytes()].concat()
+    };
+    let header = [0, 0, 0, 2, 0, 0, 0, 1, 16, 0, 0, 0, 0];
+    // Filter 0, then two values.
+    let row = [0, 0, 17, 1, 0];
+    let (a, b) = row.iter().fold((1u32, 0u32), |(a, b), &byte| (a + u32::from(byte), b + a + u32::from(byte)));
+    let stream = [&[0x78, 1, 1, 5, 0, 0xfa, 0xff][..], &row, &(b << 16 | a).to_be_bytes()].concat();
+    [&b"\x89PNG\r\n\x1a\n"[..], &chunk(b"IHDR", &header), &chunk(b"IDAT", &stream), &chunk(b"IEND", &[])].concat()
+}
+
+/// Whoever sees such a picture anew is told, even if its rows are remembered; nobody is told twice of one picture.
+#[test]
+fn sixteen_bit_grey_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x-ray.png");
+    std::fs::write(&path, grey16()).unwrap();
+    let told = |media: &Media| media.warnings().to_vec();
+    let mut media = media();
+    show(&mut media, &[&path, &path]);
+    let [warning] = &told(&media)[..] else { panic!("{:?}", told(&media)) };
+    assert!(warning.contains("x-ray.png: the picture is 16-bit grey, and 50 % of its pixels turn white"), "{warning}");
+    assert_eq!(show(&mut media, &[&path])[0].origin, Origin::Memory);
+    assert_eq!(told(&media).len(), 1);
+    // As frames of a video once for all; llama.cpp's rules keep the high byte.
+    std::fs::copy(&path, dir.path().join("y-ray.png")).unwrap();
+    media.video(dir.path(), &mut (), &AtomicBool::new(false)).unwrap();
+    assert_eq!(told(&media).len(), 1);
+    let mut other = media_with(MediaOptions::new(Profile::LlamaCpp));
+    show(&mut other, &[&path]);
+    assert_eq!(told(&other).len(), 0);
+}
+
 #[test]
 fn what_cannot_be_shown_is_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -361,7 +402,29 @@ fn what_cannot_be_shown_is_refused() {
         b"",
         &["3000 pixels", "--image-max-pixels"],
     );
-    refused(&run(model, &["--video", image]), b"", &["a.bmp", "no video"]);
+    refused(&run(model, &["--video", image]), b"", &["a.bmp", "not a video"]);
+    // Half a minute of work in 4,620 bytes; a picture that made a decoder panic; a pipe among the frames of a folder.
+    let hostile = dir.path().join("frames");
+    std::fs::create_dir(&hostile).unwrap();
+    let (bomb, panic) = (hostile.join("bomb.gif"), hostile.join("panic.png"));
+    let frame = *b"\x21\xf9\x04\0\x64\0\0\0\x2c\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x05\0";
+    let screen = *b"GIF89a\x40\x1f\x40\x1f\x80\0\0\0\0\0\xff\xff\xff";
+    std::fs::write(&bomb, [&screen[..], &frame.repeat(200)].concat()).unwrap();
+    let bomb = leak(bomb.to_str().unwrap());
+    refused(&run(model, &["--video", bomb]), b"", &["bomb.gif", "64 frames take", "max_work_pixels"]);
+    let mut png = grey16();
+    png[24..26].copy_from_slice(&[8, 3]);
+    png.splice(33..33, *b"\0\0\0\x04PLTE\x01\x02\x03\x04\0\0\0\0");
+    std::fs::write(&panic, png).unwrap();
+    refused(&run(model, &["--image", leak(panic.to_str().unwrap())]), b"", &["panic.png", "palette has 4 bytes"]);
+    #[cfg(unix)]
+    {
+        let status = std::process::Command::new("mkfifo").arg(hostile.join("pipe.png")).status().unwrap();
+        assert!(status.success());
+        std::fs::remove_file(bomb).unwrap();
+        std::fs::write(hostile.join("panic.png"), grey16()).unwrap();
+        refused(&run(model, &["--video", leak(hostile.to_str().unwrap())]), b"", &["pipe.png", "named pipe"]);
+    }
     let truncated = dir.path().join("short.bmp");
     let bytes = std::fs::read(image).unwrap();
     std::fs::write(&truncated, &bytes[..bytes.len() / 2]).unwrap();
