@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::Checkpoint;
-use crate::compare::{self, Compare};
+use crate::compare::Compare;
 use crate::error::ConvertError;
 use crate::family::{self, Job};
 use crate::general::{self, Name};
@@ -263,19 +263,7 @@ fn is_already_there(
     progress.end();
     match compared {
         Ok(_) => Ok(compare.left() == 0),
-        Err(ConvertError::Gguf(error)) if is_difference(&error) => Ok(false),
+        Err(_) if compare.different() => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// Whether an error comes from comparing, not from reading.
-fn is_difference(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == compare::DIFFERENT) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }

@@ -25,7 +25,6 @@ mod sentencepiece;
 mod special;
 mod template;
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use ocelli_gguf::{MetaArray, MetaValue};
@@ -265,15 +264,23 @@ impl Vocab {
     }
 }
 
-/// Checks that every text leads back to one id.
+/// Checks that every text leads back to one id. By sorting: a table of texts would take more than the vocabulary.
 fn check_unique(tokens: &[String]) -> Result<(), VocabError> {
-    let mut seen: HashMap<&str, u32> = HashMap::with_capacity(tokens.len());
-    for (second, text) in tokens.iter().enumerate() {
-        if let Some(first) = seen.insert(text.as_str(), u32::try_from(second).unwrap_or(u32::MAX)) {
-            return Err(VocabError::DuplicateText { text: text.clone(), first: first as usize, second });
-        }
+    let text = |id: u32| tokens.get(id as usize).map_or("", String::as_str);
+    let mut order: Vec<u32> = (0..u32::try_from(tokens.len()).unwrap_or(u32::MAX)).collect();
+    order.sort_unstable_by(|a, b| text(*a).cmp(text(*b)).then(a.cmp(b)));
+    let twice = order.windows(2).filter_map(|pair| match pair {
+        [a, b] if text(*a) == text(*b) => Some((*b, *a)),
+        _ => None,
+    });
+    match twice.min() {
+        Some((second, first)) => Err(VocabError::DuplicateText {
+            text: text(second).to_owned(),
+            first: first as usize,
+            second: second as usize,
+        }),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Makes control tokens of those that a file calls special without giving an id.
