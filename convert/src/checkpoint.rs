@@ -32,6 +32,11 @@ pub(crate) const SINGLE: &str = "model.safetensors";
 /// Name of the list of shards.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
+/// The weight files that the index of a folder lists; an index that cannot be read lists nothing.
+pub(crate) fn listed_files(dir: &Path) -> Vec<String> {
+    Index::read(&dir.join(INDEX)).ok().flatten().map(|index| index.files).unwrap_or_default()
+}
+
 /// Data type of a checkpoint tensor that can be converted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SourceType {

@@ -3,6 +3,8 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use ocelli_files::{Inputs, NewFolder, Output, Replace, WriteOptions, check_space, commit_all};
+
 use crate::checkpoint::Checkpoint;
 use crate::compare::Compare;
 use crate::error::ConvertError;
@@ -10,7 +12,6 @@ use crate::family::{self, Job};
 use crate::general::{self, Name};
 use crate::json::Section;
 use crate::mixture::FileType;
-use crate::output::{OutputFile, check_space, commit_all};
 use crate::pipeline;
 use crate::plan::FilePlan;
 use crate::progress::Progress;
@@ -167,7 +168,7 @@ pub(crate) fn convert_checkpoint(
         }
         _ => {}
     }
-    let files = write(&checkpoint, parts, options, progress)?;
+    let files = write(dir, &checkpoint, parts, options, progress)?;
     Ok(ConvertReport { family: family.name, files, remarks, warnings })
 }
 
@@ -189,47 +190,46 @@ fn vocabulary_rows(checkpoint: &Checkpoint, config: &Section, embedding: &str) -
     Ok(size as usize)
 }
 
-/// Writes all parts to temporary files and moves them to their places.
+/// Writes all parts of the checkpoint in `dir` to temporary files and moves them to their places.
 fn write(
+    dir: &Path,
     checkpoint: &Checkpoint,
     parts: Vec<(Part, String, FilePlan)>,
     options: &ConvertOptions,
     progress: &dyn Progress,
 ) -> Result<Vec<WrittenFile>, ConvertError> {
     let outdir = &options.outdir;
-    std::fs::create_dir_all(outdir).map_err(ConvertError::io("create", outdir))?;
+    let folder = NewFolder::make(outdir).map_err(ConvertError::io("create", outdir))?;
     let threads = options.threads.map_or(0, NonZeroUsize::get);
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build()
         .map_err(|e| ConvertError::Threads(e.to_string()))?;
-    let create = |name: &String| OutputFile::create(&outdir.join(name), options.overwrite).map(Some);
-    let may_be_kept =
-        |part: &Part, name: &String| *part == Part::Vision && !options.overwrite && outdir.join(name).is_file();
-    let mut needed = 0u64;
-    let mut outputs: Vec<Option<OutputFile>> = Vec::with_capacity(parts.len());
+    // A vision file that is there and differs is refused below, before anything is written.
+    let (mut kept, mut paths, mut sizes) = (Vec::new(), Vec::new(), Vec::new());
     for (part, file_name, plan) in &parts {
-        let total = pipeline::header(plan)?.total_size()?;
-        let kept = may_be_kept(part, file_name);
-        needed = needed.saturating_add(if kept { 0 } else { total });
-        outputs.push(if kept { None } else { create(file_name)? });
-    }
-    // A file that is there and differs is refused before anything is written.
-    for ((_, file_name, plan), output) in parts.iter().zip(&mut outputs) {
-        if output.is_none() && !is_already_there(&outdir.join(file_name), plan, checkpoint, &pool, progress)? {
-            *output = create(file_name)?;
+        let path = outdir.join(file_name);
+        let may_be_kept = *part == Part::Vision && !options.overwrite && path.is_file();
+        kept.push(may_be_kept && is_already_there(&path, plan, checkpoint, &pool, progress)?);
+        if kept.last() == Some(&false) {
+            paths.push(path);
+            sizes.push(pipeline::header(plan)?.total_size()?);
         }
     }
-    check_space(outdir, needed)?;
+    let write = WriteOptions::new(inputs(dir), Replace::if_told(options.overwrite));
+    let mut outputs = Output::create_all(&paths, &write)?;
+    check_space(outputs.iter().zip(sizes))?;
     let mut written = Vec::with_capacity(parts.len());
-    for ((part, file_name, plan), output) in parts.into_iter().zip(&mut outputs) {
+    let mut next = outputs.iter_mut();
+    for ((part, file_name, plan), kept) in parts.into_iter().zip(kept) {
         let (path, tensors) = (outdir.join(&file_name), plan.tensors.len());
-        let kept = output.is_none();
+        // One output was made for every part that is not kept.
+        let output = if kept { None } else { next.next() };
         let bytes = match output {
             None => pipeline::header(&plan)?.total_size()?,
             Some(output) => {
                 progress.begin(&file_name, pipeline::source_bytes(&plan));
-                let bytes = pipeline::write_file(&plan, checkpoint, output.file(), &pool, progress)?;
+                let bytes = pipeline::write_file(&plan, checkpoint, output, &pool, progress)?;
                 progress.end();
                 bytes
             }
@@ -239,7 +239,8 @@ fn write(
     if progress.cancelled() {
         return Err(ConvertError::Cancelled);
     }
-    commit_all(outputs.into_iter().flatten().collect())?;
+    commit_all(outputs)?;
+    folder.keep();
     Ok(written)
 }
 
@@ -266,4 +267,11 @@ fn is_already_there(
         Err(_) if compare.different() => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// What may be read from the checkpoint in `dir`. GGUF files that were made there before are none of it.
+fn inputs(dir: &Path) -> Inputs {
+    let mut inputs = Inputs::default();
+    inputs.add_where(dir, &|path| path.extension().is_none_or(|ending| ending != "gguf"));
+    inputs
 }

@@ -14,6 +14,8 @@ pub(crate) mod perplexity;
 pub(crate) mod probe;
 pub(crate) mod quantize;
 pub(crate) mod run;
+pub(crate) mod session;
 pub(crate) mod synth;
+pub(crate) mod template;
 pub(crate) mod tokenize;
 pub(crate) mod vision;

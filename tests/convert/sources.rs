@@ -208,7 +208,7 @@ fn an_equal_vision_file_is_kept() {
         }
         std::fs::write(&vision, &changed).unwrap();
         let error = convert(&path, &options(&out, FileType::Q4_0), &Silent).unwrap_err();
-        assert!(matches!(&error, ConvertError::Exists { path } if *path == vision), "{error}");
+        assert!(error.to_string().contains(&vision.display().to_string()), "{error}");
         assert!(read(&vision) == changed);
         assert_eq!(std::fs::read_dir(&out).unwrap().count(), 3);
     }
