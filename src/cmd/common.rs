@@ -341,18 +341,17 @@ fn describe(context: &Context, loaded: Duration) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The whole text of `path`, `-` being standard input.
+/// The whole text of `path`, `-` being standard input; a byte-order mark is not part of it.
 pub(crate) fn read_text(path: &Path) -> anyhow::Result<String> {
     let mut bytes = Vec::new();
+    let mut name = path.display().to_string();
     if path.as_os_str() == "-" {
         std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
+        name = "standard input".to_owned();
     } else {
         bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     }
-    String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        anyhow::anyhow!("{} is not UTF-8 text (byte {at}); convert it to UTF-8", path.display())
-    })
+    ocelli_convert::read::decode_text(bytes).map_err(|fault| anyhow::anyhow!("{name}: {fault}"))
 }
 
 /// Makes signals stop what looks at `interrupt` and end the program; see [`signals`].

@@ -203,7 +203,7 @@ fn read_imatrix(path: &Path, args: &Args) -> anyhow::Result<Imatrix> {
 fn type_options(args: &Args) -> anyhow::Result<TypeOptions> {
     let mut overrides = args.tensor_type.iter().map(|t| TensorOverride::parse(t)).collect::<Result<Vec<_>, _>>()?;
     for path in &args.tensor_type_file {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = super::common::read_text(path)?;
         // A fault of the file, not of the arguments.
         let list = TensorOverride::parse_list(&text).map_err(|e| anyhow::anyhow!("in {}: {e}", path.display()))?;
         overrides.extend(list);
