@@ -5,7 +5,7 @@
 use std::sync::atomic::AtomicBool;
 
 use libfuzzer_sys::fuzz_target;
-use ocelli_fuzz::Bytes;
+use ocelli_fuzz::{Bytes, let_decoders_panic};
 use ocelli_runtime::image::video::{VideoOptions, frames};
 use ocelli_runtime::image::{DecodeOptions, Limits, decode};
 
@@ -176,7 +176,7 @@ fn apng_file(bytes: &mut Bytes) -> Vec<u8> {
     out
 }
 
-fuzz_target!(|input: &[u8]| {
+fuzz_target!(init: let_decoders_panic(), |input: &[u8]| {
     let mut bytes = Bytes::new(input);
     let file = match bytes.byte() % 3 {
         0 => gif_file(&mut bytes),

@@ -51,6 +51,18 @@ impl<'a> Bytes<'a> {
     }
 }
 
+/// Lets panics of third-party picture decoders pass: they happen on threads that are there for it, and are errors of the
+/// picture. Panics elsewhere still end the fuzzer. For the `init` of a target, behind the fuzzer's own hook.
+#[cfg(feature = "runtime")]
+pub fn let_decoders_panic() {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if std::thread::current().name() != Some(ocelli_runtime::image::DECODE_THREAD) {
+            hook(panic);
+        }
+    }));
+}
+
 #[cfg(feature = "runtime")]
 mod mini {
     use std::sync::{Arc, LazyLock};

@@ -19,6 +19,7 @@ mod context;
 mod error;
 pub mod eval;
 mod generate;
+pub mod identity;
 pub mod image;
 mod image_cache;
 pub mod kv;
@@ -49,6 +50,7 @@ pub use config::Config;
 pub use context::{Context, ContextOptions, EachLogits, Sequence};
 pub use error::RuntimeError;
 pub use generate::{Assets, Completion, Watch, complete};
+pub use identity::IdentityCache;
 pub use image_cache::ImageCache;
 #[doc(hidden)]
 pub use image_cache::decode as decode_image_file;
