@@ -34,6 +34,13 @@ fn scratch(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
+/// As [`scratch`], for a file that is not there yet: an earlier run may have left it.
+fn fresh(name: &str) -> PathBuf {
+    let path = scratch(name);
+    let _ = std::fs::remove_file(&path);
+    path
+}
+
 fn picture(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/ocelli-tiny/examples").join(name);
     path.to_str().unwrap().to_owned()
@@ -111,7 +118,7 @@ fn logits_are_those_of_the_scalar_table() {
         let mut reference: Option<(Vec<f32>, Vec<f32>)> = None;
         // The scalar table is the last, and the reference of the others.
         for isa in isas().into_iter().rev() {
-            let file = scratch(&format!("probe-{precision}-{isa}.safetensors"));
+            let file = fresh(&format!("probe-{precision}-{isa}.safetensors"));
             let (path, shapes) = (file.to_str().unwrap(), picture("shapes.png"));
             let args =
                 ["probe", "--image", &shapes, "-p", "What colour is the star?", "-o", path, "--precision", precision];
@@ -165,7 +172,7 @@ fn embeddings_are_those_of_the_scalar_table() {
     for (precision, bound) in [("exact", 1e-4), ("fast", 5e-2)] {
         let mut reference = None;
         for isa in isas().into_iter().rev() {
-            let file = scratch(&format!("embed-{precision}-{isa}.safetensors"));
+            let file = fresh(&format!("embed-{precision}-{isa}.safetensors"));
             let (mmproj, path, shapes) = (mmproj.to_str().unwrap(), file.to_str().unwrap(), picture("number.png"));
             let args =
                 ["embed", "--mmproj", mmproj, "-o", path, "--json", "--precision", precision, "--isa", isa, &shapes];
@@ -227,8 +234,9 @@ fn files_are_the_same_with_every_isa() {
 /// A name that cannot be honoured is an error wherever one is taken, by option and by environment.
 #[test]
 fn an_isa_that_is_not_there_is_refused() {
-    let dir = scratch("isa-refused");
-    let (shapes, out) = (picture("shapes.png"), dir.join("o.safetensors"));
+    let dir = scratch("isa-refused-folder");
+    let (prose, out) = (scratch("isa-refused.txt"), fresh("isa-refused.safetensors"));
+    std::fs::write(&prose, "some words ".repeat(100)).unwrap();
     let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/ocelli-tiny");
     let missing = Kernels::candidates().into_iter().find(|(_, needs)| needs.is_some()).map_or("mmx", |(name, _)| name);
     for name in ["mmx", missing] {
@@ -242,7 +250,7 @@ fn an_isa_that_is_not_there_is_refused() {
         };
         for args in [
             &["run", "-p", "x"][..],
-            &["perplexity", "-f", &shapes],
+            &["perplexity", "-f", prose.to_str().unwrap()],
             &["probe", "-p", "x", "-o", out.to_str().unwrap()],
         ] {
             check(&run(&[args, &["--isa", name]].concat(), None), args[0]);
@@ -255,5 +263,5 @@ fn an_isa_that_is_not_there_is_refused() {
             check(&run(args, Some(name)), args[0]);
         }
     }
-    assert!(!dir.exists(), "something was written");
+    assert!(!dir.exists() && !out.exists(), "something was written");
 }

@@ -366,7 +366,7 @@ impl Coverage<'_> {
     /// Why the matrix made no difference, if it made none.
     fn useless(&self) -> Option<String> {
         if self.entries == 0 {
-            Some("it has no entries, or none that --include-weights and --exclude-weights leave".to_owned())
+            Some("it has no entries".to_owned())
         } else if self.converted == 0 {
             Some("no tensor changes its format".to_owned())
         } else if self.without.len() == self.converted {
