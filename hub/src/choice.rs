@@ -142,6 +142,13 @@ fn groups_of(files: &[&ModelFile]) -> Vec<Group> {
     groups.into_values().collect()
 }
 
+/// All whole models among files, each with its vision file, by name.
+pub(crate) fn models(files: &[ModelFile]) -> Vec<Choice> {
+    let gguf = files.iter().filter(|f| has_extension(&f.path, "gguf") && !is_imatrix(&f.path));
+    let (vision, text): (Vec<&ModelFile>, Vec<&ModelFile>) = gguf.partition(|f| is_vision(&f.path));
+    groups_of(&text).into_iter().filter_map(|group| finish("", group, &vision, Vec::new()).ok()).collect()
+}
+
 fn finish(repo: &str, group: Group, vision: &[&ModelFile], notes: Vec<String>) -> Result<Choice, HubError> {
     if let Some(missing) = (1..=group.of).find(|no| !group.parts.contains_key(no)) {
         return Err(HubError::MissingPart {

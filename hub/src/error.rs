@@ -185,6 +185,20 @@ pub enum HubError {
         /// Bytes that are free.
         free: u64,
     },
+    /// Something that is not there.
+    #[error("{what} is not in the cache {}", .cache.display())]
+    NotCached {
+        /// What was named.
+        what: String,
+        /// Where it was looked for.
+        cache: PathBuf,
+    },
+    /// Files that another process is writing.
+    #[error("another process is downloading files of {what}; wait for it, or end it")]
+    Busy {
+        /// What was named.
+        what: String,
+    },
     /// A file or folder that cannot be read or written.
     #[error("cannot {action} {}: {source}", .path.display())]
     Io {

@@ -20,7 +20,9 @@ mod http;
 mod hub;
 mod journal;
 mod name;
+mod remove;
 mod retry;
+mod stores;
 mod url;
 mod verify;
 
@@ -30,3 +32,5 @@ pub use crate::config::{Config, Timing, Token};
 pub use crate::error::HubError;
 pub use crate::hub::{Files, Hub, Plan, Silent, Watch};
 pub use crate::name::{Name, RepoId, RepoModel, SHORT_NAMES, ShortName};
+pub use crate::remove::{Removed, remove};
+pub use crate::stores::{LocalModel, Store, Stores};
