@@ -44,7 +44,7 @@ pub(crate) struct Bundled {
 impl Bundled {
     /// The model's files, made now if this is the first time.
     pub(crate) fn open() -> anyhow::Result<Self> {
-        Self::open_in(&cache_folder()?.join("ocelli").join("models"))
+        Self::open_in(&folder()?)
     }
 
     /// As [`Bundled::open`] with the folder `all` for such models.
@@ -131,6 +131,11 @@ fn write_all(folder: &Path, files: &[(&str, &[u8])]) -> anyhow::Result<()> {
         std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
+}
+
+/// The folder for bundled models.
+pub(crate) fn folder() -> anyhow::Result<PathBuf> {
+    Ok(cache_folder()?.join("ocelli").join("models"))
 }
 
 /// The user's cache folder as desktop systems define it.

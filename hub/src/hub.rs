@@ -143,13 +143,21 @@ impl Hub {
             check_revision(model.revision()).map_err(|reason| HubError::Name { name: model.to_string(), reason })?;
         let Listing { commit, architecture, files } = api::list(&self.client, &model.repo, &revision, watch)?;
         let choice = choose(model, &files)?;
-        let repo = self.repo(model);
-        let wanted = choice.text.iter().chain(&choice.vision);
-        let bytes = wanted.clone().map(|file| file.size).sum();
-        let missing = wanted
-            .filter(|file| !is_there(&repo, file))
-            .map(|file| file.size - journal::arrived(&repo.blob(&file.etag), file.size).min(file.size));
-        Ok(Plan { model: model.clone(), commit, architecture, bytes, missing: missing.sum(), choice })
+        Ok(self.measured(Plan { model: model.clone(), commit, architecture, bytes: 0, missing: 0, choice }))
+    }
+
+    /// A plan for the vision file alone; `None` where the repository has none.
+    pub fn only_vision(&self, mut plan: Plan) -> Option<Plan> {
+        plan.choice.text = vec![plan.choice.vision.take()?];
+        Some(self.measured(plan))
+    }
+
+    fn measured(&self, plan: Plan) -> Plan {
+        let repo = self.repo(&plan.model);
+        let wanted: Vec<&ModelFile> = plan.choice.text.iter().chain(&plan.choice.vision).collect();
+        let bytes = wanted.iter().map(|file| file.size).sum();
+        let missing = missing(&repo, &wanted);
+        Plan { bytes, missing, ..plan }
     }
 
     /// Fetches what is missing of a plan. Nothing of it can be found under its name before all of that file has arrived
@@ -195,13 +203,15 @@ fn is_there(repo: &CachedRepo, file: &ModelFile) -> bool {
     size_of(&repo.blob(&file.etag)) == Some(file.size)
 }
 
+/// Bytes that are still to be fetched.
+fn missing(repo: &CachedRepo, wanted: &[&ModelFile]) -> u64 {
+    let absent = wanted.iter().filter(|file| !is_there(repo, file));
+    absent.map(|file| file.size - journal::arrived(&repo.blob(&file.etag), file.size).min(file.size)).sum()
+}
+
 /// Checks that the disk has room for what is missing.
 fn room_for(repo: &CachedRepo, wanted: &[&ModelFile]) -> Result<(), HubError> {
-    let missing: u64 = wanted
-        .iter()
-        .filter(|file| !is_there(repo, file))
-        .map(|file| file.size - journal::arrived(&repo.blob(&file.etag), file.size).min(file.size))
-        .sum();
+    let missing = missing(repo, wanted);
     if missing == 0 {
         return Ok(());
     }

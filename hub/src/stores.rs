@@ -392,8 +392,8 @@ mod tests {
         let both =
             manifest(&[("params", &of("c")), ("model", &of("a")), ("projector", &of("b")), ("template", &of("c"))]);
         write(&at("registry.ollama.ai/library/minicpm-v/8b"), &both);
-        write(&at("registry.ollama.ai/library/minicpm-v/latest"), &manifest(&[("model", &of("c"))]));
-        write(&at("hf.co/user/Repo-GGUF/Q4_K_M"), &manifest(&[("model", &of("c"))]));
+        write(&at("registry.ollama.ai/library/minicpm-v/latest"), manifest(&[("model", &of("c"))]));
+        write(&at("hf.co/user/Repo-GGUF/Q4_K_M"), manifest(&[("model", &of("c"))]));
         for (name, layers) in [
             ("gone", vec![("model", of("d"))]),
             ("escaping", vec![("model", "sha256:../../../etc/passwd".to_owned())]),

@@ -10,6 +10,7 @@ use ocelli_runtime::{FileOptions, Precision};
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::common::{self, PrecisionArg};
+use super::names;
 use super::vision::{Bar, VisionArgs, describe, open_vision};
 use crate::sink::{self, errln};
 
@@ -57,7 +58,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.ignore_orientation {
         options.decode.orientation = ocelli_runtime::image::Orientation::Ignore;
     }
-    let mut media = open_vision(mmproj, FileOptions::default(), options)?;
+    let mut media = open_vision(&names::find_vision(mmproj)?, FileOptions::default(), options)?;
     let interrupt = Arc::new(AtomicBool::new(false));
     common::watch_ctrl_c(&interrupt, true)?;
     let shown = media.images(&args.images, &mut Bar::new(), &interrupt)?;

@@ -8,12 +8,14 @@ use ocelli_convert::inspect::{
     report::{CheckpointReport, SpecialToken, TextModel, Tokenizer, VisionModel},
 };
 
+use super::names;
 use crate::sink;
 
 /// Options of `ocelli inspect`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A GGUF file (of a split model, any part), a folder of them, or a checkpoint folder.
+    /// A GGUF file (of a split model, any part), a folder of them, a checkpoint folder, or the name of a model that is here.
+    #[arg(value_name = "PATH|NAME")]
     path: PathBuf,
     /// List every tensor with shape, format and place.
     #[arg(long)]
@@ -25,7 +27,7 @@ pub(crate) struct Args {
 
 /// Prints the report.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let report = inspect::inspect(&args.path, args.tensors)?;
+    let report = inspect::inspect(&names::find_here(&args.path)?, args.tensors)?;
     if args.json {
         return sink::json(&report);
     }
@@ -284,7 +286,7 @@ fn count(n: u64) -> String {
 }
 
 /// Sizes in powers of 1000, as files are listed.
-fn bytes(n: u64) -> String {
+pub(crate) fn bytes(n: u64) -> String {
     match n {
         0..1_000 => format!("{n} B"),
         1_000..1_000_000 => format!("{:.1} kB", n as f64 / 1e3),

@@ -1,0 +1,181 @@
+//! `ocelli list`: the models on this machine, whoever brought them.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use ocelli_convert::inspect::{FileReport, Kind, Severity, inspect_file};
+use ocelli_hub::{LocalModel, Store};
+use serde::Serialize;
+
+use super::inspect::bytes;
+use super::names;
+use crate::bundled;
+use crate::sink;
+
+/// What `clip.projector_type` a vision file must have to be used.
+const PROJECTOR: &str = "resampler";
+
+/// Options of `ocelli list`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Print a JSON array instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Say where models and caches lie, how to move them and how to remove them
+    #[arg(long, conflicts_with = "json")]
+    paths: bool,
+}
+
+/// One model, as it is listed.
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    store: &'static str,
+    quant: Option<String>,
+    bytes: u64,
+    path: String,
+    parts: usize,
+    vision: Option<String>,
+    architecture: Option<String>,
+    /// Whether this build can run it.
+    runs: bool,
+    /// Why not.
+    why: Option<String>,
+}
+
+/// Prints the table.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    if args.paths {
+        return Ok(sink::out(&places()?)?);
+    }
+    let rows: Vec<Row> = names::stores()?.list().into_iter().map(describe).collect();
+    if args.json {
+        return sink::json(&rows);
+    }
+    Ok(sink::out(&table(&rows))?)
+}
+
+fn describe(model: LocalModel) -> Row {
+    let report = inspect_file(model.path(), false);
+    let (architecture, of_file) = match &report {
+        Ok(report) => (report.architecture.clone(), quant_of(report)),
+        Err(_) => (None, None),
+    };
+    let verdict = match report {
+        Err(error) => Err(error.to_string()),
+        Ok(report) => can_run(&report).and_then(|()| can_see(model.vision.as_deref())),
+    };
+    Row {
+        store: model.store.title(),
+        quant: model.quant.clone().or(of_file),
+        bytes: model.bytes,
+        path: model.path().display().to_string(),
+        parts: model.text.len(),
+        vision: model.vision.as_ref().map(|path| path.display().to_string()),
+        architecture,
+        runs: verdict.is_ok(),
+        why: verdict.err(),
+        name: model.name,
+    }
+}
+
+/// The quantisation that a file says of itself.
+fn quant_of(report: &FileReport) -> Option<String> {
+    report.file_type.as_ref().and_then(|t| t.name).map(str::to_owned)
+}
+
+fn can_run(report: &FileReport) -> Result<(), String> {
+    let known = ocelli_runtime::architectures();
+    if report.kind != Kind::Text {
+        return Err("not a text model".to_owned());
+    }
+    match report.architecture.as_deref() {
+        Some(found) if known.contains(&found) => {}
+        found => {
+            let found = found.unwrap_or("unknown");
+            return Err(format!("architecture {found} is not run (only {})", known.join(", ")));
+        }
+    }
+    match report.faults.iter().find(|fault| fault.severity == Severity::Error) {
+        Some(fault) => Err(fault.what.clone()),
+        None => Ok(()),
+    }
+}
+
+fn can_see(vision: Option<&Path>) -> Result<(), String> {
+    let Some(path) = vision else { return Ok(()) };
+    let report = inspect_file(path, false).map_err(|error| format!("vision file: {error}"))?;
+    match report.vision.as_ref().and_then(|vision| vision.projector.as_deref()) {
+        Some(PROJECTOR) => Ok(()),
+        found => Err(format!("vision file: projector {} is not run (only {PROJECTOR})", found.unwrap_or("unknown"))),
+    }
+}
+
+fn table(rows: &[Row]) -> String {
+    if rows.is_empty() {
+        return "no models here yet; `ocelli pull minicpm-v-4` fetches one, `ocelli list --paths` says where is looked\n".to_owned();
+    }
+    let shown: Vec<[String; 6]> = rows
+        .iter()
+        .map(|row| {
+            let vision = if row.vision.is_some() { "yes" } else { "no" };
+            let runs = row.why.as_deref().map_or("yes".to_owned(), |why| format!("no: {why}"));
+            let path = match row.parts {
+                1 => row.path.clone(),
+                n => format!("{} and {} more", row.path, n - 1),
+            };
+            let quant = row.quant.clone().unwrap_or_else(|| "?".to_owned());
+            [row.name.clone(), quant, bytes(row.bytes), vision.to_owned(), runs, path]
+                .map(|cell| sink::line(&cell).into_owned())
+        })
+        .collect();
+    let heads = ["NAME", "QUANT", "SIZE", "VISION"].map(str::to_owned);
+    let width = |column: usize| {
+        let cells = shown.iter().map(|row| &row[column]).chain([&heads[column]]);
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths = [0, 1, 2, 3].map(width);
+    let mut page = String::new();
+    let mut line = |cells: &[String], last: &str| {
+        for (cell, width) in cells.iter().zip(widths) {
+            // Writing to a string does not fail.
+            let _ = write!(page, "{cell:<width$}  ");
+        }
+        page.push_str(last);
+        page.push('\n');
+    };
+    line(&heads, "RUNS");
+    for row in &shown {
+        line(&row[..4], &row[4]);
+        line(&[], &format!("    {}", row[5]));
+    }
+    page
+}
+
+fn places() -> anyhow::Result<String> {
+    let stores = names::stores()?;
+    let mut page = String::new();
+    let own = &names::hub()?.config().cache;
+    let mut line = |what: &str, path: &Path, how: &str| {
+        let there = if path.exists() { "" } else { " (does not exist)" };
+        let text = format!("{what}: {}{there}", path.display());
+        page.push_str(&format!("{}\n    {how}\n", sink::line(&text)));
+    };
+    for (store, path) in stores.places() {
+        let how = match store {
+            Store::Hub if path == own => {
+                "downloads go here; moved by OCELLI_CACHE (this program only), HF_HUB_CACHE or HF_HOME; removed by `ocelli rm NAME`, or all of it by deleting the folder"
+            }
+            Store::Hub => "read only; the cache of other programs that use the hub",
+            Store::Ollama => "read only; moved by OLLAMA_MODELS; removed by `ollama rm`",
+            Store::LmStudio => "read only; moved and removed in LM Studio",
+            Store::LlamaCpp => "read only; moved by LLAMA_CACHE; removed by deleting its files",
+            _ => "read only",
+        };
+        line(store.title(), path, how);
+    }
+    if let Ok(folder) = bundled::folder() {
+        line("bundled model", &folder, "made on first use; moved by XDG_CACHE_HOME; may be deleted, it is made again");
+    }
+    Ok(page)
+}
