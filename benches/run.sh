@@ -42,7 +42,7 @@ done
 bench one-thread -m "$text" -p 88 -n 16 -t 1 "${common[@]}"
 # The plot shows the formats of the model's usual files; leave --formats out for all of them.
 bench kernels kernels --formats Q4_K,Q6_K,Q8_0,F16 --isa "${ISA:-best}" "${threads[@]}" "${common[@]}" \
-    --plot "$out/roofline.svg"
+    --plot "$out/roofline.svg" --overwrite
 for f in "$out"/*.md; do
     printf '\n== %s\n' "$(basename "$f" .md)"
     cat "$f"

@@ -6,9 +6,11 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, bail};
 use ocelli_convert::{ConvertOptions, Part, convert};
+use ocelli_files::TemporaryFolder;
 use sha2::{Digest, Sha256};
 
 use crate::progress::Bar;
+use crate::signals;
 use crate::sink::errln;
 
 /// Name of the model and beginning of its files' names.
@@ -57,7 +59,9 @@ impl Bundled {
         if bundled.is_whole() {
             return Ok(bundled);
         }
-        make(all, &bundled.folder).with_context(|| {
+        // The command may not have come to watching for them.
+        signals::end_unless_watched()?;
+        bundled.make(all).with_context(|| {
             format!("cannot make the bundled model in {}; name another model with -m", all.display())
         })?;
         if !bundled.is_whole() {
@@ -82,6 +86,39 @@ impl Bundled {
         let pictures = PICTURES.iter().map(|(name, _)| self.folder.join(name));
         pictures.chain([self.model(), vision]).all(|path| path.is_file())
     }
+
+    /// Converts in a folder beside the model's own and gives it its name last, so that nobody ever sees half of it.
+    fn make(&self, all: &Path) -> anyhow::Result<()> {
+        let folder = &self.folder;
+        std::fs::create_dir_all(all).with_context(|| format!("cannot make the folder {}", all.display()))?;
+        let work = TemporaryFolder::new(all)?;
+        let (checkpoint, files) = (work.path().join("checkpoint"), work.path().join("files"));
+        write_all(&checkpoint, &CHECKPOINT)?;
+        write_all(&files, &PICTURES)?;
+        errln!("converting the bundled model to Q4_K_M, this once");
+        let options =
+            ConvertOptions { outdir: files.clone(), name: Some(NAME.to_owned()), ..ConvertOptions::default() };
+        let report = convert(&checkpoint, &options, &Bar::leaving_ctrl_c())?;
+        for file in &report.files {
+            let part = if file.part == Part::Text { "text" } else { "vision" };
+            let name = file.path.file_name().unwrap_or_default();
+            errln!("{part}: {} ({:.1} MB)", folder.join(name).display(), file.bytes as f64 / 1e6);
+        }
+        if self.is_whole() {
+            // Another process was faster; its files are the same.
+            return Ok(());
+        }
+        if folder.exists() {
+            // What is left of it goes with the working folder.
+            let aside = work.path().join("replaced");
+            std::fs::rename(folder, aside).with_context(|| format!("cannot replace {}", folder.display()))?;
+        }
+        match std::fs::rename(&files, folder) {
+            // The same, but in the last moment.
+            Err(_) if folder.is_dir() => Ok(()),
+            renamed => renamed.with_context(|| format!("cannot name {}", folder.display())),
+        }
+    }
 }
 
 /// First digits of a SHA-256 over everything that the files are made of; computed once, since commands ask several times.
@@ -96,31 +133,6 @@ fn fingerprint() -> &'static str {
         }
         digest.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
     })
-}
-
-/// Converts in a folder beside `folder` and gives it its name last, so that nobody ever sees half of it.
-fn make(all: &Path, folder: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(all).with_context(|| format!("cannot make the folder {}", all.display()))?;
-    if folder.exists() {
-        std::fs::remove_dir_all(folder).with_context(|| format!("cannot replace {}", folder.display()))?;
-    }
-    let work = tempfile::Builder::new().prefix(".making-").tempdir_in(all)?;
-    let (checkpoint, files) = (work.path().join("checkpoint"), work.path().join("files"));
-    write_all(&checkpoint, &CHECKPOINT)?;
-    write_all(&files, &PICTURES)?;
-    errln!("converting the bundled model to Q4_K_M, this once");
-    let options = ConvertOptions { outdir: files.clone(), name: Some(NAME.to_owned()), ..ConvertOptions::default() };
-    let report = convert(&checkpoint, &options, &Bar::leaving_ctrl_c())?;
-    for file in &report.files {
-        let part = if file.part == Part::Text { "text" } else { "vision" };
-        let name = file.path.file_name().unwrap_or_default();
-        errln!("{part}: {} ({:.1} MB)", folder.join(name).display(), file.bytes as f64 / 1e6);
-    }
-    match std::fs::rename(&files, folder) {
-        // Another process was faster; its files are the same.
-        Err(_) if folder.is_dir() => Ok(()),
-        renamed => renamed.with_context(|| format!("cannot name {}", folder.display())),
-    }
 }
 
 fn write_all(folder: &Path, files: &[(&str, &[u8])]) -> anyhow::Result<()> {

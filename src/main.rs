@@ -8,8 +8,11 @@ use crate::sink::errln;
 
 mod bundled;
 mod cmd;
+mod outputs;
 mod progress;
+mod signals;
 mod sink;
+mod told;
 
 /// Run MiniCPM-V on a laptop CPU: convert, quantise, inspect, chat.
 #[derive(Debug, Parser)]
@@ -67,6 +70,8 @@ const EXIT_USAGE: u8 = 2;
 const DECODER: &str = "decode";
 
 fn main() -> ExitCode {
+    // Before anything else: a worker has milliseconds for all it does.
+    cmd::template::set_worker(ocelli_runtime::template::run_if_asked());
     std::panic::set_hook(Box::new(report_panic));
     let args = cmd::common::expand_shorts(std::env::args_os());
     let cli = match Cli::try_parse_from(args) {
@@ -92,15 +97,17 @@ fn main() -> ExitCode {
         Command::Synth(args) => cmd::synth::run(&args),
         Command::Quantize(args) => cmd::quantize::run(&args),
     };
-    match done {
+    let code = match done {
         Ok(()) => ExitCode::SUCCESS,
         // A reader that has seen enough (`| head`) is no error.
         Err(error) if sink::reader_left(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            errln!("ocelli: error: {}", one_line(&error));
-            if progress::interrupted() { ExitCode::from(progress::EXIT_CANCELLED) } else { ExitCode::FAILURE }
+            errln!("ocelli: error: {}", told::line(&error));
+            ExitCode::FAILURE
         }
-    }
+    };
+    // Whoever sent a signal is told that it was heard, whatever was saved or said on the way out.
+    signals::exit_status().map_or(code, ExitCode::from)
 }
 
 /// A panic is a fault of this program, and says how to report it.
@@ -140,32 +147,4 @@ fn refuse(error: &clap::Error) -> ExitCode {
     let told = told.join(" ");
     errln!("ocelli: error: {}; `--help` lists the options", told.strip_prefix("error: ").unwrap_or(&told));
     ExitCode::from(EXIT_USAGE)
-}
-
-/// The error and its causes. Library errors often repeat the text of their cause; what was said is not said again.
-fn one_line(error: &anyhow::Error) -> String {
-    let mut line = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if line.contains(&cause) {
-            continue;
-        }
-        if !line.is_empty() {
-            line.push_str(": ");
-        }
-        line.push_str(&cause);
-    }
-    line
-}
-
-#[cfg(test)]
-mod tests {
-    use super::one_line;
-
-    #[test]
-    fn causes_are_named_once() {
-        let io = std::io::Error::other("disk on fire");
-        let error = anyhow::Error::new(io).context("cannot write x: disk on fire").context("converting");
-        assert_eq!(one_line(&error), "converting: cannot write x: disk on fire");
-        assert_eq!(one_line(&anyhow::anyhow!("inner").context("outer")), "outer: inner");
-    }
 }

@@ -4,16 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::signals::{self, CtrlC};
 use crate::sink::{self, errln};
-use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use ocelli_convert::progress::Progress;
 
 /// Time between two lines where stderr is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
-
-/// Exit status after Ctrl-C, as shells expect it: 128 + SIGINT.
-pub(crate) const EXIT_CANCELLED: u8 = 130;
 
 /// Set by Ctrl-C.
 static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
@@ -46,13 +43,7 @@ struct Lines {
 impl Bar {
     /// A bar that is drawn once work begins. `quiet` shows nothing. Takes over Ctrl-C until the process ends.
     pub(crate) fn new(quiet: bool) -> anyhow::Result<Self> {
-        ctrlc::set_handler(|| {
-            // A second Ctrl-C means that waiting for the clean-up is not wanted.
-            if INTERRUPTED.swap(true, Ordering::Relaxed) {
-                std::process::exit(i32::from(EXIT_CANCELLED));
-            }
-        })
-        .context("cannot watch for Ctrl-C")?;
+        signals::watch(&INTERRUPTED, CtrlC::Ends, || {})?;
         let mut bar = Self::leaving_ctrl_c();
         bar.visible = !quiet;
         Ok(bar)

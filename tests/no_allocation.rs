@@ -53,7 +53,7 @@ fn the_token_loop_allocates_nothing() {
     let options =
         ConvertOptions { file_type: FileType::Q4_K_M, outdir: dir.path().to_owned(), ..ConvertOptions::default() };
     let path = &convert(&dir.path().join("mini"), &options, &Silent).unwrap().files[0].path;
-    let (model, assets) = Model::load(path, &LoadOptions::default(), |meta| Assets::read(meta, None)).unwrap();
+    let (model, assets) = Model::load(path, &LoadOptions::default(), |meta| Assets::read(meta, None, None)).unwrap();
     let model = std::sync::Arc::new(model);
     for precision in [Precision::Fast, Precision::Exact] {
         let options = ContextOptions { n_ctx: 1024, n_threads: 2, precision, ..ContextOptions::default() };

@@ -22,9 +22,9 @@ use crate::json;
 /// Largest header accepted, the limit of the reference implementation.
 const MAX_HEADER: u64 = 100_000_000;
 /// Name of an unsharded checkpoint.
-const SINGLE: &str = "model.safetensors";
+pub(crate) const SINGLE: &str = "model.safetensors";
 /// Name of the list of shards.
-const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// Data type of a checkpoint tensor that can be converted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,13 +3,14 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use ocelli_files::{Inputs, NewFolder, Output, Replace, WriteOptions, check_space, commit_all};
+
 use crate::checkpoint::Checkpoint;
 use crate::error::ConvertError;
 use crate::family::{self, Job};
 use crate::general;
 use crate::json::Section;
 use crate::mixture::FileType;
-use crate::output::{OutputFile, check_space, commit_all};
 use crate::pipeline;
 use crate::plan::FilePlan;
 use crate::progress::Progress;
@@ -127,28 +128,28 @@ pub(crate) fn convert_checkpoint(
         remarks.extend(types::apply_vision(&mut vision, options.vision_type)?);
         parts.push((Part::Vision, format!("mmproj-{name}-{}.gguf", options.vision_type), vision));
     }
-    let files = write(&checkpoint, parts, options, progress)?;
+    let files = write(dir, &checkpoint, parts, options, progress)?;
     Ok(ConvertReport { family: family.name, files, remarks })
 }
 
-/// Writes all parts to temporary files and moves them to their places.
+/// Writes all parts of the checkpoint in `dir` to temporary files and moves them to their places.
 fn write(
+    dir: &Path,
     checkpoint: &Checkpoint,
     parts: Vec<(Part, String, FilePlan)>,
     options: &ConvertOptions,
     progress: &dyn Progress,
 ) -> Result<Vec<WrittenFile>, ConvertError> {
     let outdir = &options.outdir;
-    std::fs::create_dir_all(outdir).map_err(ConvertError::io("create", outdir))?;
-    let mut needed = 0u64;
+    let folder = NewFolder::make(outdir).map_err(ConvertError::io("create", outdir))?;
+    let mut sizes = Vec::with_capacity(parts.len());
     for (_, _, plan) in &parts {
-        needed = needed.saturating_add(pipeline::header(plan)?.total_size()?);
+        sizes.push(pipeline::header(plan)?.total_size()?);
     }
-    let mut outputs = Vec::with_capacity(parts.len());
-    for (_, file_name, _) in &parts {
-        outputs.push(OutputFile::create(&outdir.join(file_name), options.overwrite)?);
-    }
-    check_space(outdir, needed)?;
+    let paths: Vec<_> = parts.iter().map(|(_, file_name, _)| outdir.join(file_name)).collect();
+    let write = WriteOptions::new(inputs(dir), Replace::if_told(options.overwrite));
+    let mut outputs = Output::create_all(&paths, &write)?;
+    check_space(outputs.iter().zip(sizes))?;
     let threads = options.threads.map_or(0, NonZeroUsize::get);
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
@@ -157,7 +158,7 @@ fn write(
     let mut written = Vec::with_capacity(parts.len());
     for ((part, file_name, plan), output) in parts.into_iter().zip(&mut outputs) {
         progress.begin(&file_name, pipeline::source_bytes(&plan));
-        let bytes = pipeline::write_file(&plan, checkpoint, output.file(), &pool, progress)?;
+        let bytes = pipeline::write_file(&plan, checkpoint, output, &pool, progress)?;
         progress.end();
         written.push(WrittenFile { path: output.path().to_owned(), part, bytes, tensors: plan.tensors.len() });
     }
@@ -165,5 +166,13 @@ fn write(
         return Err(ConvertError::Cancelled);
     }
     commit_all(outputs)?;
+    folder.keep();
     Ok(written)
+}
+
+/// What may be read from the checkpoint in `dir`. GGUF files that were made there before are none of it.
+fn inputs(dir: &Path) -> Inputs {
+    let mut inputs = Inputs::default();
+    inputs.add_where(dir, &|path| path.extension().is_none_or(|ending| ending != "gguf"));
+    inputs
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use ocelli_files::FileError;
 use ocelli_gguf::GgufError;
 use ocelli_quant::{GgmlType, QuantError};
 
@@ -110,25 +111,9 @@ pub enum ConvertError {
         /// The name.
         name: String,
     },
-    /// An output file that is already there.
-    #[error("{} exists already; use --overwrite to replace it, or choose another name or folder", path.display())]
-    Exists {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Not enough room for the result.
-    #[error(
-        "{} has {available} bytes free, the result needs {needed}; free some space or choose another folder",
-        path.display()
-    )]
-    DiskFull {
-        /// The output folder.
-        path: PathBuf,
-        /// Bytes needed.
-        needed: u64,
-        /// Bytes available.
-        available: u64,
-    },
+    /// An output that cannot or must not be written.
+    #[error(transparent)]
+    Output(#[from] FileError),
     /// A tokenizer that cannot be carried over.
     #[error(transparent)]
     Vocab(#[from] crate::vocab::VocabError),
@@ -137,7 +122,7 @@ pub enum ConvertError {
     Mixture(#[from] crate::mixture::MixtureError),
     /// The GGUF writer refused the file, or could not write it.
     #[error(transparent)]
-    Gguf(#[from] GgufError),
+    Gguf(GgufError),
     /// A tensor could not be quantised.
     #[error("tensor {tensor}: {source}")]
     Quant {
@@ -203,18 +188,23 @@ pub enum ConvertError {
         /// Weights per block.
         block: u64,
     },
-    /// The output is one of the inputs.
-    #[error("{} is read from and cannot be written to at the same time; choose another output", path.display())]
-    SameFile {
-        /// The file.
-        path: PathBuf,
-    },
     /// The worker threads could not be started.
     #[error("cannot start the worker threads: {0}; try a smaller --threads")]
     Threads(String),
     /// The observer asked to stop; nothing was left behind.
     #[error("cancelled; no output file was written")]
     Cancelled,
+}
+
+impl From<GgufError> for ConvertError {
+    /// A failing output says itself what was being written.
+    fn from(error: GgufError) -> Self {
+        let GgufError::Io { context, error } = error else { return Self::Gguf(error) };
+        match FileError::unwrap(error) {
+            Ok(error) => Self::Output(error),
+            Err(error) => Self::Gguf(GgufError::Io { context, error }),
+        }
+    }
 }
 
 impl ConvertError {

@@ -19,7 +19,6 @@ pub mod imatrix;
 pub mod inspect;
 mod json;
 pub mod mixture;
-pub mod output;
 mod pipeline;
 mod plan;
 pub mod progress;

@@ -7,7 +7,6 @@
 //! Strips are made in the order of the output file and stay in it; the rows of one strip are encoded in parallel.
 //! Buffers travel back to the thread that fills them.
 
-use std::fs::File;
 use std::io::Write;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
@@ -82,7 +81,7 @@ fn work_per_row(tensor: &PlannedTensor) -> u64 {
 pub(crate) fn write_file(
     plan: &FilePlan,
     checkpoint: &Checkpoint,
-    out: &mut File,
+    out: &mut (impl Write + Send),
     pool: &rayon::ThreadPool,
     progress: &dyn Progress,
 ) -> Result<u64, ConvertError> {

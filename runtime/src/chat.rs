@@ -18,6 +18,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+
 use crate::chat_note::Note;
 use crate::generate::{Answering, Assets, Completion, Watch};
 use crate::image::Profile;
@@ -26,7 +28,7 @@ use crate::prompt::Prompt;
 use crate::sampler::SamplerChain;
 use crate::template::{Content, Message, RenderOptions, without_bos};
 use crate::tokenizer::{TokenDecoder, TokenType};
-use crate::{Prefill, RuntimeError, Session, Stop};
+use crate::{Prefill, RuntimeError, SavedSession, Session, SessionKind, Stop};
 
 const SYSTEM: &str = "system";
 const USER: &str = "user";
@@ -43,6 +45,10 @@ pub struct Chat {
     images: BTreeMap<usize, Attachment>,
     profile: Profile,
     shift: bool,
+    /// Digest of the vision file that images come from.
+    vision: Option<[u8; 32]>,
+    /// Counts what would have to be saved.
+    changes: u64,
     /// The conversation up to the end of the last answer.
     known: Known,
     /// The same, up to the beginning of the last answer.
@@ -67,6 +73,8 @@ impl Chat {
             images: BTreeMap::new(),
             profile,
             shift,
+            vision: None,
+            changes: 0,
             known: Known::default(),
             asked: Known::default(),
         }
@@ -96,8 +104,20 @@ impl Chat {
         self.messages.first().filter(|m| m.role == SYSTEM).map(text_of)
     }
 
+    /// Names the vision file that images come from (its digest), which a saved conversation remembers.
+    pub fn set_vision(&mut self, digest: [u8; 32]) {
+        self.vision = Some(digest);
+    }
+
+    /// A number that is another one after every change of the conversation.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
     /// Sets or removes the system prompt. It holds from the next turn on, for the whole conversation.
     pub fn set_system(&mut self, text: Option<&str>) {
+        self.changes += 1;
         if self.system().is_some() {
             self.messages.remove(0);
         }
@@ -108,6 +128,7 @@ impl Chat {
 
     /// Forgets everything but the system prompt.
     pub fn clear(&mut self) {
+        self.changes += 1;
         self.messages.retain(|m| m.role == SYSTEM);
         self.forget_images();
         self.session.clear();
@@ -118,10 +139,31 @@ impl Chat {
     pub fn forget_answer(&mut self) -> bool {
         let is_answer = self.messages.last().is_some_and(|m| m.role == ASSISTANT);
         if is_answer {
+            self.changes += 1;
             self.messages.pop();
             self.known = std::mem::take(&mut self.asked);
         }
         is_answer
+    }
+
+    /// Answers the last message again; `None` when there is no answer yet. When that fails, the old answer stays.
+    ///
+    /// # Errors
+    /// As [`Chat::answer`].
+    pub fn regenerate(
+        &mut self,
+        sampler: &mut SamplerChain,
+        n_predict: usize,
+        watch: &mut dyn Watch,
+    ) -> Result<Option<Completion>, RuntimeError> {
+        let (old, known, asked) = (self.messages.last().cloned(), self.known.clone(), self.asked.clone());
+        let Some(old) = old.filter(|_| self.forget_answer()) else { return Ok(None) };
+        let answer = self.answer(sampler, n_predict, watch);
+        if answer.is_err() {
+            self.messages.push(old);
+            (self.known, self.asked) = (known, asked);
+        }
+        answer.map(Some)
     }
 
     /// Shows `images` and says `text` as the user, and answers it. When that fails, the conversation is as it was before.
@@ -160,7 +202,8 @@ impl Chat {
         self.images.retain(|index, _| shown.contains(index));
     }
 
-    /// Answers the conversation as it stands.
+    /// Answers the conversation as it stands. An answer that is interrupted is one as far as it goes; without a single token
+    /// there is none.
     ///
     /// # Errors
     /// As [`Chat::say`].
@@ -208,9 +251,13 @@ impl Chat {
                 break;
             }
         }
+        if done.stop == Stop::Interrupted && done.tokens.is_empty() {
+            return Err(RuntimeError::Interrupted);
+        }
         let rest = decoder.finish();
         done.text.push_str(rest);
         watch.text(rest);
+        self.changes += 1;
         done.n_prompt = prompt.prompt.len();
         done.n_image = prompt.prompt.image_rows();
         self.asked = prompt.clone();
@@ -257,6 +304,7 @@ impl Chat {
         let mut dropped = 0;
         while let Some(turn) = oldest_turn(&self.messages) {
             self.messages.drain(turn);
+            self.changes += 1;
             dropped += 1;
             self.known = Known::default();
             *prompt = self.prompt()?;
@@ -274,37 +322,100 @@ impl Chat {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), RuntimeError> {
+        self.save_within(path, u64::MAX)
+    }
+
+    /// As [`Chat::save`], but with no more than about `cache_bytes` of the cache. Nothing of the conversation is left out;
+    /// what the cache lacks is computed again when somebody goes on.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save_within(&self, path: &Path, cache_bytes: u64) -> Result<(), RuntimeError> {
         let note = Note {
             messages: self.messages.clone(),
             images: self.images.clone(),
             profile: self.profile,
+            template: Some(self.template_digest()),
+            vision: self.vision.filter(|_| !self.images.is_empty()),
             text: self.known.text.clone(),
             prompt: self.known.prompt.clone(),
         };
-        self.session.save(path, &note.to_bytes())
+        self.session.save_within(path, &note.to_bytes(), cache_bytes)
+    }
+
+    fn template_digest(&self) -> [u8; 32] {
+        Sha256::digest(self.assets.template.source()).into()
+    }
+
+    /// Opens a saved conversation and checks whether it can go on here; nothing changes yet.
+    ///
+    /// # Errors
+    /// As [`Session::open`], and as [`Chat::check`].
+    pub fn open(&self, path: &Path) -> Result<SavedChat, RuntimeError> {
+        self.check(self.session.open(path)?)
+    }
+
+    /// Checks whether a saved session is a conversation that can go on here.
+    ///
+    /// # Errors
+    /// When it holds no conversation, or one with another chat template or image profile.
+    pub fn check(&self, session: SavedSession) -> Result<SavedChat, RuntimeError> {
+        let refuse =
+            |problem: &str| Err(RuntimeError::Session { path: session.path().to_owned(), problem: problem.to_owned() });
+        if session.kind() == SessionKind::Prompt {
+            return refuse("holds a single prompt and its answer, no conversation; give another file name");
+        }
+        let Some(note) = Note::from_bytes(session.note(), self.assets.tokenizer.n_tokens()) else {
+            return refuse("holds no conversation of this program; remove it and start a new one");
+        };
+        if note.profile != self.profile && !note.images.is_empty() {
+            return refuse(&format!("was saved with --image-profile {}; start with that", note.profile.name()));
+        }
+        if note.template.is_some_and(|digest| digest != self.template_digest()) {
+            return refuse("was saved with another chat template; start with the one it was saved with");
+        }
+        Ok(SavedChat { session, note })
     }
 
     /// Goes on with a saved conversation.
     ///
     /// # Errors
-    /// When the file is missing, damaged, or of another model or image profile; see [`Session::load`].
-    pub fn load(&mut self, path: &Path) -> Result<(), RuntimeError> {
-        let note = self.session.load(path)?;
-        let refuse = |chat: &mut Self, problem: String| {
-            chat.clear();
-            Err(RuntimeError::Session { path: path.to_owned(), problem })
-        };
-        let Some(note) = Note::from_bytes(&note, self.assets.tokenizer.n_tokens()) else {
-            let problem = "holds no conversation of this program; remove it and start a new one".to_owned();
-            return refuse(self, problem);
-        };
-        if note.profile != self.profile && !note.images.is_empty() {
-            return refuse(self, format!("was saved with --image-profile {}; start with that", note.profile.name()));
+    /// When the file cannot be read any more; the conversation is empty then.
+    pub fn resume(&mut self, saved: SavedChat) -> Result<(), RuntimeError> {
+        self.changes += 1;
+        let SavedChat { session, note } = saved;
+        if let Err(error) = self.session.restore(session) {
+            self.clear();
+            return Err(error);
         }
-        (self.messages, self.images) = (note.messages, note.images);
+        (self.messages, self.images, self.vision) = (note.messages, note.images, note.vision.or(self.vision));
         self.known = Known { text: note.text, prompt: note.prompt };
         self.asked = Known::default();
         Ok(())
+    }
+
+    /// [`Chat::open`] and [`Chat::resume`] in one, whatever vision file its images come from.
+    ///
+    /// # Errors
+    /// When the file is missing, damaged, or of another model, template or image profile; nothing has changed then.
+    pub fn load(&mut self, path: &Path) -> Result<(), RuntimeError> {
+        let saved = self.open(path)?;
+        self.resume(saved)
+    }
+}
+
+/// A saved conversation that can go on; see [`Chat::open`].
+#[derive(Debug)]
+pub struct SavedChat {
+    session: SavedSession,
+    note: Note,
+}
+
+impl SavedChat {
+    /// The digest of the vision file that its images come from, if it shows any. More images should come from the same.
+    #[must_use]
+    pub fn vision(&self) -> Option<[u8; 32]> {
+        self.note.vision
     }
 }
 

@@ -24,6 +24,10 @@ pub(crate) struct Note {
     pub(crate) messages: Vec<Message>,
     pub(crate) images: BTreeMap<usize, Attachment>,
     pub(crate) profile: Profile,
+    /// Digest of the chat template.
+    pub(crate) template: Option<[u8; 32]>,
+    /// Digest of the vision file that the images come from.
+    pub(crate) vision: Option<[u8; 32]>,
     /// The text that the cache stands for.
     pub(crate) text: String,
     /// Its ids and images.
@@ -46,6 +50,8 @@ impl Note {
             "messages": messages,
             "images": images,
             "profile": self.profile.name(),
+            "template": self.template.as_ref().map(hex),
+            "vision": self.vision.as_ref().map(hex),
             "text": self.text,
             "ids": self.prompt.tokens(),
             "spans": spans,
@@ -72,22 +78,39 @@ impl Note {
         let ids = ids.map(id).collect::<Option<Vec<_>>>()?;
         let prompt = read_prompt(&ids, note.get("spans")?.as_array()?, &images)?;
         let profile = Profile::from_name(note.get("profile")?.as_str()?).ok()?;
-        Some(Self { messages, images, profile, text: note.get("text")?.as_str()?.to_owned(), prompt })
+        let digest = |key: &str| match note.get(key) {
+            None | Some(Value::Null) => Some(None),
+            Some(value) => from_hex(value.as_str()?).map(Some),
+        };
+        let (template, vision) = (digest("template")?, digest("vision")?);
+        let text = note.get("text")?.as_str()?.to_owned();
+        Some(Self { messages, images, profile, template, vision, text, prompt })
     }
 }
 
 fn describe(index: usize, attachment: &Attachment) -> Value {
     let image = &attachment.image;
-    let key: String = image.key.iter().map(|b| format!("{b:02x}")).collect();
     json!({
         "index": index,
         "numbered": attachment.numbered,
-        "key": key,
+        "key": hex(&image.key),
         "size": image.size,
         "grid": image.grid,
         "queries": image.queries,
         "n_embd": image.n_embd,
     })
+}
+
+fn hex(digest: &[u8; 32]) -> String {
+    digest.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn from_hex(text: &str) -> Option<[u8; 32]> {
+    let mut digest = [0u8; 32];
+    for (byte, at) in digest.iter_mut().zip((0..).step_by(2)) {
+        *byte = u8::from_str_radix(text.get(at..at + 2)?, 16).ok()?;
+    }
+    Some(digest)
 }
 
 fn number(value: &Value) -> Option<usize> {
@@ -104,11 +127,7 @@ fn pair(value: &Value) -> Option<(usize, usize)> {
 fn read_images(list: &[Value], mut bytes: &[u8]) -> Option<BTreeMap<usize, Attachment>> {
     let mut images = BTreeMap::new();
     for value in list {
-        let hex = value.get("key")?.as_str()?;
-        let mut key = [0u8; 32];
-        for (byte, at) in key.iter_mut().zip((0..).step_by(2)) {
-            *byte = u8::from_str_radix(hex.get(at..at + 2)?, 16).ok()?;
-        }
+        let key = from_hex(value.get("key")?.as_str()?)?;
         let grid = match value.get("grid")? {
             Value::Null => None,
             grid => Some(pair(grid)?),
@@ -167,7 +186,8 @@ mod tests {
         prompt.push_rows(&images[&4].image, 2..4, 0);
         prompt.push(&[7, 8]);
         let messages = vec![Message::new("user", compose(Profile::Reference, [0, 4], "what?"))];
-        Note { messages, images, profile: Profile::Reference, text: "t".to_owned(), prompt }
+        let (template, vision) = (Some([3; 32]), Some([4; 32]));
+        Note { messages, images, profile: Profile::Reference, template, vision, text: "t".to_owned(), prompt }
     }
 
     #[test]
@@ -177,6 +197,7 @@ mod tests {
         let read = Note::from_bytes(&bytes, 100).unwrap();
         assert_eq!((&read.messages, &read.images, &read.text), (&note.messages, &note.images, &note.text));
         assert_eq!((read.profile, read.prompt.tokens()), (note.profile, note.prompt.tokens()));
+        assert_eq!((read.template, read.vision), (note.template, note.vision));
         let (mut marks, mut wanted) = (Vec::new(), Vec::new());
         read.prompt.view().append_marks(&mut marks);
         note.prompt.view().append_marks(&mut wanted);

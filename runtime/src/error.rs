@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use ocelli_files::FileError;
 use ocelli_gguf::GgufError;
 use ocelli_kernels::{IsaError, KernelError};
 
@@ -233,7 +234,10 @@ pub enum RuntimeError {
         /// Why, and what to do.
         problem: String,
     },
-    /// A file that cannot be written.
+    /// An output that cannot or must not be written.
+    #[error(transparent)]
+    Output(#[from] FileError),
+    /// A folder that cannot be made or read.
     #[error("cannot write {}: {source}", path.display())]
     Write {
         /// The file.

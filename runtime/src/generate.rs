@@ -6,7 +6,7 @@ use ocelli_gguf::Metadata;
 
 use crate::prompt::Prompt;
 use crate::sampler::{SamplerChain, SamplerParams};
-use crate::template::ChatTemplate;
+use crate::template::{ChatTemplate, Worker};
 use crate::tokenizer::{TokenDecoder, Tokenizer};
 use crate::{Prefill, RuntimeError, Session, Stop};
 
@@ -22,14 +22,19 @@ pub struct Assets {
 }
 
 impl Assets {
-    /// Reads them from a file's metadata, with another chat template if one was chosen.
+    /// Reads them from a file's metadata, with another chat template if one was chosen. A template that is not one of the
+    /// known formats is checked and rendered by `worker`; see [`ChatTemplate::from_metadata`].
     ///
     /// # Errors
     /// When vocabulary, template or recommendations cannot be used.
-    pub fn read(meta: &Metadata<'_>, chat_template: Option<&str>) -> Result<Self, RuntimeError> {
+    pub fn read(
+        meta: &Metadata<'_>,
+        chat_template: Option<&str>,
+        worker: Option<&Worker>,
+    ) -> Result<Self, RuntimeError> {
         let template = match chat_template {
-            Some(choice) => ChatTemplate::from_choice(choice)?,
-            None => ChatTemplate::from_metadata(meta)?,
+            Some(choice) => ChatTemplate::from_choice(choice, worker)?,
+            None => ChatTemplate::from_metadata(meta, worker)?,
         };
         Ok(Self { tokenizer: Tokenizer::from_metadata(meta)?, template, sampling: SamplerParams::from_metadata(meta)? })
     }

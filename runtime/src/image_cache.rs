@@ -12,10 +12,10 @@
 //! youngest; when the files together exceed the bound, the oldest go. Several programs can share a folder: files are
 //! written under another name and renamed, and a file that is gone is no error.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use ocelli_files::{Inputs, Output, Replace, WriteOptions};
 use sha2::{Digest, Sha256};
 
 use crate::RuntimeError;
@@ -67,6 +67,7 @@ impl ImageCache {
         let bytes = match std::fs::metadata(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Cached::Miss,
             Err(e) => return Cached::Damaged(path, e.to_string()),
+            Ok(meta) if !meta.is_file() => return Cached::Damaged(path, "is not a regular file".to_owned()),
             Ok(meta) if meta.len() > self.max_bytes => return Cached::Damaged(path, "is too long".to_owned()),
             Ok(_) => match std::fs::read(&path) {
                 Ok(bytes) => bytes,
@@ -95,9 +96,14 @@ impl ImageCache {
         if bytes.len() as u64 > self.max_bytes {
             return Ok(());
         }
-        let mut file = tempfile::NamedTempFile::new_in(&self.folder).map_err(failed)?;
-        file.write_all(&bytes).map_err(failed)?;
-        file.persist(&path).map_err(|e| failed(e.error))?;
+        // The cache's own files, whoever else may read the folder.
+        let options = WriteOptions::new(Inputs::none(), Replace::Always).private().unsynced();
+        let mut output = Output::create(&path, &options)?;
+        if output.is_written_through() {
+            return Err(failed(std::io::Error::other("it is not a regular file")));
+        }
+        output.put(&bytes)?;
+        output.commit()?;
         self.shrink(&path).map_err(failed)
     }
 

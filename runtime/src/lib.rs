@@ -44,7 +44,7 @@ pub mod vision;
 mod vision_file;
 pub mod weights;
 
-pub use chat::{Chat, render};
+pub use chat::{Chat, SavedChat, render};
 pub use config::Config;
 pub use context::{Context, ContextOptions, EachLogits, Sequence};
 pub use error::RuntimeError;
@@ -56,6 +56,6 @@ pub use model::{BuiltinFactors, LoadOptions, Model, architectures};
 pub use ocelli_kernels::Precision;
 pub use placement::{Attachment, compose, conversation_prompt, marker, text_prompt, without_markers};
 pub use prompt::{ImageEmbedding, Prompt, PromptView};
-pub use session::{Prefill, Session, Stop};
+pub use session::{Prefill, SavedSession, Session, SessionKind, Stop};
 pub use threads::physical_cores;
 pub use vision_file::find_beside;

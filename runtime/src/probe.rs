@@ -13,8 +13,7 @@
 //! | `slices.<k>.vit` | F32 | patches × width of the tower | the tower's result after its last norm |
 //! | `slices.<k>.emb` | F32 | queries × embedding | the rows the text model takes |
 
-use std::path::Path;
-
+use ocelli_files::Output;
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::image::Rgb8;
@@ -182,18 +181,16 @@ impl Probe {
         done.map(|()| probe)
     }
 
-    /// Writes the results to `path`, by way of a temporary file beside it.
+    /// Writes the results to `output`.
     ///
     /// # Errors
-    /// When the file cannot be written.
-    pub fn write(&self, path: &Path) -> Result<(), RuntimeError> {
-        let failed = |source| RuntimeError::Write { path: path.to_owned(), source };
-        let bytes = self.serialize().map_err(|e| failed(std::io::Error::other(e)))?;
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-        std::io::Write::write_all(&mut file, &bytes).map_err(failed)?;
-        file.persist(path).map_err(|e| failed(e.error))?;
-        Ok(())
+    /// When it cannot be written.
+    pub fn write(&self, mut output: Output) -> Result<(), RuntimeError> {
+        let bytes = self
+            .serialize()
+            .map_err(|e| RuntimeError::Write { path: output.path().to_owned(), source: std::io::Error::other(e) })?;
+        output.put(&bytes)?;
+        Ok(output.commit()?)
     }
 
     fn serialize(&self) -> Result<Vec<u8>, safetensors::SafeTensorError> {
@@ -240,7 +237,8 @@ mod tests {
         };
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("probe.safetensors");
-        probe.write(&path).unwrap();
+        let options = ocelli_files::WriteOptions::new(ocelli_files::Inputs::none(), ocelli_files::Replace::Never);
+        probe.write(Output::create(&path, &options).unwrap()).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         assert_eq!(file.tensor("ids").unwrap().shape(), [2]);

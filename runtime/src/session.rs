@@ -33,6 +33,37 @@ pub enum Stop {
     Interrupted,
 }
 
+/// What a session file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionKind {
+    /// The tokens of one prompt and its answer, to save computing them again.
+    Prompt,
+    /// A conversation: messages and pictures as well.
+    Conversation,
+}
+
+/// A session file that was found sound and fitting; see [`Session::open`].
+#[derive(Debug)]
+pub struct SavedSession(session_file::Checked);
+
+impl SavedSession {
+    /// What it holds.
+    #[must_use]
+    pub fn kind(&self) -> SessionKind {
+        if self.0.note.is_empty() { SessionKind::Prompt } else { SessionKind::Conversation }
+    }
+
+    /// What was saved beside the cache.
+    pub(crate) fn note(&self) -> &[u8] {
+        &self.0.note
+    }
+
+    /// The file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0.path
+    }
+}
+
 /// One conversation in one context: keeps what was computed, computes only what is new, saves and restores.
 #[derive(Debug)]
 pub struct Session {
@@ -174,7 +205,8 @@ impl Session {
     }
 
     /// A digest of everything that decides whether saved keys and values can be used here: the model and its rope.
-    fn fingerprint(&self) -> [u8; 32] {
+    #[must_use]
+    pub fn fingerprint(&self) -> [u8; 32] {
         let mut digest = Sha256::new();
         digest.update(self.context.model().weights().fingerprint());
         for value in self.context.rope().inv_freq().iter().chain([&self.context.rope().magnitude()]) {
@@ -188,7 +220,35 @@ impl Session {
     /// # Errors
     /// When the file cannot be written; an existing one is untouched then.
     pub fn save(&self, path: &Path, note: &[u8]) -> Result<(), RuntimeError> {
-        session_file::save(path, &self.fingerprint(), &self.context.kv, &self.seq, note)
+        self.save_within(path, note, u64::MAX)
+    }
+
+    /// As [`Session::save`], but with no more than about `cache_bytes` of keys and values: those of the first tokens. What
+    /// is left out is computed again when somebody goes on.
+    ///
+    /// # Errors
+    /// As [`Session::save`].
+    pub fn save_within(&self, path: &Path, note: &[u8], cache_bytes: u64) -> Result<(), RuntimeError> {
+        let per_token = self.context.kv_shape().bytes_per_position()?.max(1);
+        let keep = usize::try_from(cache_bytes / per_token).unwrap_or(usize::MAX);
+        session_file::save(path, &self.fingerprint(), &self.context.kv, &self.seq, keep, note)
+    }
+
+    /// Checks everything about a saved session, and takes nothing from it yet.
+    ///
+    /// # Errors
+    /// When the file is missing, damaged, of another model or other KV types, or longer than this context.
+    pub fn open(&self, path: &Path) -> Result<SavedSession, RuntimeError> {
+        Ok(SavedSession(session_file::Checked::open(path, &self.fingerprint(), &self.context)?))
+    }
+
+    /// Replaces the content of the cache by a saved one; gives the note.
+    ///
+    /// # Errors
+    /// When the file cannot be read any more; the cache is empty then.
+    pub fn restore(&mut self, saved: SavedSession) -> Result<Vec<u8>, RuntimeError> {
+        self.clear();
+        saved.0.read(&mut self.context.kv, &mut self.seq)
     }
 
     /// Replaces the content of the cache by what [`Session::save`] wrote; gives the note.
@@ -197,9 +257,7 @@ impl Session {
     /// When the file is missing, damaged, of another model or other KV types, or longer than this context. The cache
     /// is empty then if the file turned out to be unreadable half-way, and untouched otherwise.
     pub fn load(&mut self, path: &Path) -> Result<Vec<u8>, RuntimeError> {
-        let fingerprint = self.fingerprint();
-        let file = session_file::Checked::open(path, &fingerprint, &self.context)?;
-        self.clear();
-        file.read(&mut self.context.kv, &mut self.seq)
+        let saved = self.open(path)?;
+        self.restore(saved)
     }
 }

@@ -15,14 +15,15 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use ocelli_files::{FileError, FileKind, Inputs, Output, Replace, WriteOptions};
 use sha2::{Digest, Sha256};
-use tempfile::NamedTempFile;
 
 use crate::context::Sequence;
 use crate::kv::{KvCache, KvShape};
 use crate::{Context, RuntimeError};
 
 const MAGIC: &[u8; 8] = b"OCELLISN";
+const KIND: FileKind = FileKind { name: "a saved conversation", magic: MAGIC };
 const VERSION: u32 = 2;
 const HEAD_LEN: usize = 8 + 4 + 32 + 5 * 4 + 2 * 8;
 const SUM_LEN: u64 = 32;
@@ -64,7 +65,8 @@ impl<W: Write> Write for Summed<W> {
     }
 }
 
-/// Writes the tokens of `seq`, their part of the cache and `note` to `path`, by way of a temporary file beside it.
+/// Writes the first `keep` tokens of `seq`, their part of the cache and `note` to `path`, for its owner only. Of files that
+/// exist, it replaces saved conversations and empty ones.
 ///
 /// # Errors
 /// When the file cannot be written; the old one, if any, is untouched then.
@@ -73,12 +75,18 @@ pub(crate) fn save(
     fingerprint: &[u8; 32],
     kv: &KvCache,
     seq: &Sequence,
+    keep: usize,
     note: &[u8],
 ) -> Result<(), RuntimeError> {
-    let failed = |source| RuntimeError::Write { path: path.to_owned(), source };
-    let Sequence { table, tokens, marks } = seq;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let file = NamedTempFile::new_in(folder).map_err(failed)?;
+    let failed = |error| match FileError::unwrap(error) {
+        Ok(error) => RuntimeError::Output(error),
+        Err(source) => RuntimeError::Write { path: path.to_owned(), source },
+    };
+    let table = &seq.table;
+    let keep = keep.min(seq.tokens.len());
+    let (tokens, marks) = (&seq.tokens[..keep], &seq.marks[..keep]);
+    let options = WriteOptions::new(Inputs::none(), Replace::Only(KIND)).private();
+    let file = Output::create(path, &options)?;
     let mut out = Summed { out: BufWriter::with_capacity(1 << 20, file), sum: Sha256::new() };
     let body = |out: &mut Summed<_>| -> std::io::Result<()> {
         out.write_all(&head(fingerprint, kv.shape(), tokens.len(), note.len()))?;
@@ -95,18 +103,17 @@ pub(crate) fn save(
     let Summed { out: mut buffered, sum } = out;
     buffered.write_all(&sum.finalize()).map_err(failed)?;
     let file = buffered.into_inner().map_err(|e| failed(e.into_error()))?;
-    file.persist(path).map_err(|e| failed(e.error))?;
-    Ok(())
+    Ok(file.commit()?)
 }
 
-/// A session file that was found sound and fitting, not yet read.
+/// A session file that was found sound and fitting; its keys and values are not yet read.
 #[derive(Debug)]
 pub(crate) struct Checked {
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     file: BufReader<File>,
     tokens: Vec<u32>,
     marks: Vec<u64>,
-    note: usize,
+    pub(crate) note: Vec<u8>,
 }
 
 impl Checked {
@@ -134,10 +141,12 @@ impl Checked {
         let mut bytes = vec![0u8; n_tokens * 8];
         file.read_exact(&mut bytes).map_err(io)?;
         let marks: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
-        match tokens.iter().copied().find(|t| *t as usize >= n_vocab) {
-            Some(id) => Err(RuntimeError::Token { id, n_vocab }),
-            None => Ok(Self { path: path.to_owned(), file, tokens, marks, note }),
+        if let Some(id) = tokens.iter().copied().find(|t| *t as usize >= n_vocab) {
+            return Err(RuntimeError::Token { id, n_vocab });
         }
+        let mut bytes = vec![0u8; note];
+        file.read_exact(&mut bytes).map_err(io)?;
+        Ok(Self { path: path.to_owned(), file, tokens, marks, note: bytes })
     }
 
     /// Reads the session into the empty `seq`; gives the note.
@@ -145,19 +154,16 @@ impl Checked {
     /// # Errors
     /// When the file cannot be read on; `seq` is still empty then.
     pub(crate) fn read(mut self, kv: &mut KvCache, seq: &mut Sequence) -> Result<Vec<u8>, RuntimeError> {
-        let mut note = vec![0u8; self.note];
         kv.grow(&mut seq.table, self.tokens.len())?;
         let file = &mut self.file;
-        let done = file
-            .read_exact(&mut note)
-            .and_then(|()| kv.for_each_run_mut(&seq.table, self.tokens.len(), |run| file.read_exact(run)));
+        let done = kv.for_each_run_mut(&seq.table, self.tokens.len(), |run| file.read_exact(run));
         if let Err(source) = done {
             kv.clear(&mut seq.table);
             return Err(RuntimeError::Open { path: self.path, source });
         }
         seq.tokens.extend_from_slice(&self.tokens);
         seq.marks.extend_from_slice(&self.marks);
-        Ok(note)
+        Ok(self.note)
     }
 }
 

@@ -12,13 +12,14 @@ use ocelli_quant::GgmlType;
 use ocelli_runtime::kv::KV_TYPES;
 use ocelli_runtime::memory::human;
 use ocelli_runtime::sampler::{Order, SamplerChain, SamplerOverrides, parse_logit_bias};
+use ocelli_runtime::template::Worker;
 use ocelli_runtime::{
     Assets, BuiltinFactors, Completion, Context, ContextOptions, FileOptions, LoadOptions, Model, Precision, Watch,
 };
 
 use super::names;
 use crate::bundled::Bundled;
-use crate::progress::EXIT_CANCELLED;
+use crate::signals::{self, CtrlC};
 use crate::sink::{self, OutputError, errln};
 
 /// Short options of more than one letter, which the argument parser has no notion of.
@@ -307,23 +308,28 @@ impl SamplingArgs {
 
 /// Loads the model and sets its context up, telling on stderr what is used.
 pub(crate) fn open(args: &ModelArgs, chat_template: Option<&str>) -> anyhow::Result<(Context, Assets)> {
-    open_with(args, args.context_options(), chat_template)
+    load(args, &args.context_options(), chat_template, super::template::worker())
 }
 
-/// As [`open`], with other options of the context.
-pub(crate) fn open_with(
+/// As [`open`], with other options of the context, for texts that no chat template makes.
+pub(crate) fn open_raw(args: &ModelArgs, options: &ContextOptions) -> anyhow::Result<(Context, Assets)> {
+    load(args, options, None, None)
+}
+
+fn load(
     args: &ModelArgs,
-    options: ContextOptions,
+    options: &ContextOptions,
     chat_template: Option<&str>,
+    worker: Option<&Worker>,
 ) -> anyhow::Result<(Context, Assets)> {
     let file = args.file()?;
     let started = Instant::now();
-    let (model, assets) = Model::load(&file, &args.load_options()?, |meta| Assets::read(meta, chat_template))?;
+    let (model, assets) = Model::load(&file, &args.load_options()?, |meta| Assets::read(meta, chat_template, worker))?;
     let loaded = started.elapsed();
     for note in model.warnings().iter().chain(assets.tokenizer.notes()) {
         errln!("ocelli: warning: {note}");
     }
-    let context = Context::new(Arc::new(model), &options)?;
+    let context = Context::new(Arc::new(model), options)?;
     describe(&context, loaded)?;
     Ok((context, assets))
 }
@@ -379,15 +385,9 @@ pub(crate) fn read_text(path: &Path) -> anyhow::Result<String> {
     })
 }
 
-/// Makes Ctrl-C set `interrupt`; a second one before it is cleared ends the program where `twice_ends`.
-pub(crate) fn watch_ctrl_c(interrupt: &Arc<AtomicBool>, twice_ends: bool) -> anyhow::Result<()> {
-    let interrupt = Arc::clone(interrupt);
-    ctrlc::set_handler(move || {
-        if interrupt.swap(true, Ordering::Relaxed) && twice_ends {
-            std::process::exit(i32::from(EXIT_CANCELLED));
-        }
-    })
-    .context("cannot watch for Ctrl-C")
+/// Makes signals stop what looks at `interrupt` and end the program; see [`signals`].
+pub(crate) fn watch_signals(interrupt: &Arc<AtomicBool>) -> anyhow::Result<()> {
+    signals::watch(interrupt, CtrlC::Ends, || {})
 }
 
 /// Writes an answer to stdout as it comes; where stdout is gone, stops the answer.

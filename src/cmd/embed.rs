@@ -1,10 +1,10 @@
 //! `ocelli embed`: the rows that a vision file makes of pictures, in a file.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::Context as _;
+use ocelli_files::{Output, Replace, WriteOptions};
 use ocelli_runtime::media::Shown;
 use ocelli_runtime::{FileOptions, Precision};
 use safetensors::tensor::{Dtype, TensorView};
@@ -12,6 +12,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use super::common::{self, PrecisionArg};
 use super::names;
 use super::vision::{Bar, VisionArgs, describe, open_vision};
+use crate::outputs;
 use crate::sink::{self, errln};
 
 /// Options of `ocelli embed`.
@@ -23,6 +24,9 @@ pub(crate) struct Args {
     /// File to write (safetensors): `images.<i>.emb`, rows × width, for every picture
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    /// Replace the output if it exists
+    #[arg(long)]
+    overwrite: bool,
     /// Also write `images.<i>.pooled`: the mean of a picture's rows
     #[arg(long)]
     pooled: bool,
@@ -58,11 +62,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.ignore_orientation {
         options.decode.orientation = ocelli_runtime::image::Orientation::Ignore;
     }
-    let mut media = open_vision(&names::find_vision(mmproj)?, FileOptions::default(), options)?;
+    let mmproj = &names::find_vision(mmproj)?;
     let interrupt = Arc::new(AtomicBool::new(false));
-    common::watch_ctrl_c(&interrupt, true)?;
+    common::watch_signals(&interrupt)?;
+    let inputs = outputs::inputs(args.images.iter().chain([mmproj]));
+    let output = Output::create(&args.output, &WriteOptions::new(inputs, Replace::if_told(args.overwrite)))?;
+    let mut media = open_vision(mmproj, FileOptions::default(), options)?;
     let shown = media.images(&args.images, &mut Bar::new(), &interrupt)?;
-    write(&args.output, &shown, args.pooled)?;
+    write(output, &shown, args.pooled)?;
     for (path, shown) in args.images.iter().zip(&shown) {
         errln!("image {}: {}", path.display(), describe(shown));
     }
@@ -105,7 +112,7 @@ fn mean(rows: &[f32], width: usize) -> Vec<f32> {
     sums.iter().map(|sum| (sum / n.max(1) as f64) as f32).collect()
 }
 
-fn write(path: &Path, shown: &[Shown], pooled: bool) -> anyhow::Result<()> {
+fn write(mut output: Output, shown: &[Shown], pooled: bool) -> anyhow::Result<()> {
     let bytes = |values: &[f32]| -> Vec<u8> { values.iter().flat_map(|v| v.to_le_bytes()).collect() };
     let mut parts = Vec::new();
     for (i, image) in shown.iter().map(|s| &s.image).enumerate() {
@@ -121,12 +128,8 @@ fn write(path: &Path, shown: &[Shown], pooled: bool) -> anyhow::Result<()> {
         .map(|(name, shape, bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
         .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
     let whole = safetensors::serialize(views, None)?;
-    let failed = || format!("cannot write {}", path.display());
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(failed)?;
-    std::io::Write::write_all(&mut file, &whole).with_context(failed)?;
-    file.persist(path).with_context(failed)?;
-    Ok(())
+    output.put(&whole)?;
+    Ok(output.commit()?)
 }
 
 #[cfg(test)]

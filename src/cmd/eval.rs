@@ -2,12 +2,14 @@
 
 mod answers;
 mod report;
+mod settings;
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
+use ocelli_files::Inputs;
 use ocelli_runtime::eval::{Conversation, Dataset, Item, Picture, PromptStyle, Rules, converse, greedy};
 use ocelli_runtime::media::{Media, Origin, Shown};
 use ocelli_runtime::memory::human;
@@ -16,9 +18,11 @@ use ocelli_runtime::{Assets, Attachment, RuntimeError, Session, Stop};
 
 use super::common::{self, ModelArgs};
 use super::vision::{ShowArgs, Vision, VisionArgs};
+use crate::outputs;
 use crate::sink::{self, errln};
-use answers::{Answers, Given};
+use answers::{Answers, Existing, Given};
 use report::{Progress, Report};
+use settings::Settings;
 
 /// Bytes of a file that is not checked at once.
 const LARGE: u64 = 64 << 20;
@@ -45,12 +49,16 @@ pub(crate) struct Args {
     /// Longest answer in tokens [default: 64; for tables 256, or 2048 with --prompts minicpm-v-4]
     #[arg(short = 'n', long = "predict", alias = "n-predict", value_name = "N")]
     predict: Option<usize>,
-    /// Write every answer to this file, as lines of JSON
+    /// Write every answer to this file as soon as it is given, as lines of JSON
     #[arg(long, value_name = "FILE")]
     answers: Option<PathBuf>,
-    /// Take over the answers that --answers holds already, and ask only what it lacks
+    /// Take over the answers that --answers holds already, and ask only what it lacks. The same model, vision file, options and
+    /// questions must have made them
     #[arg(long, requires = "answers")]
     resume: bool,
+    /// Replace the answers that --answers holds already
+    #[arg(long, requires = "answers", conflicts_with = "resume")]
+    overwrite: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -93,6 +101,31 @@ impl Args {
         }
     }
 
+    /// What is read: the questions and their pictures, and the model. Nothing is looked up where nothing is written.
+    fn inputs(&self, data: &mut Dataset, items: &[Item]) -> anyhow::Result<Inputs> {
+        let Some(answers) = &self.answers else { return Ok(Inputs::none()) };
+        let mut read = outputs::model_files(&self.model.file()?);
+        read.extend(self.vision.mmproj.iter().chain([&self.data]).cloned());
+        read.extend(self.chat_template.iter().map(PathBuf::from));
+        // Only a file that exists can be one of the pictures. What is wrong with a row is told when it is its turn.
+        for row in items.iter().filter(|_| answers.exists()).flat_map(Item::rows) {
+            for picture in data.conversation(*row).map(|row| row.pictures).unwrap_or_default() {
+                if let Picture::File(path) = picture {
+                    read.push(path);
+                }
+            }
+        }
+        Ok(outputs::inputs(&read))
+    }
+
+    fn existing(&self) -> Existing {
+        match (self.resume, self.overwrite) {
+            (true, _) => Existing::Resumed,
+            (_, true) => Existing::Replaced,
+            _ => Existing::Refused,
+        }
+    }
+
     fn n_predict(&self) -> usize {
         self.predict.unwrap_or(match self.data.extension().and_then(|e| e.to_str()) {
             Some(ending) if ending.eq_ignore_ascii_case("tsv") => match self.prompts {
@@ -107,23 +140,36 @@ impl Args {
 /// Asks the questions of a file and prints how many were answered rightly.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     tell_if_large(&args.data);
-    let data = Dataset::open(&args.data, args.rules, args.prompts)?;
+    let mut data = Dataset::open(&args.data, args.rules, args.prompts)?;
     let items = data.select(&args.tasks, args.limit)?;
     if items.is_empty() {
         bail!("nothing is left to ask; use a --limit from 1");
     }
-    let answers = Answers::open(args.answers.as_deref(), args.resume)?;
+    let inputs = args.inputs(&mut data, &items)?;
+    let mut answers = Answers::open(args.answers.as_deref(), args.existing(), inputs)?;
     let (context, assets) = common::open(&args.model, args.chat_template.as_deref())?;
     let sampler = greedy(&assets.tokenizer)?;
     let file = args.model.load_options()?.file;
-    let vision = Vision::new(&args.vision, Some(&args.show()), &args.model.file()?, file, &context)?;
+    let mut vision = Vision::new(&args.vision, Some(&args.show()), &args.model.file()?, file, &context)?;
     let session = Session::new(context);
-    common::watch_ctrl_c(session.interrupt(), true)?;
+    common::watch_signals(session.interrupt())?;
+    let mut settings = Settings::new(args, &session, &assets);
+    if answers.has_pictures() {
+        settings.set_vision(&vision.fingerprint()?);
+    }
+    answers.check_settings(&settings)?;
+    if !answers.is_empty() {
+        for row in items.iter().flat_map(Item::rows) {
+            answers.check_question(&data.conversation(*row)?)?;
+        }
+    }
+    answers.start()?;
     let report = Report::new(data.rules());
-    let mut asking = Asking { data, session, assets, sampler, vision, answers, report, n_predict: args.n_predict() };
+    let n_predict = args.n_predict();
+    let mut asking = Asking { data, session, assets, sampler, vision, settings, answers, report, n_predict };
     let stopped = asking.all(&items);
     asking.report.finish();
-    let saved = asking.answers.save();
+    let saved = asking.answers.finish();
     let shown = if args.json {
         sink::json(&asking.report.json(args, stopped.is_ok(), items.len(), &asking.session))
     } else {
@@ -150,6 +196,7 @@ struct Asking {
     assets: Assets,
     sampler: SamplerChain,
     vision: Vision,
+    settings: Settings,
     answers: Answers,
     report: Report,
     n_predict: usize,
@@ -162,7 +209,6 @@ impl Asking {
         for item in items {
             self.item(item)?;
             progress.show(&self.report);
-            self.answers.save_now_and_then()?;
         }
         Ok(())
     }
@@ -172,12 +218,13 @@ impl Asking {
         let mut scores = Vec::new();
         for row in item.rows() {
             let conversation = self.data.conversation(*row)?;
-            let given = match self.answers.known(&conversation)? {
+            let given = match self.answers.known(&conversation) {
                 Some(known) => known,
                 None => self.ask(&conversation).with_context(|| conversation.place.clone())?,
             };
             let row: Vec<f64> = conversation.turns.iter().zip(&given).map(|(turn, given)| turn.score(given)).collect();
-            self.answers.add(Given { id: &conversation.id, task: &item.task, answers: &given, scores: &row });
+            let answers = Given { conversation: &conversation, task: &item.task, answers: &given, scores: &row };
+            self.answers.add(&answers, &self.settings)?;
             scores.extend(row);
         }
         if item.is_circular() {
@@ -207,6 +254,7 @@ impl Asking {
         }
         let interrupt = std::sync::Arc::clone(self.session.interrupt());
         let media = self.vision.media()?;
+        self.settings.set_vision(&media.model().fingerprint());
         let started = Instant::now();
         let shown = take_in(media, conversation, &interrupt)?;
         for note in media.warnings() {

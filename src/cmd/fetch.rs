@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use ocelli_hub::{Files, Hub, HubError, Plan, RepoModel, Watch};
 
 use super::inspect::bytes;
+use crate::signals;
 use crate::sink::{self, errln};
 
 /// Time between two lines where stderr is no terminal.
@@ -16,7 +17,7 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 
 /// Fetches what is missing of a model. A model that this build cannot run is refused before, unless `any` is fine.
 ///
-/// Ctrl-C simply ends the program: nothing that arrived is lost.
+/// Ctrl-C may simply end the program: nothing that arrived is lost.
 pub(crate) fn fetch(hub: &Hub, model: &RepoModel, any: bool) -> anyhow::Result<Files> {
     let bar = Bar::new();
     let plan = match hub.plan(model, &bar) {
@@ -172,6 +173,10 @@ impl Watch for Bar {
 
     fn waiting(&self, file: &str) {
         self.bar.suspend(|| errln!("ocelli: note: another process is downloading {file}; waiting for it"));
+    }
+
+    fn cancelled(&self) -> bool {
+        signals::ending()
     }
 
     fn retrying(&self, reason: &str, pause: Duration) {

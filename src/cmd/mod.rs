@@ -19,6 +19,8 @@ pub(crate) mod pull;
 pub(crate) mod quantize;
 pub(crate) mod rm;
 pub(crate) mod run;
+pub(crate) mod session;
 pub(crate) mod synth;
+pub(crate) mod template;
 pub(crate) mod tokenize;
 pub(crate) mod vision;

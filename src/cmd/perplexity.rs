@@ -1,10 +1,14 @@
 //! `ocelli perplexity`: how well a model predicts a text, and how far it is from another model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use ocelli_files::{Output, Replace, WriteOptions};
+use ocelli_runtime::RuntimeError;
 use ocelli_runtime::perplexity::{DivergenceSummary, Evaluation, LogitsReader, Nll, Report, compare, evaluate};
 
 use super::common::{self, ModelArgs};
+use crate::outputs;
+use crate::signals;
 use crate::sink::{self, OutputError, errln, outln};
 
 /// Options of `ocelli perplexity`.
@@ -22,6 +26,9 @@ pub(crate) struct Args {
     /// Save the log-probabilities of all scored tokens
     #[arg(long, value_name = "FILE")]
     save_logits: Option<PathBuf>,
+    /// Replace the file of --save-logits if it exists
+    #[arg(long, requires = "save_logits")]
+    overwrite: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -34,6 +41,8 @@ const N_CTX: usize = 512;
 
 /// Prints the perplexity of a text.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    signals::end_unless_watched()?;
+    let save = args.save_logits.as_deref().map(|path| save(args, path)).transpose()?;
     let text = args.file.as_deref().filter(|_| args.kl_against.is_none()).map(common::read_text).transpose()?;
     let chunks = match args.chunks {
         -1 => None,
@@ -46,24 +55,41 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if options.n_ctx == 0 {
         options.n_ctx = N_CTX;
     }
-    let (mut context, assets) = common::open_with(&args.model, options, None)?;
+    let (mut context, assets) = common::open_raw(&args.model, &options)?;
+    common::watch_signals(&context.interrupt_flag())?;
     let tokenizer = &assets.tokenizer;
     let bos = tokenizer.ids().bos.filter(|_| tokenizer.adds_bos());
-    let what = Evaluation { n_ctx: context.n_ctx(), chunks, bos, save: args.save_logits.as_deref() };
+    let what = Evaluation { n_ctx: context.n_ctx(), chunks, bos };
+    let mut so_far = None;
     let mut progress = |done: usize, all: usize, nll: &Nll| {
         errln!("[{done}/{all}] {:.4}", nll.perplexity());
+        so_far = Some((done, all, nll.perplexity()));
     };
     let report = match &args.kl_against {
         Some(path) => {
             let mut base = LogitsReader::open(path, context.model().config().n_vocab)?;
-            compare(&mut context, &mut base, &what, &mut progress)?
+            compare(&mut context, &mut base, &what, &mut progress)
         }
         None => {
             let ids = tokenizer.encode(text.as_deref().unwrap_or_default(), true, false)?;
-            evaluate(&mut context, &ids, &what, &mut progress)?
+            evaluate(&mut context, &ids, &what, save, &mut progress)
         }
     };
+    let report = match (report, so_far) {
+        (Err(RuntimeError::Interrupted), Some((done, all, perplexity))) => {
+            anyhow::bail!("interrupted after {done} of {all} chunks, whose perplexity is {perplexity:.4}")
+        }
+        (report, _) => report?,
+    };
     if args.json { print_json(&report) } else { Ok(print_text(&report)?) }
+}
+
+/// The file for the log-probabilities.
+fn save(args: &Args, path: &Path) -> anyhow::Result<Output> {
+    let mut read = outputs::model_files(&args.model.file()?);
+    read.extend(args.file.clone());
+    let write = WriteOptions::new(outputs::inputs(&read), Replace::if_told(args.overwrite));
+    Ok(Output::create(path, &write)?)
 }
 
 fn print_json(report: &Report) -> anyhow::Result<()> {

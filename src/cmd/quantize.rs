@@ -156,6 +156,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         types: type_options(args)?,
         allow_requantize: args.allow_requantize,
         keep_split: args.keep_split,
+        read_from: args.tensor_type_file.clone(),
     };
     let source = Source::open(&request.input)?;
     let plan = Plan::new(&source, &options, imatrix.as_ref())?;

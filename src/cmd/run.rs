@@ -2,15 +2,17 @@
 
 use std::path::PathBuf;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use ocelli_runtime::image::Profile;
+use ocelli_runtime::sampler::SamplerChain;
 use ocelli_runtime::template::Message;
 use ocelli_runtime::{
-    Assets, Attachment, Completion, Context, Prompt, RuntimeError, Session, Stop, complete, compose,
-    conversation_prompt, text_prompt, without_markers,
+    Assets, Attachment, Chat, Completion, Context, Prompt, RuntimeError, SavedSession, Session, SessionKind, Stop,
+    complete, compose, conversation_prompt, text_prompt, without_markers,
 };
 
 use super::common::{self, ModelArgs, SamplingArgs, Stream};
+use super::session;
 use super::vision::{ShowArgs, Vision, VisionArgs};
 use crate::sink::{self, errln};
 
@@ -37,7 +39,8 @@ pub(crate) struct Args {
     /// Chat format: a known name, or a file with a Jinja template
     #[arg(long, value_name = "NAME|FILE", conflicts_with = "raw")]
     chat_template: Option<String>,
-    /// Keep prompt and answer in a session file, and compute only what it does not hold
+    /// Session file. One of `chat` is resumed: the prompt is its next message. Otherwise prompt and answer are kept there, so
+    /// that a prompt with the same beginning need not be computed again
     #[arg(long, value_name = "FILE")]
     session: Option<PathBuf>,
     /// Print one JSON object: text, token counts, timings, reason for stopping
@@ -56,38 +59,122 @@ pub(crate) struct Args {
 /// Prints the answer to one prompt.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let n_predict = common::n_predict(args.predict)?;
+    session::check_name(args.session.as_deref())?;
     let text = prompt_text(args)?;
     let (context, assets) = common::open(&args.model, args.chat_template.as_deref())?;
-    let mut sampler = args.sampling.chain(&assets)?;
+    let sampler = args.sampling.chain(&assets)?;
     let file = args.model.load_options()?.file;
     let mut vision = Vision::new(&args.vision, Some(&args.show), &args.model.file()?, file, &context)?;
-    let mut session = Session::new(context);
-    common::watch_ctrl_c(session.interrupt(), true)?;
+    let session = Session::new(context);
+    common::watch_signals(session.interrupt())?;
+    let saved = args.session.as_deref().filter(|p| p.exists()).map(|path| session.open(path)).transpose()?;
     let shown = match vision.shown(&args.show, session.interrupt()) {
         Err(error) if matches!(error.downcast_ref(), Some(RuntimeError::Interrupted)) => {
             bail!("interrupted while taking the pictures in")
         }
         shown => shown?,
     };
-    let ids = prompt(args.raw, args.system.as_deref(), &assets, &text, &shown, vision.profile())?;
-    check_fits(session.context(), &ids)?;
-    if let Some(path) = args.session.as_deref().filter(|p| p.exists()) {
-        session.load(path)?;
+    let asked = Asked { args, text, shown, n_predict };
+    match saved {
+        Some(saved) if saved.kind() == SessionKind::Conversation => {
+            asked.in_conversation(session, assets, sampler, vision, saved)
+        }
+        saved => asked.alone(session, &assets, sampler, vision.profile(), saved),
     }
-    let mut stream = Stream::new(session.interrupt(), !args.json);
-    let done = match complete(&mut session, &assets, &mut sampler, &ids, n_predict, &mut stream) {
+}
+
+/// What was asked, ready to be answered.
+struct Asked<'a> {
+    args: &'a Args,
+    text: String,
+    shown: Vec<Attachment>,
+    n_predict: usize,
+}
+
+impl Asked<'_> {
+    /// Answers a prompt that stands by itself. A session file saves computing what it holds of it.
+    fn alone(
+        &self,
+        mut session: Session,
+        assets: &Assets,
+        mut sampler: SamplerChain,
+        profile: Profile,
+        saved: Option<SavedSession>,
+    ) -> anyhow::Result<()> {
+        let args = self.args;
+        let ids = prompt(args.raw, args.system.as_deref(), assets, &self.text, &self.shown, profile)?;
+        check_fits(session.context(), &ids)?;
+        if let Some(saved) = saved {
+            session.restore(saved)?;
+        }
+        let mut stream = Stream::new(session.interrupt(), !args.json);
+        let done = read(complete(&mut session, assets, &mut sampler, &ids, self.n_predict, &mut stream))?;
+        let save = || match &args.session {
+            Some(path) => Ok(session.save(path, b"")?),
+            None => Ok(()),
+        };
+        self.tell(&done, stream, sampler.seed(), session.context().n_ctx(), save)
+    }
+
+    /// Answers the prompt as the next message of a saved conversation, and saves it with both.
+    fn in_conversation(
+        self,
+        session: Session,
+        assets: Assets,
+        mut sampler: SamplerChain,
+        mut vision: Vision,
+        saved: SavedSession,
+    ) -> anyhow::Result<()> {
+        let path = self.args.session.as_deref().context("a saved conversation without its file")?;
+        if self.args.raw {
+            bail!(
+                "session {}: holds a conversation, which --raw has no part in; leave one of them out",
+                path.display()
+            );
+        }
+        let mut chat = Chat::new(session, assets, false, vision.profile());
+        let saved = chat.check(saved)?;
+        session::resume(&mut chat, saved, path, &mut vision)?;
+        errln!("going on with the conversation in {}: {} messages", path.display(), chat.messages().len());
+        if let Some(system) = &self.args.system {
+            chat.set_system(Some(system));
+        }
+        if !self.shown.is_empty() {
+            chat.set_vision(vision.fingerprint()?);
+        }
+        let mut stream = Stream::new(chat.session().interrupt(), !self.args.json);
+        let done = read(chat.say(&self.text, &self.shown, &mut sampler, self.n_predict, &mut stream))?;
+        let n_ctx = chat.session().context().n_ctx();
+        let save = || Ok(session::save(&chat, path, u64::MAX)?);
+        self.tell(&done, stream, sampler.seed(), n_ctx, save)
+    }
+
+    /// Says what was answered, and saves it even where it cannot be said.
+    fn tell(
+        &self,
+        done: &Completion,
+        stream: Stream,
+        seed: u64,
+        n_ctx: usize,
+        save: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut said = stream.finish();
+        if self.args.json {
+            said = sink::json(&json(done, seed));
+        }
+        let saved = save();
+        said?;
+        report(done, n_ctx);
+        saved
+    }
+}
+
+/// The answer, unless Ctrl-C came before its first token.
+fn read(done: Result<Completion, RuntimeError>) -> anyhow::Result<Completion> {
+    match done {
         Err(RuntimeError::Interrupted) => bail!("interrupted while reading the prompt"),
-        done => done?,
-    };
-    stream.finish()?;
-    if let Some(path) = &args.session {
-        session.save(path, b"")?;
+        done => Ok(done?),
     }
-    if args.json {
-        sink::json(&json(&done, sampler.seed()))?;
-    }
-    report(&done, session.context().n_ctx());
-    Ok(())
 }
 
 fn prompt_text(args: &Args) -> anyhow::Result<String> {

@@ -36,7 +36,7 @@ pub(crate) struct Args {
     /// Type of the vision file of the GGUF pair: f16, q8_0, bf16 or f32.
     #[arg(long, value_name = "TYPE", default_value = "f16", requires = "gguf")]
     vision_outtype: VisionType,
-    /// Replace files that exist already.
+    /// Replace files that exist already; the weight files of a checkpoint that stood there go with its index.
     #[arg(long)]
     overwrite: bool,
     /// Print what was written as JSON.

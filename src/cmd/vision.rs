@@ -163,6 +163,11 @@ impl Vision {
         self.options.profile
     }
 
+    /// The digest of the vision file, which is opened for it.
+    pub(crate) fn fingerprint(&mut self) -> anyhow::Result<[u8; 32]> {
+        Ok(self.media()?.model().fingerprint())
+    }
+
     /// Pixels as they are stored, for comparison with programs that do not turn pictures.
     pub(crate) fn ignore_orientation(&mut self) {
         self.options.decode.orientation = Orientation::Ignore;

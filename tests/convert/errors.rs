@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use ocelli_convert::mixture::FileType;
 use ocelli_convert::progress::{Progress, Silent};
 use ocelli_convert::{ConvertError, ConvertOptions, convert};
+use ocelli_files::FileError;
 use safetensors::Dtype;
 use serde_json::json;
 
@@ -157,7 +158,7 @@ fn existing_files_and_bad_names() {
     let file = dir.path().join("m-Q8_0.gguf");
     std::fs::write(&file, b"mine").unwrap();
     let error = convert(&path, &options, &Silent).unwrap_err();
-    assert!(matches!(&error, ConvertError::Exists { path } if *path == file), "{error}");
+    assert!(matches!(&error, ConvertError::Output(FileError::Exists { path }) if *path == file), "{error}");
     assert_eq!(std::fs::read(&file).unwrap(), b"mine");
     options.overwrite = true;
     convert(&path.join("."), &options, &Silent).unwrap();

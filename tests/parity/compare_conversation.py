@@ -111,7 +111,7 @@ class Reference:
 def probe(args, paths, question, folder):
     out = pathlib.Path(folder) / "probe.safetensors"
     command = [args.ocelli, "probe", "-m", args.model, "--mmproj", args.mmproj, "-p", question, "-n", str(args.steps)]
-    command += ["-c", "8192", "-ctk", "f32", "-ctv", "f32", "--precision", "exact", "-o", str(out)]
+    command += ["-c", "8192", "-ctk", "f32", "-ctv", "f32", "--precision", "exact", "--overwrite", "-o", str(out)]
     for path in paths:
         command += ["--image", str(path)]
     done = subprocess.run(command, text=True, capture_output=True)

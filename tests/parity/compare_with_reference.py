@@ -167,7 +167,7 @@ def text_of_length(args, length):
 def probe(args, prompt, folder):
     out = pathlib.Path(folder) / "probe.safetensors"
     command = [args.ocelli, "probe", "-m", args.model, "--raw", "-p", "-", "-n", str(args.steps), "-c", "4096"]
-    command += ["-ctk", "f32", "-ctv", "f32", "--precision", "exact", "-o", str(out)]
+    command += ["-ctk", "f32", "-ctv", "f32", "--precision", "exact", "--overwrite", "-o", str(out)]
     done = subprocess.run(command, input=prompt, text=True, capture_output=True)
     if done.returncode != 0:
         sys.exit(done.stderr)

@@ -1,6 +1,7 @@
 //! The same tokens give the same logits, however they reach the model.
 
 use ocelli_convert::mixture::FileType;
+use ocelli_files::{Inputs, Output, Replace, WriteOptions};
 use ocelli_kernels::Kernels;
 use ocelli_quant::GgmlType;
 use ocelli_runtime::perplexity::{Evaluation, LogitsReader, compare, evaluate};
@@ -201,18 +202,19 @@ fn perplexity_compares_with_itself() {
     let path = dir.path().join("base.logits");
     let tokens = some_ids(200, 12);
     let mut context = context(FileType::F32, 64, Precision::Exact);
-    let what = Evaluation { n_ctx: 64, chunks: None, bos: Some(1), save: Some(&path) };
+    let what = Evaluation { n_ctx: 64, chunks: None, bos: Some(1) };
+    let options = WriteOptions::new(Inputs::none(), Replace::Never);
+    let save = Some(Output::create(&path, &options).unwrap());
     let mut seen = Vec::new();
-    let report = evaluate(&mut context, &tokens, &what, &mut |done, all, _| seen.push((done, all))).unwrap();
+    let report = evaluate(&mut context, &tokens, &what, save, &mut |done, all, _| seen.push((done, all))).unwrap();
     assert_eq!((report.chunks, report.nll.count), (3, 3 * 31));
     assert_eq!(seen, [(1, 3), (2, 3), (3, 3)]);
     assert!(report.nll.perplexity() > 100.0, "random weights know nothing: {}", report.nll.perplexity());
     let mut base = LogitsReader::open(&path, 2048).unwrap();
-    let what = Evaluation { save: None, ..what };
     let same = compare(&mut context, &mut base, &what, &mut |_, _, _| {}).unwrap();
     let d = same.divergence.unwrap();
     assert!(d.mean.abs() < 1e-5 && d.same_top > 0.98, "{d:?}");
     assert!((d.base_perplexity / report.nll.perplexity() - 1.0).abs() < 1e-3);
-    let short = evaluate(&mut context, &tokens[..100], &what, &mut |_, _, _| {}).unwrap_err().to_string();
+    let short = evaluate(&mut context, &tokens[..100], &what, None, &mut |_, _, _| {}).unwrap_err().to_string();
     assert!(short.contains("100 tokens"), "{short}");
 }

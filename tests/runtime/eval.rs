@@ -10,10 +10,12 @@ use std::process::{Command, Output, Stdio};
 
 use base64::Engine as _;
 use ocelli_convert::mixture::FileType;
+use ocelli_quant::GgmlType;
+use ocelli_runtime::find_beside;
 use serde_json::{Value, json};
 
 use crate::cli::{ocelli, refused, text};
-use crate::fixture::mini;
+use crate::fixture::{Parts, mini};
 use crate::vision::bmp;
 
 struct Set {
@@ -148,6 +150,19 @@ fn conversations_are_asked_and_counted() {
     assert!(tokens("9") > tokens("1"));
 }
 
+/// Makes the file of answers as the program would, with `answers` in place of the model's; others are left out.
+fn prepare(set: &Set, name: &str, more: &[&str], answers: &[(String, Value)]) {
+    let file = set.at("answers.jsonl");
+    let out = set.run(name, &[&["--answers", file.to_str().unwrap(), "--overwrite"], more].concat());
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let mut rows = set.answers("answers.jsonl");
+    rows.retain_mut(|row| {
+        let answer = answers.iter().find(|(id, _)| row["id"] == id.as_str());
+        answer.inspect(|(_, answer)| row["answers"] = answer.clone()).is_some()
+    });
+    set.write("answers.jsonl", &rows);
+}
+
 #[test]
 fn answers_are_taken_over() {
     let set = Set::new();
@@ -156,44 +171,153 @@ fn answers_are_taken_over() {
     let name = set.write("d.jsonl", &lines);
     let answers = set.at("answers.jsonl");
     let file = answers.to_str().unwrap();
-    std::fs::write(&answers, "{\"id\":\"one\",\"answers\":[\" red \"]}\n{\"id\":\"old\",\"answers\":[\"x\"]}\n")
-        .unwrap();
-    let found = set.json(&name, &["--tasks", "single", "-n", "4", "--answers", file, "--resume"]);
+    let more = ["--tasks", "single", "-n", "4"];
+    prepare(&set, &name, &more, &[("one".to_owned(), json!([" red "]))]);
+    let mut rows = set.answers("answers.jsonl");
+    assert_eq!(rows[0]["scores"], json!([0.0]), "of what the model said");
+    let mut old = rows[0].clone();
+    old["id"] = "old".into();
+    rows.push(old);
+    set.write("answers.jsonl", &rows);
+    let resume = [&more[..], &["--answers", file, "--resume"]].concat();
+    let found = set.json(&name, &resume);
     assert_eq!(found["overall"], json!({ "asked": 2, "right": 1, "share": 0.5, "score": 0.5 }));
     assert_eq!(found["speed"]["answer_tokens"]["n"], 4, "only one was asked");
     let kept = set.answers("answers.jsonl");
     let ids: Vec<_> = kept.iter().map(|line| line["id"].as_str().unwrap()).collect();
-    assert_eq!(ids, ["one", "three", "old"]);
-    let args = |file| [&["--answers", file, "--resume"][..], &["--tasks", "turns"]].concat();
-    std::fs::write(&answers, "{\"id\":\"two\",\"answers\":[\"x\"]}\n").unwrap();
-    let out = set.run(&name, &args(file));
-    assert_eq!(out.status.code(), Some(1));
-    assert!(
-        text(&out.stderr).contains("d.jsonl, line 2: the file of answers has 1 for `two`"),
-        "{}",
-        text(&out.stderr)
-    );
-    std::fs::write(&answers, "nonsense\n").unwrap();
+    assert_eq!((ids, &kept[0]["scores"]), (vec!["one", "old", "three"], &json!([1.0])));
+
+    // What is expected may be corrected without asking again; what is asked may not.
+    lines[0]["turns"][0]["answers"] = json!(["green"]);
+    set.write(&name, &lines);
+    let found = set.json(&name, &resume);
+    assert_eq!((&found["overall"]["right"], &found["speed"]["answer_tokens"]["n"]), (&json!(0), &json!(0)));
+    assert_eq!(set.answers("answers.jsonl")[0]["scores"], json!([0.0]));
     let data = set.at(&name);
-    refused(&set.args(&data, &args(file)), b"", &["answers.jsonl, line 1"]);
+    for nonsense in ["nonsense\n", "nonsense", "{\"id\":1,\"answers\":[\"x\"]}\n", "{\"id\":\"a\"}\n{\"id\":", "[]\n"] {
+        std::fs::write(&answers, nonsense).unwrap();
+        refused(&set.args(&data, &resume), b"", &["answers.jsonl, line 1"]);
+        assert_eq!(std::fs::read(&answers).unwrap(), nonsense.as_bytes(), "nothing of another file is lost");
+    }
     refused(&set.args(&data, &["--answers", "/nowhere/at/all"]), b"", &["/nowhere/at", "does not exist"]);
+    refused(&set.args(&data, &["--answers", data.to_str().unwrap(), "--overwrite"]), b"", &["file of questions"]);
+}
+
+#[test]
+fn an_evaluation_resumes_only_what_made_it() {
+    let set = Set::new();
+    let mut lines = conversations();
+    let name = set.write("d.jsonl", &lines);
+    let (data, answers) = (set.at(&name), set.at("answers.jsonl"));
+    let file = ["--answers", answers.to_str().unwrap(), "-n", "4"];
+    let args = |more: &[&'static str]| [&file[..], more].concat();
+    assert!(set.run(&name, &file).status.success());
+    let whole = std::fs::read(&answers).unwrap();
+    let untouched = || assert_eq!(std::fs::read(&answers).unwrap(), whole);
+    let refuse = |more: &[&'static str], words: &[&str]| {
+        refused(&set.args(&data, &args(more)), b"", &[&["answers.jsonl"], words].concat());
+        untouched();
+    };
+    refuse(&[], &["exists already", "--resume", "--overwrite"]);
+    refused(&set.args(&data, &args(&["--resume", "--overwrite"])), b"", &["--overwrite"]);
+    for (option, value, made_by) in [
+        ("-n", "5", "--predict 4, this run has 5"),
+        ("--image-max-slices", "1", "--image-max-slices 9"),
+        ("--precision", "exact", "--precision fast"),
+        ("--vision-precision", "exact", "--vision-precision fast"),
+        ("--image-profile", "llama.cpp", "--image-profile reference"),
+        ("-ctk", "q8_0", "--cache-type-k f16"),
+        ("--chat-template", "zephyr", "another chat template"),
+    ] {
+        let more = ["--answers", answers.to_str().unwrap(), "--resume"];
+        let n = if option == "-n" { &[][..] } else { &["-n", "4"] };
+        refused(&set.args(&data, &[&more, n, &[option, value]].concat()), b"", &["answers.jsonl", made_by]);
+        untouched();
+    }
+    let other = mini(FileType::Q8_0).to_str().unwrap().to_owned();
+    let resumed = [&file[..], &["--resume"]].concat();
+    let with_model = |model: &str, more: &[&str]| {
+        let mut all: Vec<String> = set.args(&data, &resumed).iter().map(|arg| (*arg).to_owned()).collect();
+        all[2] = model.to_owned();
+        all.extend(more.iter().map(|arg| (*arg).to_owned()));
+        all
+    };
+    let other = with_model(&other, &[]);
+    refused(&other.iter().map(String::as_str).collect::<Vec<_>>(), b"", &["answers.jsonl", "another model"]);
+    untouched();
+    let mut parts = Parts::of(&find_beside(Path::new(&set.model), 256).unwrap());
+    let tensor = parts.tensors.iter_mut().find(|t| t.ty == GgmlType::F32.into()).unwrap();
+    tensor.bytes[0] ^= 1;
+    let mmproj = set.at("other-mmproj.gguf");
+    parts.write(&mmproj);
+    let other = with_model(&set.model, &["--mmproj", mmproj.to_str().unwrap()]);
+    refused(&other.iter().map(String::as_str).collect::<Vec<_>>(), b"", &["answers.jsonl", "another vision file"]);
+    untouched();
+
+    // The same name, another question or picture.
+    let question = lines[0]["turns"][0]["question"].clone();
+    lines[0]["turns"][0]["question"] = "What else?".into();
+    set.write(&name, &lines);
+    refuse(&["--resume"], &["`one`", "another question"]);
+    lines[0]["turns"][0]["question"] = question;
+    lines[1]["turns"].as_array_mut().unwrap().truncate(1);
+    set.write(&name, &lines);
+    refuse(&["--resume"], &["`two`", "another question"]);
+    let name = set.write(&name, &conversations());
+    let picture = std::fs::read(set.at("c.bmp")).unwrap();
+    bmp(&set.at("c.bmp"), 50, 50, 9);
+    refuse(&["--resume"], &["`three`", "another question"]);
+    std::fs::write(set.at("c.bmp"), picture).unwrap();
+
+    // Lines that do not say what made them.
+    let mut rows = set.answers("answers.jsonl");
+    rows[1].as_object_mut().unwrap().remove("run");
+    set.write("unsigned.jsonl", &rows);
+    let unsigned = set.at("unsigned.jsonl");
+    let more = ["--answers", unsigned.to_str().unwrap(), "--resume", "-n", "4"];
+    refused(&set.args(&data, &more), b"", &["unsigned.jsonl, line 2", "does not say"]);
+
+    // Everything is known; nothing is asked, and the file stays as it is, byte by byte.
+    let found = set.json(&name, &args(&["--resume"]));
+    assert_eq!(found["speed"]["answer_tokens"]["n"], 0);
+    untouched();
+    // Ended anywhere while the last line was being written, or before its line feed.
+    let start = whole[..whole.len() - 1].iter().rposition(|b| *b == b'\n').unwrap() + 1;
+    for end in [start + 1, start + 6, start + 40, whole.len() - 2] {
+        std::fs::write(&answers, &whole[..end]).unwrap();
+        let out = set.run(&name, &args(&["--resume"]));
+        assert!(out.status.success() && text(&out.stderr).contains("line 5 is cut off"), "{}", text(&out.stderr));
+        untouched();
+    }
+    std::fs::write(&answers, [&whole[..start], &[0; 100]].concat()).unwrap();
+    assert!(set.run(&name, &args(&["--resume"])).status.success());
+    untouched();
+    std::fs::write(&answers, &whole[..whole.len() - 1]).unwrap();
+    let found = set.json(&name, &args(&["--resume", "--tasks", "none"]));
+    assert_eq!(found["speed"]["answer_tokens"]["n"], 0, "a whole line without its line feed is whole");
+    untouched();
+    std::fs::write(&answers, "my notes").unwrap();
+    assert!(set.run(&name, &args(&["--overwrite"])).status.success());
+    untouched();
 }
 
 /// A table whose rows' pictures are those of [`Set`] in turn, and answers for it.
 fn table(set: &Set, name: &str, columns: &str, rows: &[(&str, &str)]) -> String {
     let encoded = |name: &str| base64::engine::general_purpose::STANDARD.encode(std::fs::read(set.at(name)).unwrap());
     let mut lines = format!("index\timage\tquestion\tanswer\t{columns}\n");
-    let mut answers = String::new();
+    let mut answers = Vec::new();
     for (at, (rest, answer)) in rows.iter().enumerate() {
         let picture = encoded(["a.bmp", "b.bmp", "c.bmp"][at % 3]);
         let (index, fields) = rest.split_once('|').map_or((at.to_string(), *rest), |(i, f)| (i.to_owned(), f));
         writeln!(lines, "{index}\t{picture}\tWhat is it?\t{fields}").unwrap();
         if !answer.is_empty() {
-            writeln!(answers, "{}", json!({ "id": index, "answers": [answer] })).unwrap();
+            answers.push((index, json!([answer])));
         }
     }
     std::fs::write(set.at(name), lines).unwrap();
-    std::fs::write(set.at("answers.jsonl"), answers).unwrap();
+    if name != "mine.tsv" {
+        prepare(set, name, &["-n", "2"], &answers);
+    }
     name.to_owned()
 }
 
@@ -324,8 +448,9 @@ fn ctrl_c_ends_with_the_figures_so_far() {
         .map(|i| json!({ "id": i.to_string(), "task": "t", "images": ["a.bmp"], "turns": [turn("What?", "?")] }))
         .collect();
     let data = set.at(&set.write("long.jsonl", &lines));
+    let answers = set.at("answers.jsonl");
     let mut child = Command::new(env!("CARGO_BIN_EXE_ocelli"))
-        .args(set.args(&data, &["-n", "64"]))
+        .args(set.args(&data, &["-n", "64", "--answers", answers.to_str().unwrap()]))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -342,7 +467,9 @@ fn ctrl_c_ends_with_the_figures_so_far() {
     let mut rest = String::new();
     told.read_to_string(&mut rest).unwrap();
     let out = child.wait_with_output().unwrap();
-    assert_eq!(out.status.code(), Some(1), "{rest}");
+    assert_eq!(out.status.code(), Some(130), "{rest}");
+    let done = rest.split("stopped after ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+    assert_eq!(set.answers("answers.jsonl").len().to_string(), done, "what was paid for is kept");
     assert!(
         rest.contains("stopped after ") && rest.contains(" of 3000 questions") && rest.contains("interrupted"),
         "{rest}"

@@ -10,6 +10,7 @@ use ocelli_convert::progress::Silent;
 use ocelli_convert::synth::{Preset, SynthOptions, write_checkpoint};
 use ocelli_convert::{ConvertOptions, convert};
 use ocelli_gguf::{Gguf, GgufWriter, MetaValue, TensorType};
+use ocelli_runtime::template::Worker;
 use ocelli_runtime::{Assets, Context, ContextOptions, LoadOptions, Model, Precision};
 use tempfile::TempDir;
 
@@ -113,9 +114,15 @@ impl Parts {
     }
 }
 
+/// The program under test as what renders the templates of model files.
+pub(crate) fn worker() -> Worker {
+    Worker::at(env!("CARGO_BIN_EXE_ocelli"))
+}
+
 /// Loads `path` with its vocabulary, template and sampling.
 pub(crate) fn load(path: &Path) -> (Arc<Model>, Assets) {
-    let (model, assets) = Model::load(path, &LoadOptions::default(), |meta| Assets::read(meta, None)).unwrap();
+    let (model, assets) =
+        Model::load(path, &LoadOptions::default(), |meta| Assets::read(meta, None, Some(&worker()))).unwrap();
     (Arc::new(model), assets)
 }
 

@@ -7,6 +7,7 @@ mod compute;
 mod eval;
 mod fixture;
 mod hostile;
+mod interrupted;
 mod streams;
 mod threats;
 mod trained;

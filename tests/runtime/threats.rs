@@ -7,11 +7,11 @@ use ocelli_gguf::{MetaValue, TensorType};
 use ocelli_quant::GgmlType;
 use ocelli_runtime::{Assets, Context, LoadOptions, Model, Precision, RuntimeError};
 
-use crate::fixture::{Parts, mini, options};
+use crate::fixture::{Parts, mini, options, worker};
 
 /// Loads the file and, if that works, sets a context up and runs a token.
 fn open(path: &Path) -> Result<(), RuntimeError> {
-    let (model, _) = Model::load(path, &LoadOptions::default(), |meta| Assets::read(meta, None))?;
+    let (model, _) = Model::load(path, &LoadOptions::default(), |meta| Assets::read(meta, None, Some(&worker())))?;
     let mut context = Context::new(model.into(), &options(64, Precision::Fast))?;
     let mut seq = context.new_sequence();
     context.decode(&mut seq, &[1])
@@ -185,7 +185,8 @@ fn weights_that_are_not_numbers_end_in_an_error_not_a_panic() {
     let norm = parts.tensors.iter_mut().find(|t| t.name == "output_norm.weight").unwrap();
     norm.bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes());
     parts.write(&path);
-    let (model, assets) = Model::load(&path, &LoadOptions::default(), |meta| Assets::read(meta, None)).unwrap();
+    let (model, assets) =
+        Model::load(&path, &LoadOptions::default(), |meta| Assets::read(meta, None, Some(&worker()))).unwrap();
     let mut context = Context::new(model.into(), &options(64, Precision::Fast)).unwrap();
     let mut seq = context.new_sequence();
     context.decode(&mut seq, &[1, 5, 9]).unwrap();

@@ -251,6 +251,7 @@ def check_ocelli(ocelli, folder):
                 "f32",
                 "-t",
                 "1",
+                "--overwrite",
                 "-o",
                 str(scratch / "out.safetensors"),
                 "-p",

@@ -43,13 +43,21 @@ pub struct Options {
     pub allow_requantize: bool,
     /// Write as many parts as were read, instead of one file.
     pub keep_split: bool,
+    /// Files that these options were read from; no output may be one of them.
+    pub read_from: Vec<PathBuf>,
 }
 
 impl Options {
     /// Options for a file type with everything else at its default.
     #[must_use]
     pub fn new(target: Target) -> Self {
-        Self { target, types: TypeOptions::default(), allow_requantize: false, keep_split: false }
+        Self {
+            target,
+            types: TypeOptions::default(),
+            allow_requantize: false,
+            keep_split: false,
+            read_from: Vec::new(),
+        }
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) fn write_part(
     tensors: &[TensorPlan<'_>],
     inputs: &[(&Path, File)],
     header: GgufWriter,
-    out: &mut File,
+    out: &mut impl Write,
     threads: usize,
     progress: &dyn Progress,
 ) -> Result<(), ConvertError> {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use ocelli_files::{Inputs, Output, Replace, WriteOptions, check_space, commit_all};
 use ocelli_gguf::split::SplitName;
 use ocelli_gguf::{GgufSet, GgufWriter, MetaValue, TensorInfo, TensorType};
 use ocelli_quant::GgmlType;
@@ -11,7 +12,6 @@ use super::{Options, Source, Target, metadata, pipeline};
 use crate::ConvertError;
 use crate::imatrix::Imatrix;
 use crate::mixture::{TensorFacts, TypeChoice, choose_types, effective_dims, tensor_order};
-use crate::output::{OutputFile, check_space, commit_all, folder_of};
 use crate::progress::Progress;
 
 /// One tensor of the output.
@@ -75,6 +75,8 @@ pub struct Plan<'a> {
     tensors: Vec<TensorPlan<'a>>,
     parts: Vec<OutputPart>,
     inputs: Vec<PathBuf>,
+    /// What else was read: importances, options.
+    also_read: Vec<PathBuf>,
     allow_requantize: bool,
     keep_split: bool,
     unused: Vec<String>,
@@ -88,6 +90,7 @@ impl<'a> Plan<'a> {
     /// list does not fit its tensor.
     pub fn new(source: &Source, options: &Options, imatrix: Option<&'a Imatrix>) -> Result<Self, ConvertError> {
         let view = source.view()?;
+        let also_read = options.read_from.iter().cloned().chain(imatrix.map(|m| m.path().to_owned())).collect();
         let imatrix = imatrix.filter(|m| !m.is_empty());
         let mut located: Vec<&(usize, TensorInfo<'_>)> = view.tensors_by_part().iter().collect();
         if options.keep_split {
@@ -113,6 +116,7 @@ impl<'a> Plan<'a> {
             tensors,
             parts,
             inputs: source.paths(),
+            also_read,
             allow_requantize: options.allow_requantize,
             keep_split: options.keep_split,
             unused,
@@ -208,12 +212,11 @@ impl<'a> Plan<'a> {
     ) -> Result<Vec<PathBuf>, ConvertError> {
         self.check()?;
         let paths = self.output_paths(out)?;
-        self.check_apart(&paths)?;
-        let mut outputs =
-            paths.iter().map(|path| OutputFile::create(path, overwrite)).collect::<Result<Vec<_>, ConvertError>>()?;
+        let read = Inputs::of(self.inputs.iter().chain(&self.also_read));
+        let mut outputs = Output::create_all(&paths, &WriteOptions::new(read, Replace::if_told(overwrite)))?;
         let writers = self.parts.iter().map(|part| self.header(part)).collect::<Result<Vec<_>, _>>()?;
         let sizes = writers.iter().map(GgufWriter::total_size).collect::<Result<Vec<_>, _>>()?;
-        check_space(folder_of(out), sizes.iter().fold(0, |sum, s| sum.saturating_add(*s)))?;
+        check_space(outputs.iter().zip(sizes))?;
         let inputs = self
             .inputs
             .iter()
@@ -224,10 +227,11 @@ impl<'a> Plan<'a> {
             let range = part.tensors.clone();
             let tensors = self.tensors.get(range.clone()).unwrap_or_default();
             let counted = Counted { inner: progress, first: range.start, total: self.tensors.len() };
-            pipeline::write_part(tensors, &inputs, writer, output.file(), threads, &counted)?;
+            pipeline::write_part(tensors, &inputs, writer, output, threads, &counted)?;
         }
         progress.end();
-        commit_all(outputs)
+        commit_all(outputs)?;
+        Ok(paths)
     }
 
     fn header(&self, part: &OutputPart) -> Result<GgufWriter, ConvertError> {
@@ -239,16 +243,6 @@ impl<'a> Plan<'a> {
             writer.tensor(tensor.name.as_str(), &tensor.dims, tensor.target_type)?;
         }
         Ok(writer)
-    }
-
-    /// The source is needed until the end, so no output may take its place, under whatever name.
-    fn check_apart(&self, outputs: &[PathBuf]) -> Result<(), ConvertError> {
-        let real = |path: &PathBuf| path.canonicalize().ok();
-        let inputs: Vec<_> = self.inputs.iter().filter_map(real).collect();
-        match outputs.iter().find(|out| real(out).is_some_and(|out| inputs.contains(&out))) {
-            Some(path) => Err(ConvertError::SameFile { path: path.clone() }),
-            None => Ok(()),
-        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Made-up GGUF pairs, without writing the checkpoint first.
 
 use std::collections::HashMap;
-use std::io::Write;
+
+use ocelli_files::{NewFolder, TemporaryFolder};
 
 use super::weights::{SynthTensor, SynthWeights};
 use super::write::{SynthOptions, encode_strip, small_files, split};
@@ -44,17 +45,12 @@ pub fn write_gguf(
     progress: &dyn Progress,
 ) -> Result<ConvertReport, ConvertError> {
     let outdir = &convert.outdir;
-    std::fs::create_dir_all(outdir).map_err(ConvertError::io("create", outdir))?;
+    let folder = NewFolder::make(outdir).map_err(ConvertError::io("create", outdir))?;
     // The converter reads configuration and tokenizer from a folder; it is gone afterwards, whatever happens.
-    let temp = tempfile::Builder::new()
-        .prefix(".ocelli-")
-        .suffix(".partial")
-        .tempdir_in(outdir)
-        .map_err(ConvertError::io("create a folder in", outdir))?;
+    let temp = TemporaryFolder::new(outdir).map_err(ConvertError::io("create a folder in", outdir))?;
     for (name, bytes) in small_files(options) {
         let path = temp.path().join(name);
-        let written = std::fs::File::create(&path).and_then(|mut file| file.write_all(&bytes));
-        written.map_err(ConvertError::io("write", &path))?;
+        std::fs::write(&path, bytes).map_err(ConvertError::io("write", &path))?;
     }
     let weights = SynthWeights::new(options.preset, options.seed);
     let shards = split(weights.tensors(), options.shards.unwrap_or(options.preset.shards()));
@@ -67,5 +63,7 @@ pub fn write_gguf(
     let generator = Generator { weights, index, dtype: options.dtype };
     let name = convert.name.clone().unwrap_or_else(|| options.preset.name().to_owned());
     let open = || Ok(Checkpoint::generated(temp.path(), options.dtype, tensors, Box::new(generator)));
-    convert_checkpoint(temp.path(), open, (&name, &name), convert, progress)
+    let report = convert_checkpoint(temp.path(), open, (&name, &name), convert, progress)?;
+    folder.keep();
+    Ok(report)
 }

@@ -1,10 +1,10 @@
 //! Writing of a made-up checkpoint, strip by strip.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
+use ocelli_files::{FileError, Inputs, NewFolder, Output, Replace, WriteOptions, check_space, commit_all};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
@@ -13,12 +13,14 @@ use super::tokenizer::Tokenizer;
 use super::weights::{SynthTensor, SynthWeights};
 use super::{files, tokenizer_files};
 use crate::ConvertError;
-use crate::checkpoint::SourceType;
-use crate::output::{OutputFile, check_space, commit_all};
+use crate::checkpoint::{self, SourceType};
+use crate::json as json_file;
 use crate::progress::Progress;
 
 /// Values computed and written at a time.
 const STRIP: usize = 4 << 20;
+/// More bytes than the header of a weight file has.
+const HEADER: u64 = 1 << 20;
 /// Values computed by one task of a strip.
 const CHUNK: usize = 64 << 10;
 
@@ -52,47 +54,64 @@ pub struct SynthReport {
 
 /// Writes a checkpoint into the folder `dir`, which is made if need be.
 ///
+/// Weight files of another checkpoint would contradict the new ones. Without `overwrite`, a folder that has any is
+/// refused; with it, those that the new checkpoint takes the place of are removed once it is complete: the index, the
+/// shards that it lists, and `model.safetensors`. Nothing else is.
+///
 /// # Errors
-/// [`ConvertError::Exists`] for a file that may not be replaced, [`ConvertError::DiskFull`], [`ConvertError::Io`],
+/// [`ConvertError::Output`] for a file that may not be replaced or not enough room, [`ConvertError::Io`],
 /// [`ConvertError::Cancelled`]. Nothing is left of an unfinished checkpoint.
 pub fn write_checkpoint(
     dir: &Path,
     options: &SynthOptions,
     progress: &dyn Progress,
 ) -> Result<SynthReport, ConvertError> {
-    std::fs::create_dir_all(dir).map_err(ConvertError::io("create", dir))?;
+    let folder = NewFolder::make(dir).map_err(ConvertError::io("create", dir))?;
     let weights = SynthWeights::new(options.preset, options.seed);
     let size = options.dtype.size();
     let parameters: usize = weights.tensors().iter().map(SynthTensor::len).sum();
-    check_space(dir, (parameters * size) as u64 + (64 << 20))?;
-
     let shards = split(weights.tensors(), options.shards.unwrap_or(options.preset.shards()));
-    let mut outputs = Vec::new();
-    let mut weight_map = BTreeMap::new();
+
+    let mut small: Vec<(String, Vec<u8>)> =
+        small_files(options).into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect();
+    if shards.len() > 1 {
+        let names = |(i, shard): (usize, &&[SynthTensor])| {
+            let name = shard_name(i, shards.len());
+            shard.iter().map(|t| (t.name.clone(), Value::from(name.clone()))).collect::<Vec<_>>()
+        };
+        let weight_map = shards.iter().enumerate().flat_map(names).collect();
+        let index = json!({"metadata": {"total_size": parameters * size}, "weight_map": sorted(weight_map)});
+        small.push((checkpoint::INDEX.to_owned(), pretty(&index)));
+    }
+    let names =
+        (0..shards.len()).map(|i| shard_name(i, shards.len())).chain(small.iter().map(|(name, _)| name.clone()));
+    let files: Vec<PathBuf> = names.map(|name| dir.join(name)).collect();
+    let superseded = superseded(dir, &files, options.overwrite)?;
+    let mut outputs =
+        Output::create_all(&files, &WriteOptions::new(Inputs::none(), Replace::if_told(options.overwrite)))?;
+    let bytes = |shard: &[SynthTensor]| shard.iter().map(|t| t.len() * size).sum::<usize>() as u64;
+    let sizes = shards.iter().map(|shard| bytes(shard) + HEADER).chain(small.iter().map(|(_, b)| b.len() as u64));
+    check_space(outputs.iter().zip(sizes))?;
+
     let mut done = 0;
-    for (i, shard) in shards.iter().enumerate() {
-        let name = shard_name(i, shards.len());
-        weight_map.extend(shard.iter().map(|tensor| (tensor.name.clone(), Value::from(name.clone()))));
-        let mut file = OutputFile::create(&dir.join(&name), options.overwrite)?;
-        let values: usize = shard.iter().map(SynthTensor::len).sum();
-        progress.begin(&name, (values * size) as u64);
-        write_shard(&mut file, shard, &weights, options.dtype, (done, weights.tensors().len()), progress)?;
+    let (weight_files, small_files) = outputs.split_at_mut(shards.len());
+    for ((i, shard), output) in shards.iter().enumerate().zip(weight_files) {
+        progress.begin(&shard_name(i, shards.len()), bytes(shard));
+        write_shard(output, shard, &weights, options.dtype, (done, weights.tensors().len()), progress)?;
         progress.end();
         done += shard.len();
-        outputs.push(file);
     }
-    let mut small = small_files(options);
-    if shards.len() > 1 {
-        let index = json!({"metadata": {"total_size": parameters * size}, "weight_map": sorted(weight_map)});
-        small.push(("model.safetensors.index.json", pretty(&index)));
+    for ((_, bytes), output) in small.iter().zip(small_files) {
+        output.put(bytes)?;
     }
-    for (name, bytes) in small {
-        let mut file = OutputFile::create(&dir.join(name), options.overwrite)?;
-        file.file().write_all(&bytes).map_err(ConvertError::io("write", &dir.join(name)))?;
-        outputs.push(file);
+    if progress.cancelled() {
+        return Err(ConvertError::Cancelled);
     }
-    let files = commit_all(outputs)?;
-    remove_stale(dir, &files)?;
+    commit_all(outputs)?;
+    folder.keep();
+    for path in superseded {
+        std::fs::remove_file(&path).map_err(ConvertError::io("remove", &path))?;
+    }
     Ok(SynthReport {
         files,
         tensors: weights.tensors().len(),
@@ -149,18 +168,36 @@ pub(super) fn split(tensors: &[SynthTensor], n: usize) -> Vec<&[SynthTensor]> {
     out
 }
 
-/// Weight files of an earlier checkpoint with another number of shards would contradict the new ones.
-fn remove_stale(dir: &Path, written: &[PathBuf]) -> Result<(), ConvertError> {
+/// The weight files in `dir` that a checkpoint of the files `written` takes the place of.
+///
+/// # Errors
+/// [`ConvertError::Output`] where there are weight files of any kind, but nothing may be replaced.
+fn superseded(dir: &Path, written: &[PathBuf], overwrite: bool) -> Result<Vec<PathBuf>, ConvertError> {
+    let listed: Vec<String> = match json_file::read_optional(&dir.join(checkpoint::INDEX)) {
+        Ok(Some(index)) => {
+            let map = index.get("weight_map").and_then(Value::as_object);
+            map.into_iter().flat_map(Map::values).filter_map(|file| file.as_str().map(str::to_owned)).collect()
+        }
+        // An index that cannot be read lists nothing.
+        _ => Vec::new(),
+    };
+    let mut superseded = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(ConvertError::io("read", dir))? {
-        let path = entry.map_err(ConvertError::io("read", dir))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let weights =
-            name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"));
-        if weights && !written.contains(&path) {
-            std::fs::remove_file(&path).map_err(ConvertError::io("remove", &path))?;
+        let entry = entry.map_err(ConvertError::io("read", dir))?;
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        let weights = name.starts_with("model") && (name.ends_with(".safetensors") || name == checkpoint::INDEX);
+        if !weights || path.is_dir() || written.contains(&path) {
+            continue;
+        }
+        if !overwrite {
+            return Err(FileError::Exists { path }.into());
+        }
+        let of_checkpoint = [checkpoint::SINGLE, checkpoint::INDEX].contains(&&*name) || listed.contains(&name);
+        if of_checkpoint {
+            superseded.push(path);
         }
     }
-    Ok(())
+    Ok(superseded)
 }
 
 /// The header of a safetensors file: its length and the table of tensors, padded to eight bytes.
@@ -187,15 +224,14 @@ fn header(tensors: &[SynthTensor], dtype: SourceType) -> Vec<u8> {
 
 /// Writes one weight file. While a strip is written the next one is computed.
 fn write_shard(
-    output: &mut OutputFile,
+    output: &mut Output,
     tensors: &[SynthTensor],
     weights: &SynthWeights,
     dtype: SourceType,
     (first, count): (usize, usize),
     progress: &dyn Progress,
 ) -> Result<(), ConvertError> {
-    let path = output.path().to_owned();
-    output.file().write_all(&header(tensors, dtype)).map_err(ConvertError::io("write", &path))?;
+    output.put(&header(tensors, dtype))?;
     let (mut ready, mut next): (Vec<u8>, Vec<u8>) = (Vec::new(), Vec::new());
     for (i, tensor) in tensors.iter().enumerate() {
         progress.tensor(&tensor.name, first + i, count);
@@ -205,16 +241,15 @@ fn write_shard(
                 return Err(ConvertError::Cancelled);
             }
             let n = STRIP.min(tensor.len() - start);
-            let file = output.file();
             let (written, ()) =
-                rayon::join(|| file.write_all(&ready), || encode_strip(weights, tensor, start, n, dtype, &mut next));
-            written.map_err(ConvertError::io("write", &path))?;
+                rayon::join(|| output.put(&ready), || encode_strip(weights, tensor, start, n, dtype, &mut next));
+            written?;
             progress.advance(ready.len() as u64);
             std::mem::swap(&mut ready, &mut next);
             start += n;
         }
     }
-    output.file().write_all(&ready).map_err(ConvertError::io("write", &path))?;
+    output.put(&ready)?;
     progress.advance(ready.len() as u64);
     Ok(())
 }

@@ -23,12 +23,14 @@ mod tsv;
 mod vqa;
 
 use std::collections::HashMap;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 pub use ask::{content, converse, greedy};
 pub use error::EvalError;
 pub use rules::{PromptStyle, Rules};
 pub use score::Metric;
+use sha2::{Digest, Sha256};
 pub use tally::{Count, Tally};
 
 /// A picture of a question.
@@ -82,6 +84,49 @@ pub struct Conversation {
     pub is_video: bool,
     /// Asked in order, each behind the model's own answers to those before.
     pub turns: Vec<Turn>,
+}
+
+impl Conversation {
+    /// A digest of what is asked: pictures, their order and kind, and the words of every turn. What is expected as an answer
+    /// is not part of it.
+    ///
+    /// # Errors
+    /// When a picture cannot be read.
+    pub fn digest(&self) -> Result<[u8; 32], EvalError> {
+        // Lengths go first, so that no two lists of texts look alike.
+        let mut whole = Sha256::new();
+        let mut part = |bytes: &[u8]| {
+            whole.update((bytes.len() as u64).to_le_bytes());
+            whole.update(bytes);
+        };
+        part(if self.is_video { b"video" } else { b"images" });
+        part(&(self.pictures.len() as u64).to_le_bytes());
+        for picture in &self.pictures {
+            match picture {
+                Picture::Bytes(bytes) => part(&Sha256::digest(bytes)),
+                Picture::File(path) => {
+                    let open = |source| EvalError::Open { path: path.clone(), source };
+                    let mut file = std::fs::File::open(path).map_err(open)?;
+                    let mut digest = Sha256::new();
+                    let mut buffer = vec![0u8; 1 << 16];
+                    loop {
+                        match file.read(&mut buffer) {
+                            Ok(0) => break,
+                            Ok(n) => digest.update(&buffer[..n]),
+                            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                            Err(e) => return Err(open(e)),
+                        }
+                    }
+                    part(&digest.finalize());
+                }
+            }
+        }
+        for turn in &self.turns {
+            part(turn.before.as_bytes());
+            part(turn.question.as_bytes());
+        }
+        Ok(whole.finalize().into())
+    }
 }
 
 /// What counts together: one conversation, or the rotations of a multiple-choice question, which is right only if all

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
+use ocelli_files::{FileError, Output};
 
 use super::stats::log_sum_exp;
 use crate::RuntimeError;
@@ -22,11 +22,11 @@ fn record_len(n_vocab: usize) -> usize {
     8 + 2 * n_vocab.next_multiple_of(2)
 }
 
-/// Writes a file of log-probabilities beside its final name and renames it when complete.
+/// Writes a file of log-probabilities, which appears when it is complete.
 #[derive(Debug)]
 pub struct LogitsWriter {
     path: PathBuf,
-    out: BufWriter<NamedTempFile>,
+    out: BufWriter<Output>,
     record: Vec<u8>,
 }
 
@@ -35,18 +35,17 @@ impl LogitsWriter {
     ///
     /// # Errors
     /// When the file cannot be made, or a count does not fit the format.
-    pub fn create(path: &Path, n_ctx: usize, n_vocab: usize, tokens: &[u32]) -> Result<Self, RuntimeError> {
+    pub fn create(output: Output, n_ctx: usize, n_vocab: usize, tokens: &[u32]) -> Result<Self, RuntimeError> {
         let fit = |n: usize| i32::try_from(n).map_err(|_| evaluation(format!("{n} does not fit a logits file")));
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let file = NamedTempFile::new_in(folder).map_err(|source| write_error(path, source))?;
-        let mut out = BufWriter::new(file);
+        let path = output.path().to_owned();
+        let mut out = BufWriter::new(output);
         let mut head = MAGIC.to_vec();
         for n in [n_ctx, n_vocab, tokens.len() / n_ctx.max(1)] {
             head.extend_from_slice(&fit(n)?.to_le_bytes());
         }
         head.extend(tokens.iter().flat_map(|t| t.to_le_bytes()));
-        out.write_all(&head).map_err(|source| write_error(path, source))?;
-        Ok(Self { path: path.to_owned(), out, record: vec![0; record_len(n_vocab)] })
+        out.write_all(&head).map_err(|source| write_error(&path, source))?;
+        Ok(Self { path, out, record: vec![0; record_len(n_vocab)] })
     }
 
     /// Appends one position's `logits`.
@@ -75,8 +74,7 @@ impl LogitsWriter {
     /// When writing or renaming fails.
     pub fn finish(self) -> Result<(), RuntimeError> {
         let file = self.out.into_inner().map_err(|e| write_error(&self.path, e.into_error()))?;
-        file.persist(&self.path).map_err(|e| write_error(&self.path, e.error))?;
-        Ok(())
+        Ok(file.commit()?)
     }
 }
 
@@ -179,17 +177,25 @@ fn evaluation(problem: String) -> RuntimeError {
 }
 
 fn write_error(path: &Path, source: std::io::Error) -> RuntimeError {
-    RuntimeError::Write { path: path.to_owned(), source }
+    match FileError::unwrap(source) {
+        Ok(error) => RuntimeError::Output(error),
+        Err(source) => RuntimeError::Write { path: path.to_owned(), source },
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn output(path: &Path) -> Output {
+        let options = ocelli_files::WriteOptions::new(ocelli_files::Inputs::none(), ocelli_files::Replace::Never);
+        Output::create(path, &options).unwrap()
+    }
+
     fn saved(dir: &Path) -> PathBuf {
         let path = dir.join("base.logits");
         let tokens = [1, 2, 0, 1];
-        let mut out = LogitsWriter::create(&path, 4, 3, &tokens).unwrap();
+        let mut out = LogitsWriter::create(output(&path), 4, 3, &tokens).unwrap();
         out.push(&[1.0, -1.0, 3.0]).unwrap();
         out.finish().unwrap();
         path
@@ -238,7 +244,7 @@ mod tests {
     fn logits_that_are_not_finite_are_not_saved() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
-        let mut out = LogitsWriter::create(&path, 4, 3, &[0; 4]).unwrap();
+        let mut out = LogitsWriter::create(output(&path), 4, 3, &[0; 4]).unwrap();
         assert!(out.push(&[f32::NAN, 0.0, 0.0]).is_err());
         drop(out);
         assert!(!path.exists());

@@ -7,24 +7,22 @@
 mod logits_file;
 mod stats;
 
-use std::path::Path;
-
 pub use logits_file::{LogitsReader, LogitsWriter};
 pub use stats::{Divergence, DivergenceSummary, Nll, log_sum_exp};
+
+use ocelli_files::Output;
 
 use crate::{Context, RuntimeError};
 
 /// What to evaluate.
 #[derive(Debug, Clone, Copy)]
-pub struct Evaluation<'e> {
+pub struct Evaluation {
     /// Tokens per chunk.
     pub n_ctx: usize,
     /// Chunks to run at most; `None`: all.
     pub chunks: Option<usize>,
     /// Put in place of every chunk's first token.
     pub bos: Option<u32>,
-    /// Where to save the log-probabilities.
-    pub save: Option<&'e Path>,
 }
 
 /// Figures of an evaluation.
@@ -38,7 +36,7 @@ pub struct Report {
     pub divergence: Option<DivergenceSummary>,
 }
 
-/// Runs `tokens` through `context`; after every chunk `progress(chunks done, chunks in all, figures so far)` is
+/// Runs `tokens` through `context` and saves the log-probabilities to `save`, if it is given; after every chunk `progress(chunks done, chunks in all, figures so far)` is
 /// called.
 ///
 /// # Errors
@@ -46,7 +44,8 @@ pub struct Report {
 pub fn evaluate(
     context: &mut Context,
     tokens: &[u32],
-    what: &Evaluation<'_>,
+    what: &Evaluation,
+    save: Option<Output>,
     progress: &mut dyn FnMut(usize, usize, &Nll),
 ) -> Result<Report, RuntimeError> {
     if what.n_ctx < 4 || tokens.len() < 2 * what.n_ctx {
@@ -62,7 +61,7 @@ pub fn evaluate(
     let n_chunk = (tokens.len() / what.n_ctx).min(what.chunks.unwrap_or(usize::MAX));
     let tokens = &tokens[..n_chunk * what.n_ctx];
     let n_vocab = context.model().config().n_vocab;
-    let mut save = what.save.map(|path| LogitsWriter::create(path, what.n_ctx, n_vocab, tokens)).transpose()?;
+    let mut save = save.map(|output| LogitsWriter::create(output, what.n_ctx, n_vocab, tokens)).transpose()?;
     let mut report = Report::default();
     run_chunks(
         context,
@@ -89,7 +88,7 @@ pub fn evaluate(
 pub fn compare(
     context: &mut Context,
     base: &mut LogitsReader,
-    what: &Evaluation<'_>,
+    what: &Evaluation,
     progress: &mut dyn FnMut(usize, usize, &Nll),
 ) -> Result<Report, RuntimeError> {
     let n_ctx = base.n_ctx();

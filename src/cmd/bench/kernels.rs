@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use ocelli_files::{Inputs, Output, Replace, WriteOptions};
 use ocelli_quant::GgmlType;
 use ocelli_runtime::bench::measure::{self, Limits, Plan, SHAPES, Shape, Timed};
 use ocelli_runtime::bench::{Kernels, Pool, cpu_name, utc_now};
@@ -47,6 +48,9 @@ pub(crate) struct Args {
     /// Draw the roofline with a mark for every kernel, as SVG
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
+    /// Replace the file of --plot if it exists
+    #[arg(long, requires = "plot")]
+    overwrite: bool,
     /// How rows are written
     #[arg(short = 'o', long, value_name = "FORMAT", default_value = "md")]
     output: Format,
@@ -63,6 +67,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let format = if args.json { Format::Json } else { args.output };
     // Takes over Ctrl-C.
     let _bar = Bar::new(false)?;
+    let write = WriteOptions::new(Inputs::none(), Replace::if_told(args.overwrite));
+    let plot = args.plot.as_deref().map(|path| Output::create(path, &write)).transpose().context("--plot")?;
     let machine = Machine::measure(isas.iter().flat_map(|isa| threads.iter().map(move |t| (*isa, *t))))?;
     let mut rows = Vec::new();
     let mut done = Ok(());
@@ -89,8 +95,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         output::print(format, &text)?;
     }
     done?;
-    match &args.plot {
-        Some(path) => plot::write(path, &cpu_name(), machine.all(), &rows),
+    match plot {
+        Some(output) => plot::write(output, &cpu_name(), machine.all(), &rows),
         None => Ok(()),
     }
 }

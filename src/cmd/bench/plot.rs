@@ -3,9 +3,8 @@
 //! The roof of memory rises from the left, that of each multiplier is level; every kernel is a numbered mark, and the
 //! list beside the plot says which number is which.
 
-use std::path::Path;
-
 use anyhow::{Context as _, anyhow};
+use ocelli_files::Output;
 use ocelli_runtime::bench::measure::{Limits, Unit};
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -38,19 +37,11 @@ struct Mark {
     group: usize,
 }
 
-/// Draws the kernels `rows` under the roofs of `limits` into the file `path`.
-pub(super) fn write(path: &Path, machine: &str, limits: &[Limits], rows: &[Fields]) -> anyhow::Result<()> {
+/// Draws the kernels `rows` under the roofs of `limits`.
+pub(super) fn write(mut output: Output, machine: &str, limits: &[Limits], rows: &[Fields]) -> anyhow::Result<()> {
     let text = svg(machine, limits, rows)?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let failed = || format!("--plot: cannot write {}", path.display());
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".ocelli-").suffix(".partial");
-    // Temporary files are private by default; a plot is for everyone.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder).with_context(failed)?;
-    std::io::Write::write_all(&mut file, text.as_bytes()).with_context(failed)?;
-    file.persist(path).with_context(failed)?;
+    let path = output.path().to_owned();
+    output.put(text.as_bytes()).and_then(|()| output.commit()).context("--plot")?;
     errln!("roofline: {}", path.display());
     Ok(())
 }
@@ -179,6 +170,8 @@ fn trimmed(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use ocelli_files::{Inputs, Replace, WriteOptions};
+
     use ocelli_runtime::bench::measure::Peak;
     use serde_json::json;
 
@@ -216,12 +209,11 @@ mod tests {
     fn the_file_appears_whole_or_not_at_all() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("r.svg");
-        write(&path, "CPU", &[limits("avx2")], &[row("gemm", "avx2", 10.0, 100.0)]).unwrap();
+        let output = Output::create(&path, &WriteOptions::new(Inputs::none(), Replace::Never)).unwrap();
+        write(output, "CPU", &[limits("avx2")], &[row("gemm", "avx2", 10.0, 100.0)]).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.starts_with("<svg") && text.trim_end().ends_with("</svg>"));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
-        let error = write(&dir.path().join("no/r.svg"), "CPU", &[], &[]).unwrap_err().to_string();
-        assert!(error.contains("--plot") && error.contains("no/r.svg"), "{error}");
     }
 
     #[test]

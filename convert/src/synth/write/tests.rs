@@ -49,7 +49,7 @@ fn existing_checkpoints_are_kept_unless_told_otherwise() {
     let dir = tempfile::tempdir().unwrap();
     write_checkpoint(dir.path(), &options(SourceType::Bf16, 2), &Silent).unwrap();
     let again = write_checkpoint(dir.path(), &options(SourceType::Bf16, 2), &Silent);
-    assert!(matches!(again, Err(ConvertError::Exists { .. })));
+    assert!(matches!(again, Err(ConvertError::Output(FileError::Exists { .. }))));
     let single = SynthOptions { overwrite: true, ..options(SourceType::Bf16, 1) };
     write_checkpoint(dir.path(), &single, &Silent).unwrap();
     assert!(!dir.path().join("model.safetensors.index.json").exists());
