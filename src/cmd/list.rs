@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use ocelli_convert::inspect::{FileReport, Kind, Severity, inspect_file};
+use ocelli_convert::inspect::{FileReport, InspectError, Kind, Severity, inspect_file};
 use ocelli_hub::{LocalModel, Store};
 use serde::Serialize;
 
@@ -62,7 +62,7 @@ fn describe(model: LocalModel) -> Row {
         Err(_) => (None, None),
     };
     let verdict = match report {
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(without_path(&error.to_string(), model.path())),
         Ok(report) => can_run(&report).and_then(|()| can_see(model.vision.as_deref())),
     };
     Row {
@@ -77,6 +77,11 @@ fn describe(model: LocalModel) -> Row {
         why: verdict.err(),
         name: model.name,
     }
+}
+
+/// A reader's complaint without the path that it begins with, since that is listed anyway.
+fn without_path(error: &str, path: &Path) -> String {
+    error.strip_prefix(&format!("{}: ", path.display())).unwrap_or(error).to_owned()
 }
 
 /// The quantisation that a file says of itself.
@@ -104,7 +109,8 @@ fn can_run(report: &FileReport) -> Result<(), String> {
 
 fn can_see(vision: Option<&Path>) -> Result<(), String> {
     let Some(path) = vision else { return Ok(()) };
-    let report = inspect_file(path, false).map_err(|error| format!("vision file: {error}"))?;
+    let told = |error: InspectError| format!("vision file: {}", without_path(&error.to_string(), path));
+    let report = inspect_file(path, false).map_err(told)?;
     match report.vision.as_ref().and_then(|vision| vision.projector.as_deref()) {
         Some(PROJECTOR) => Ok(()),
         found => Err(format!("vision file: projector {} is not run (only {PROJECTOR})", found.unwrap_or("unknown"))),
