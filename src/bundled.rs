@@ -1,14 +1,21 @@
 //! The model that comes with the program: a small trained MiniCPM-V, carried in the binary as a checkpoint and converted
 //! when it is first wanted.
 
+use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use ocelli_convert::{ConvertOptions, Part, convert};
+use ocelli_convert::{ConvertOptions, ConvertReport, Part, convert};
 use ocelli_files::TemporaryFolder;
+use ocelli_runtime::IdentityCache;
+use ocelli_runtime::identity::of_file;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::cache_folder;
 use crate::progress::Bar;
 use crate::signals;
 use crate::sink::errln;
@@ -37,6 +44,24 @@ static CHECKPOINT: [(&str, &[u8]); 8] = files![
 /// Pictures to ask about.
 static PICTURES: [(&str, &[u8]); 3] = files!["examples/shapes.png", "examples/number.png", "examples/many.jpg"];
 
+/// Sizes and hashes of the files, beside them.
+const MANIFEST: &str = "manifest.json";
+
+/// The most that a manifest can have; it is read whole.
+const MAX_MANIFEST: u64 = 64 << 10;
+
+/// How long another process may take to put its files in place.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a file must be.
+#[derive(Debug, Serialize, Deserialize)]
+struct Entry {
+    bytes: u64,
+    blake3: String,
+}
+
+type Manifest = BTreeMap<String, Entry>;
+
 /// The files of the model in the user's cache folder.
 #[derive(Debug)]
 pub(crate) struct Bundled {
@@ -46,27 +71,27 @@ pub(crate) struct Bundled {
 impl Bundled {
     /// The model's files, made now if this is the first time.
     pub(crate) fn open() -> anyhow::Result<Self> {
-        Self::open_in(&folder()?)
+        let folder = cache_folder::folder().context(
+            "there is no cache folder for the bundled model: set HOME or XDG_CACHE_HOME, or name a model with -m",
+        )?;
+        Self::open_in(&folder.join("models"), cache_folder::identities())
     }
 
-    /// As [`Bundled::open`] with the folder `all` for such models.
+    /// As [`Bundled::open`] with the folder `all` for such models. Whole files are hashed once: `identities` remembers.
     ///
     /// The folder's name has a digest of the weights and the program's version, so that another build never takes files
     /// that are not its own.
-    pub(crate) fn open_in(all: &Path) -> anyhow::Result<Self> {
-        let folder = all.join(format!("{NAME}-{}", fingerprint()));
-        let bundled = Self { folder };
-        if bundled.is_whole() {
-            return Ok(bundled);
+    pub(crate) fn open_in(all: &Path, identities: Option<&'static IdentityCache>) -> anyhow::Result<Self> {
+        let bundled = Self { folder: all.join(format!("{NAME}-{}", fingerprint())) };
+        let Err(fault) = bundled.check(identities) else { return Ok(bundled) };
+        if bundled.folder.exists() {
+            errln!("the bundled model in {} is damaged ({fault}) and made again", bundled.folder.display());
         }
         // The command may not have come to watching for them.
         signals::end_unless_watched()?;
-        bundled.make(all).with_context(|| {
+        make(all, &bundled, identities).with_context(|| {
             format!("cannot make the bundled model in {}; name another model with -m", all.display())
         })?;
-        if !bundled.is_whole() {
-            bail!("{} is incomplete; delete it", bundled.folder.display());
-        }
         Ok(bundled)
     }
 
@@ -80,45 +105,40 @@ impl Bundled {
         self.folder.join("examples").join(name)
     }
 
-    /// The folder appears under its name when all is in it; what was deleted from it since is missed here.
-    fn is_whole(&self) -> bool {
-        let vision = self.folder.join(format!("mmproj-{NAME}-F16.gguf"));
-        let pictures = PICTURES.iter().map(|(name, _)| self.folder.join(name));
-        pictures.chain([self.model(), vision]).all(|path| path.is_file())
+    /// Whether every file is there and is what was made; what is wrong otherwise.
+    fn check(&self, identities: Option<&'static IdentityCache>) -> Result<(), String> {
+        let manifest = read_manifest(&self.folder.join(MANIFEST))?;
+        let models = [format!("{NAME}-Q4_K_M.gguf"), format!("mmproj-{NAME}-F16.gguf")];
+        let pictures = PICTURES.iter().map(|(name, _)| (*name).to_owned());
+        for name in models.into_iter().chain(pictures) {
+            let entry = manifest.get(&name).ok_or_else(|| format!("{MANIFEST} does not name {name}"))?;
+            let path = self.folder.join(&name);
+            let len = std::fs::symlink_metadata(&path).map_err(|e| format!("{name}: {e}"))?.len();
+            if len != entry.bytes {
+                return Err(format!("{name} has {len} bytes instead of {}", entry.bytes));
+            }
+            let hash = of_file(&path, identities).map_err(|e| e.to_string())?;
+            if hex(&hash) != entry.blake3 {
+                return Err(format!("{name} is not what was made"));
+            }
+        }
+        Ok(())
     }
+}
 
-    /// Converts in a folder beside the model's own and gives it its name last, so that nobody ever sees half of it.
-    fn make(&self, all: &Path) -> anyhow::Result<()> {
-        let folder = &self.folder;
-        std::fs::create_dir_all(all).with_context(|| format!("cannot make the folder {}", all.display()))?;
-        let work = TemporaryFolder::new(all)?;
-        let (checkpoint, files) = (work.path().join("checkpoint"), work.path().join("files"));
-        write_all(&checkpoint, &CHECKPOINT)?;
-        write_all(&files, &PICTURES)?;
-        errln!("converting the bundled model to Q4_K_M, this once");
-        let options =
-            ConvertOptions { outdir: files.clone(), name: Some(NAME.to_owned()), ..ConvertOptions::default() };
-        let report = convert(&checkpoint, &options, &Bar::leaving_ctrl_c())?;
-        for file in &report.files {
-            let part = if file.part == Part::Text { "text" } else { "vision" };
-            let name = file.path.file_name().unwrap_or_default();
-            errln!("{part}: {} ({:.1} MB)", folder.join(name).display(), file.bytes as f64 / 1e6);
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn read_manifest(path: &Path) -> Result<Manifest, String> {
+    let read = || -> std::io::Result<Manifest> {
+        let meta = std::fs::symlink_metadata(path)?;
+        if !meta.is_file() || meta.len() > MAX_MANIFEST {
+            return Err(std::io::Error::other("no list of files"));
         }
-        if self.is_whole() {
-            // Another process was faster; its files are the same.
-            return Ok(());
-        }
-        if folder.exists() {
-            // What is left of it goes with the working folder.
-            let aside = work.path().join("replaced");
-            std::fs::rename(folder, aside).with_context(|| format!("cannot replace {}", folder.display()))?;
-        }
-        match std::fs::rename(&files, folder) {
-            // The same, but in the last moment.
-            Err(_) if folder.is_dir() => Ok(()),
-            renamed => renamed.with_context(|| format!("cannot name {}", folder.display())),
-        }
-    }
+        Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+    };
+    read().map_err(|e| format!("{MANIFEST}: {e}"))
 }
 
 /// First digits of a SHA-256 over everything that the files are made of; computed once, since commands ask several times.
@@ -135,6 +155,70 @@ fn fingerprint() -> &'static str {
     })
 }
 
+/// Converts in a folder beside the model's and gives it its name last, so that nobody ever sees half of it.
+fn make(all: &Path, bundled: &Bundled, identities: Option<&'static IdentityCache>) -> anyhow::Result<()> {
+    std::fs::create_dir_all(all).with_context(|| format!("cannot make the folder {}", all.display()))?;
+    let folder = &bundled.folder;
+    let work = TemporaryFolder::new(all)?;
+    let (checkpoint, files) = (work.path().join("checkpoint"), work.path().join("files"));
+    write_all(&checkpoint, &CHECKPOINT)?;
+    write_all(&files, &PICTURES)?;
+    errln!("converting the bundled model to Q4_K_M, this once");
+    let options = ConvertOptions { outdir: files.clone(), name: Some(NAME.to_owned()), ..ConvertOptions::default() };
+    let report = convert(&checkpoint, &options, &Bar::leaving_ctrl_c())?;
+    write_manifest(&files, &report)?;
+    let lock = File::create(all.join(".lock")).context("cannot lock the folder")?;
+    wait_for(&lock)?;
+    // Another process may have been faster; its files are the same.
+    if bundled.check(identities).is_ok() {
+        return Ok(());
+    }
+    // What is damaged is moved away, not overwritten: whoever has its files mapped keeps them.
+    if folder.symlink_metadata().is_ok() {
+        std::fs::rename(folder, work.path().join("damaged"))
+            .with_context(|| format!("cannot replace {}", folder.display()))?;
+    }
+    std::fs::rename(&files, folder).with_context(|| format!("cannot name {}", folder.display()))?;
+    for file in &report.files {
+        let part = if file.part == Part::Text { "text" } else { "vision" };
+        let name = file.path.file_name().unwrap_or_default();
+        errln!("{part}: {} ({:.1} MB)", folder.join(name).display(), file.bytes as f64 / 1e6);
+    }
+    Ok(())
+}
+
+/// Waits until no other process is putting its files in place, which takes an instant unless it hangs.
+fn wait_for(lock: &File) -> anyhow::Result<()> {
+    let started = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if started.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(TryLockError::WouldBlock) => bail!("another process is making it and does not come to an end"),
+            // File systems without locks: renaming keeps the files whole all the same.
+            Err(TryLockError::Error(_)) => return Ok(()),
+        }
+    }
+}
+
+fn write_manifest(files: &Path, report: &ConvertReport) -> anyhow::Result<()> {
+    let mut manifest = Manifest::new();
+    for file in &report.files {
+        let name = file.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let entry = Entry { bytes: std::fs::metadata(&file.path)?.len(), blake3: hex(&of_file(&file.path, None)?) };
+        manifest.insert(name, entry);
+    }
+    for (name, bytes) in PICTURES {
+        let entry = Entry { bytes: bytes.len() as u64, blake3: blake3::hash(bytes).to_hex().to_string() };
+        manifest.insert(name.to_owned(), entry);
+    }
+    let path = files.join(MANIFEST);
+    std::fs::write(&path, serde_json::to_vec_pretty(&manifest)?)
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
 fn write_all(folder: &Path, files: &[(&str, &[u8])]) -> anyhow::Result<()> {
     for (name, bytes) in files {
         let path = folder.join(name);
@@ -145,43 +229,80 @@ fn write_all(folder: &Path, files: &[(&str, &[u8])]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The folder for bundled models.
-pub(crate) fn folder() -> anyhow::Result<PathBuf> {
-    Ok(cache_folder()?.join("ocelli").join("models"))
-}
-
-/// The user's cache folder as desktop systems define it.
-fn cache_folder() -> anyhow::Result<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    set("XDG_CACHE_HOME")
-        .or_else(|| set("LOCALAPPDATA"))
-        .or_else(|| set("HOME").map(|home| home.join(".cache")))
-        .context("there is no cache folder for the bundled model: set HOME or XDG_CACHE_HOME, or name a model with -m")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn modified(path: &Path) -> std::time::SystemTime {
+        std::fs::metadata(path).unwrap().modified().unwrap()
+    }
+
     #[test]
     fn is_made_once_and_mended_when_a_file_is_missing() {
         let all = tempfile::tempdir().unwrap();
-        let first = Bundled::open_in(all.path()).unwrap();
-        let made = std::fs::metadata(first.model()).unwrap().modified().unwrap();
-        let again = Bundled::open_in(all.path()).unwrap();
-        assert_eq!(std::fs::metadata(again.model()).unwrap().modified().unwrap(), made);
+        let first = Bundled::open_in(all.path(), None).unwrap();
+        let made = modified(&first.model());
+        let again = Bundled::open_in(all.path(), None).unwrap();
+        assert_eq!(modified(&again.model()), made);
         assert!(std::fs::read(first.picture("shapes.png")).unwrap().starts_with(b"\x89PNG"));
         std::fs::remove_file(first.picture("shapes.png")).unwrap();
-        Bundled::open_in(all.path()).unwrap();
+        Bundled::open_in(all.path(), None).unwrap();
         assert!(first.picture("shapes.png").is_file());
-        let left: Vec<_> = std::fs::read_dir(all.path()).unwrap().collect();
-        assert_eq!(left.len(), 1, "a working folder was left");
+        let mut left: Vec<_> = std::fs::read_dir(all.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left.len(), 2, "a working folder was left: {left:?}");
+        assert_eq!(left[0], ".lock");
+    }
+
+    /// Whatever happens to a file, the next start makes all of them anew.
+    #[test]
+    fn damaged_files_are_made_again() {
+        let all = tempfile::tempdir().unwrap();
+        let bundled = Bundled::open_in(all.path(), None).unwrap();
+        let vision = bundled.folder.join(format!("mmproj-{NAME}-F16.gguf"));
+        let manifest = bundled.folder.join(MANIFEST);
+        let right = std::fs::read(bundled.model()).unwrap();
+        let mut flipped = right.clone();
+        flipped[right.len() / 2] ^= 1;
+        let damages: [(PathBuf, &[u8], &str); 7] = [
+            (bundled.model(), &right[..right.len() / 2], "bytes instead of"),
+            (bundled.model(), b"", "bytes instead of"),
+            (bundled.model(), &flipped, "not what was made"),
+            (vision, b"GGUF", "mmproj"),
+            (bundled.picture("number.png"), b"\x89PNG", "number.png"),
+            (manifest.clone(), b"{}", "does not name"),
+            (manifest.clone(), b"{", MANIFEST),
+        ];
+        for (path, content, words) in damages {
+            std::fs::write(&path, content).unwrap();
+            let fault = bundled.check(None).unwrap_err();
+            assert!(fault.contains(words), "{}: {fault}", path.display());
+            Bundled::open_in(all.path(), None).unwrap();
+            assert_eq!(bundled.check(None), Ok(()), "{}", path.display());
+            assert!(std::fs::read(bundled.model()).unwrap() == right, "{}", path.display());
+        }
+        std::fs::remove_file(&manifest).unwrap();
+        Bundled::open_in(all.path(), None).unwrap();
+        assert!(manifest.is_file(), "files without a manifest are of an older version");
+    }
+
+    #[test]
+    fn several_at_once_do_each_other_no_harm() {
+        let all = tempfile::tempdir().unwrap();
+        let open = || Bundled::open_in(all.path(), None).map(|b| std::fs::read(b.model()).unwrap().len());
+        let lengths: Vec<usize> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..3).map(|_| scope.spawn(open)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap().unwrap()).collect()
+        });
+        assert!(lengths[0] > 1 << 20 && lengths.iter().all(|len| *len == lengths[0]), "{lengths:?}");
+        assert_eq!(Bundled::open_in(all.path(), None).unwrap().check(None), Ok(()));
     }
 
     #[test]
     fn a_cache_that_cannot_be_written_is_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = format!("{:#}", Bundled::open_in(&file.path().join("models")).unwrap_err());
+        let error = format!("{:#}", Bundled::open_in(&file.path().join("models"), None).unwrap_err());
         assert!(error.contains("-m") && error.contains(&*file.path().to_string_lossy()), "{error}");
+        assert!(!error.contains('\n'), "{error}");
     }
 }

@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::sink::errln;
 
 mod bundled;
+mod cache_folder;
 mod cmd;
 mod outputs;
 mod progress;
@@ -63,6 +64,9 @@ enum Command {
     Quantize(cmd::quantize::Args),
 }
 
+/// Exit status for what went wrong with files, the machine or the work.
+const EXIT_FAILURE: u8 = 1;
+
 /// Exit status for a command line that cannot be understood, as shells and clap have it.
 const EXIT_USAGE: u8 = 2;
 
@@ -73,11 +77,22 @@ fn main() -> ExitCode {
     // Before anything else: a worker has milliseconds for all it does.
     cmd::template::set_worker(ocelli_runtime::template::run_if_asked());
     std::panic::set_hook(Box::new(report_panic));
-    let args = cmd::common::expand_shorts(std::env::args_os());
-    let cli = match Cli::try_parse_from(args) {
+    let mut parser = Cli::command();
+    parser.build();
+    let spelled = match cmd::spelling::spell(std::env::args_os(), &parser) {
+        Ok(spelled) => spelled,
+        Err(problem) => {
+            errln!("ocelli: error: {problem}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let cli = match Cli::try_parse_from(spelled.args) {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
+    if !spelled.without_effect.is_empty() {
+        errln!("ocelli: note: no effect in this program: {}", spelled.without_effect.join(", "));
+    }
     let done = match cli.command {
         Command::Demo(args) => cmd::demo::run(args),
         Command::Chat(args) => cmd::chat::run(&args),
@@ -103,7 +118,7 @@ fn main() -> ExitCode {
         Err(error) if sink::reader_left(&error) => ExitCode::SUCCESS,
         Err(error) => {
             errln!("ocelli: error: {}", told::line(&error));
-            ExitCode::FAILURE
+            ExitCode::from(if cmd::usage::is_usage(&error) { EXIT_USAGE } else { EXIT_FAILURE })
         }
     };
     // Whoever sent a signal is told that it was heard, whatever was saved or said on the way out.

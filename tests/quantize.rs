@@ -331,6 +331,45 @@ fn refusals_name_the_cause_and_leave_nothing() {
     assert_eq!(names, ["bad.imatrix", "cut.gguf", "m.gguf", "nan.gguf", "q8.gguf"]);
 }
 
+/// Whoever names tensors expects something to happen to them.
+#[test]
+fn patterns_that_match_nothing_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    text_model(TensorType::F16, false).write(&path("m.gguf"));
+    imatrix_for(&text_model(TensorType::F16, false), &path("i.gguf"));
+    std::fs::write(path("types.txt"), "attn_v=q8_0 fnn_up=q6_k").unwrap();
+    let run = |more: &[&str]| quantize(dir.path(), &[&["m.gguf", "o.gguf", "Q4_K_M"], more].concat());
+    let imatrix = ["--imatrix", "i.gguf"];
+    for (more, parts) in [
+        (vec!["--tensor-type", "atn_v=q8_0"], ["`atn_v`", "attn_v.weight"]),
+        (
+            vec!["--tensor-type", "attn_v=q8_0", "--tensor-type", r"blk\.9\.ffn_down=q8_0"],
+            [r"ffn_down`", "ffn_down.weight"],
+        ),
+        (vec!["--tensor-type", "output_norm=f16"], ["`output_norm`", "can be converted"]),
+        (vec!["--tensor-type-file", "types.txt"], ["`fnn_up`", "ffn_up.weight"]),
+        ([&imatrix[..], &["--include-weights", "ffn_upp"]].concat(), ["`ffn_upp`", "ffn_up"]),
+        (
+            [&imatrix[..], &["--exclude-weights", "attn_v", "--exclude-weights", "nothing"]].concat(),
+            ["`nothing`", "i.gguf"],
+        ),
+    ] {
+        for dry in [&[][..], &["--dry-run"]] {
+            let output = run(&[&more[..], dry].concat());
+            let text = stderr(&output);
+            assert_eq!(output.status.code(), Some(1), "{more:?}: {text}");
+            assert!(parts.iter().all(|part| text.contains(part)) && text.lines().count() == 1, "{more:?}: {text}");
+        }
+        assert!(!path("o.gguf").exists(), "{more:?}");
+    }
+    let right = run(&["--tensor-type", "ATTN_V=q8_0", "--tensor-type", r"blk\.1\.ffn_down=q6_k"]);
+    assert!(right.status.success(), "{}", stderr(&right));
+    assert_eq!(run(&["--tensor-type", "attn_v"]).status.code(), Some(2), "that is no pattern with a type");
+    assert_eq!(quantize(dir.path(), &["m.gguf", "o.gguf", "Q9"]).status.code(), Some(2));
+    assert_eq!(quantize(dir.path(), &["m.gguf", "p.gguf", "Q8_0", "two"]).status.code(), Some(2));
+}
+
 #[test]
 fn importances_of_another_model_are_refused() {
     let dir = tempfile::tempdir().unwrap();

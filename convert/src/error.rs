@@ -7,6 +7,7 @@ use ocelli_gguf::GgufError;
 use ocelli_quant::{GgmlType, QuantError};
 
 use crate::imatrix::ImatrixError;
+use crate::read::ReadError;
 
 /// Failure of a conversion. Every message names the file, tensor or key, what was found, and a remedy where one exists.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +23,18 @@ pub enum ConvertError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// A name or pattern that no tensor has: what it was given for would not happen.
+    #[error("{what} `{}` matches no {among}; the nearest are {nearest}", pattern.escape_debug())]
+    NoMatch {
+        /// Whose it is: `tensor type pattern` …
+        what: &'static str,
+        /// As it was given.
+        pattern: String,
+        /// Where it was looked for.
+        among: &'static str,
+        /// The names that are most like it.
+        nearest: String,
+    },
     /// A file that a checkpoint must have is not there.
     #[error("{} is missing: {remedy}", path.display())]
     MissingFile {
@@ -30,13 +43,36 @@ pub enum ConvertError {
         /// What it is for and how to get it.
         remedy: String,
     },
-    /// A JSON file that does not parse.
-    #[error("{} is not valid JSON: {source}; download the file again", path.display())]
-    Json {
-        /// The file.
+    /// A configuration file that cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Something other than the folder of a checkpoint.
+    #[error("{} is {found}; {remedy}", path.display())]
+    NotACheckpoint {
+        /// What was given.
         path: PathBuf,
-        /// Where and why parsing stopped.
-        source: serde_json::Error,
+        /// What it is.
+        found: String,
+        /// What to do with it.
+        remedy: String,
+    },
+    /// Two files of the checkpoint contradict each other, and no choice between them is safe.
+    #[error("{}: {what}; {remedy}", path.display())]
+    Disagreement {
+        /// The checkpoint folder.
+        path: PathBuf,
+        /// Which files, and where they differ.
+        what: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// A half that the model does not have.
+    #[error("{} holds {model}, which has no vision part", path.display())]
+    NoVision {
+        /// The checkpoint folder.
+        path: PathBuf,
+        /// The model.
+        model: &'static str,
     },
     /// A safetensors file whose header does not describe its data.
     #[error("{}: {what}; the file is damaged or incomplete, download it again", path.display())]
@@ -104,6 +140,12 @@ pub enum ConvertError {
         given: String,
         /// The valid spellings.
         valid: String,
+    },
+    /// A checkpoint that does not say what it is called.
+    #[error("{} is named by a hash, and nothing in it tells the model's name; give it a name", path.display())]
+    NoName {
+        /// The checkpoint folder.
+        path: PathBuf,
     },
     /// A name from which no file name can be made.
     #[error("`{name}` cannot be used in a file name; give a plain one with --name")]

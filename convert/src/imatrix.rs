@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use ocelli_gguf::{Gguf, GgufError, TensorInfo, TensorType, read_header};
 use thiserror::Error;
 
+use crate::nearest::nearest;
+
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +21,16 @@ mod tests;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ImatrixError {
+    /// A part of a name that no entry has.
+    #[error("no entry of {} has `{}` in its name; the nearest are {nearest}", path.display(), part.escape_debug())]
+    NoMatch {
+        /// The file.
+        path: PathBuf,
+        /// What was looked for.
+        part: String,
+        /// The names that are most like it.
+        nearest: String,
+    },
     /// The file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Io {
@@ -123,10 +135,20 @@ impl Imatrix {
     /// Keeps only entries whose name contains one of `include`, or drops those whose name contains one of `exclude`.
     ///
     /// # Errors
-    /// [`ImatrixError::IncludeAndExclude`] when both lists have entries.
+    /// [`ImatrixError::IncludeAndExclude`] when both lists have entries, [`ImatrixError::NoMatch`] for one that no name
+    /// contains.
     pub fn select(&mut self, include: &[String], exclude: &[String]) -> Result<(), ImatrixError> {
         if !include.is_empty() && !exclude.is_empty() {
             return Err(ImatrixError::IncludeAndExclude);
+        }
+        for part in include.iter().chain(exclude) {
+            if !self.names().any(|name| name.contains(part)) {
+                return Err(ImatrixError::NoMatch {
+                    path: self.path.clone(),
+                    part: part.clone(),
+                    nearest: nearest(part, self.names()),
+                });
+            }
         }
         let any = |list: &[String], name: &str| list.iter().any(|part| name.contains(part));
         self.entries.retain(|name, _| (include.is_empty() || any(include, name)) && !any(exclude, name));

@@ -7,11 +7,12 @@
 //! - `text`, `tokenizer`, `vision`: what is read from the metadata, and the faults of each part;
 //! - `folder`: folders of GGUF files, Hugging Face checkpoints, and which files belong together.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ocelli_gguf::{Array, GgufError, GgufSet, HeaderSet, Metadata, TensorType, Value};
 
 use crate::error::ConvertError;
+use crate::source;
 
 mod folder;
 pub mod report;
@@ -32,24 +33,9 @@ pub enum InspectError {
     /// The file breaks the format or cannot be read.
     #[error(transparent)]
     Gguf(#[from] GgufError),
-    /// A folder that cannot be read.
+    /// A folder that cannot be read, or something that is neither a model nor a checkpoint: what it is.
     #[error(transparent)]
     Folder(#[from] ConvertError),
-    /// A part of a checkpoint, which is only understood as a whole.
-    #[error("{}: a part of a checkpoint; inspect the folder it lies in, and `ocelli convert` that", path.display())]
-    CheckpointPart {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A folder with nothing known in it.
-    #[error(
-        "{}: neither GGUF files nor a config.json; give a GGUF file, a folder of them or a checkpoint folder",
-        path.display()
-    )]
-    NothingFound {
-        /// The folder.
-        path: PathBuf,
-    },
 }
 
 /// Describes a GGUF file, a folder of them, or a checkpoint folder.
@@ -71,11 +57,9 @@ pub fn inspect_file(path: &Path, with_tensors: bool) -> Result<FileReport, Inspe
     let headers = match HeaderSet::read(path) {
         Ok(headers) => headers,
         Err(error) => {
-            let is_part = path.extension().is_some_and(|e| e == "safetensors" || e == "json" || e == "model");
-            return Err(if is_part && path.is_file() {
-                InspectError::CheckpointPart { path: path.to_owned() }
-            } else {
-                error.into()
+            return Err(match source::of_file(path) {
+                Some(what) => what.into(),
+                None => error.into(),
             });
         }
     };

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod checkpoint;
+mod compare;
 mod convert;
 mod error;
 mod family;
@@ -19,12 +20,16 @@ pub mod imatrix;
 pub mod inspect;
 mod json;
 pub mod mixture;
+mod nearest;
 mod pipeline;
 mod plan;
 pub mod progress;
+pub mod read;
 pub mod requantize;
 mod rope;
+mod source;
 pub mod synth;
+mod text_table;
 mod types;
 pub mod vocab;
 

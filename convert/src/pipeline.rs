@@ -78,10 +78,10 @@ fn work_per_row(tensor: &PlannedTensor) -> u64 {
 ///
 /// # Errors
 /// Whatever reading, encoding or writing reports; [`ConvertError::Cancelled`] when the observer asks to stop.
-pub(crate) fn write_file(
+pub(crate) fn write_file<W: Write + Send>(
     plan: &FilePlan,
     checkpoint: &Checkpoint,
-    out: &mut (impl Write + Send),
+    out: &mut W,
     pool: &rayon::ThreadPool,
     progress: &dyn Progress,
 ) -> Result<u64, ConvertError> {

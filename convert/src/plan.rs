@@ -123,6 +123,9 @@ impl FilePlan {
     }
 }
 
+/// Most missing tensors that are listed.
+const MAX_MISSING: usize = 100_000;
+
 /// Takes tensors out of a checkpoint by name and shape, and keeps the account of what is missing or left over.
 pub(crate) struct Picker<'a> {
     checkpoint: &'a Checkpoint,
@@ -147,7 +150,10 @@ impl<'a> Picker<'a> {
     /// noted and surfaces in [`Picker::finish`].
     pub(crate) fn pick(&mut self, name: &str, shape: &[u64]) -> Option<SourceTensor> {
         let Some(tensor) = self.checkpoint.tensors().get(name) else {
-            self.mismatch.missing.push((name.to_owned(), shape.to_owned()));
+            // A configuration can ask for many times the tensors that are there.
+            if self.mismatch.missing.len() < MAX_MISSING {
+                self.mismatch.missing.push((name.to_owned(), shape.to_owned()));
+            }
             return None;
         };
         self.taken.insert(name.to_owned());

@@ -6,7 +6,7 @@
 use ocelli_gguf::MetaValue;
 
 use crate::error::ConvertError;
-use crate::json::{Section, kind};
+use crate::json::Section;
 use crate::plan::{PlannedTensor, Source};
 
 /// Default base of the rotation frequencies.
@@ -44,26 +44,47 @@ pub(crate) struct Rope {
 }
 
 impl Rope {
-    /// Reads the settings from `config.json`; `head_dim` elements of each head are rotated.
-    pub(crate) fn read(config: &Section, head_dim: u32, context: u32) -> Result<Self, ConvertError> {
-        let key = if config.get("rope_parameters").is_some() { "rope_parameters" } else { "rope_scaling" };
-        let params = config.section(key)?;
-        let theta = match params.f64("rope_theta")? {
-            Some(theta) => theta,
-            None => config.f64("rope_theta")?.unwrap_or(DEFAULT_THETA),
-        };
+    /// Reads the settings from `config.json`; `head_dim` elements of each head are rotated. `rope_scaling` goes before
+    /// `rope_parameters`, the spelling of transformers 5, and what stands inside either before the top level, as in the
+    /// reference.
+    pub(crate) fn read(
+        config: &Section,
+        head_dim: u32,
+        context: u32,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self, ConvertError> {
+        let (old, new) = (config.section("rope_scaling")?, config.section("rope_parameters")?);
+        let is_old = old.keys().next().is_some();
+        let (params, other) = if is_old { (old, new) } else { (new, old) };
+        if let Some(key) = params.keys().find(|key| params.section(key).is_ok_and(|s| s.keys().next().is_some())) {
+            return Err(params.error(key, "an object", "one set of settings for all layers"));
+        }
+        let type_key = if params.has("rope_type") { "rope_type" } else { "type" };
+        if is_old && other.keys().next().is_some() && !same(&params, &other)? {
+            warnings.push("rope_scaling and rope_parameters of config.json differ: rope_scaling was taken".into());
+        }
+        let (inside, outside) = (params.f64("rope_theta")?, config.f64("rope_theta")?);
+        if let (Some(a), Some(b)) = (inside, outside)
+            && a != b
+        {
+            warnings.push(format!(
+                "rope_theta is {a} among the rope parameters of config.json and {b} beside: {a} was taken"
+            ));
+        }
+        let theta = inside.or(outside).or(other.f64("rope_theta")?).unwrap_or(DEFAULT_THETA);
         if theta <= 0.0 {
             return Err(config.error("rope_theta", theta.to_string(), "a positive number"));
         }
-        if let Some(part) = config.f64("partial_rotary_factor")?.filter(|p| *p != 1.0) {
-            return Err(config.error("partial_rotary_factor", part.to_string(), "1: whole heads are rotated"));
+        for section in [config, &params] {
+            if let Some(part) = section.f64("partial_rotary_factor")?.filter(|p| *p != 1.0) {
+                return Err(section.error("partial_rotary_factor", part.to_string(), "1: whole heads are rotated"));
+            }
         }
-        let type_key = if params.get("rope_type").is_some() { "rope_type" } else { "type" };
         let original = match params.size("original_max_position_embeddings")? {
             Some(n) => Some(n),
             None => config.size("original_max_position_embeddings")?,
         };
-        let scaling = match params.str(type_key)?.map(str::to_lowercase).as_deref() {
+        let scaling = match params.str(type_key)?.map(|kind| kind.to_lowercase()).as_deref() {
             None | Some("default" | "dynamic") => Scaling::None,
             Some("linear") => Scaling::Linear { factor: positive(&params, "factor", None)? },
             Some("yarn") => Scaling::Yarn {
@@ -129,6 +150,26 @@ impl Rope {
     }
 }
 
+/// Whether every setting of one section is the same in the other; the kind has two spellings, and the base may be
+/// beside.
+fn same(a: &Section, b: &Section) -> Result<bool, ConvertError> {
+    let of = |section: &Section, key: &str| match key {
+        "type" | "rope_type" => Ok(section.get("rope_type")?.or(section.get("type")?)),
+        _ => section.get(key),
+    };
+    for key in a.keys().chain(b.keys()).filter(|key| *key != "rope_theta") {
+        let (left, right) = (of(a, key)?, of(b, key)?);
+        let equal = match (left.as_ref().and_then(|v| v.as_f64()), right.as_ref().and_then(|v| v.as_f64())) {
+            (Some(left), Some(right)) => left == right,
+            _ => left == right,
+        };
+        if !equal {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 fn positive(params: &Section, key: &str, default: Option<f64>) -> Result<f64, ConvertError> {
     match params.f64(key)?.or(default) {
         Some(x) if x > 0.0 => Ok(x),
@@ -141,9 +182,8 @@ fn positive(params: &Section, key: &str, default: Option<f64>) -> Result<f64, Co
 fn longrope(params: &Section, head_dim: u32, context: u32, original: Option<u32>) -> Result<Scaling, ConvertError> {
     let factors = |key: &str| -> Result<Vec<f32>, ConvertError> {
         let want = head_dim as usize / 2;
-        let list = params.numbers(key)?.ok_or_else(|| {
-            params.error(key, params.get(key).map_or("missing", kind), format!("a list of {want} numbers"))
-        })?;
+        let list =
+            params.numbers(key)?.ok_or_else(|| params.error(key, "missing", format!("a list of {want} numbers")))?;
         if list.len() != want {
             return Err(params.error(key, format!("{} numbers", list.len()), format!("{want} (half of head_dim)")));
         }
@@ -206,7 +246,7 @@ mod tests {
     use super::*;
 
     fn read(config: serde_json::Value, head_dim: u32, context: u32) -> Result<Rope, ConvertError> {
-        Rope::read(&Section::from_value(config), head_dim, context)
+        Rope::read(&Section::from_value(&config), head_dim, context, &mut Vec::new())
     }
 
     #[test]

@@ -45,8 +45,6 @@ pub struct Chat {
     images: BTreeMap<usize, Attachment>,
     profile: Profile,
     shift: bool,
-    /// Digest of the vision file that images come from.
-    vision: Option<[u8; 32]>,
     /// Counts what would have to be saved.
     changes: u64,
     /// The conversation up to the end of the last answer.
@@ -73,7 +71,6 @@ impl Chat {
             images: BTreeMap::new(),
             profile,
             shift,
-            vision: None,
             changes: 0,
             known: Known::default(),
             asked: Known::default(),
@@ -102,11 +99,6 @@ impl Chat {
     #[must_use]
     pub fn system(&self) -> Option<&str> {
         self.messages.first().filter(|m| m.role == SYSTEM).map(text_of)
-    }
-
-    /// Names the vision file that images come from (its digest), which a saved conversation remembers.
-    pub fn set_vision(&mut self, digest: [u8; 32]) {
-        self.vision = Some(digest);
     }
 
     /// A number that is another one after every change of the conversation.
@@ -336,7 +328,6 @@ impl Chat {
             images: self.images.clone(),
             profile: self.profile,
             template: Some(self.template_digest()),
-            vision: self.vision.filter(|_| !self.images.is_empty()),
             text: self.known.text.clone(),
             prompt: self.known.prompt.clone(),
         };
@@ -388,7 +379,7 @@ impl Chat {
             self.clear();
             return Err(error);
         }
-        (self.messages, self.images, self.vision) = (note.messages, note.images, note.vision.or(self.vision));
+        (self.messages, self.images) = (note.messages, note.images);
         self.known = Known { text: note.text, prompt: note.prompt };
         self.asked = Known::default();
         Ok(())
@@ -412,10 +403,16 @@ pub struct SavedChat {
 }
 
 impl SavedChat {
-    /// The digest of the vision file that its images come from, if it shows any. More images should come from the same.
+    /// Whether all images come from the vision model with this identity.
     #[must_use]
-    pub fn vision(&self) -> Option<[u8; 32]> {
-        self.note.vision
+    pub fn images_are_of(&self, vision: &[u8; 32]) -> bool {
+        self.note.images.values().all(|shown| shown.image.model == *vision)
+    }
+
+    /// Whether it shows images.
+    #[must_use]
+    pub fn has_images(&self) -> bool {
+        !self.note.images.is_empty()
     }
 }
 

@@ -26,8 +26,6 @@ pub(crate) struct Note {
     pub(crate) profile: Profile,
     /// Digest of the chat template.
     pub(crate) template: Option<[u8; 32]>,
-    /// Digest of the vision file that the images come from.
-    pub(crate) vision: Option<[u8; 32]>,
     /// The text that the cache stands for.
     pub(crate) text: String,
     /// Its ids and images.
@@ -51,7 +49,6 @@ impl Note {
             "images": images,
             "profile": self.profile.name(),
             "template": self.template.as_ref().map(hex),
-            "vision": self.vision.as_ref().map(hex),
             "text": self.text,
             "ids": self.prompt.tokens(),
             "spans": spans,
@@ -82,9 +79,9 @@ impl Note {
             None | Some(Value::Null) => Some(None),
             Some(value) => from_hex(value.as_str()?).map(Some),
         };
-        let (template, vision) = (digest("template")?, digest("vision")?);
+        let template = digest("template")?;
         let text = note.get("text")?.as_str()?.to_owned();
-        Some(Self { messages, images, profile, template, vision, text, prompt })
+        Some(Self { messages, images, profile, template, text, prompt })
     }
 }
 
@@ -94,6 +91,7 @@ fn describe(index: usize, attachment: &Attachment) -> Value {
         "index": index,
         "numbered": attachment.numbered,
         "key": hex(&image.key),
+        "model": hex(&image.model),
         "size": image.size,
         "grid": image.grid,
         "queries": image.queries,
@@ -127,13 +125,14 @@ fn pair(value: &Value) -> Option<(usize, usize)> {
 fn read_images(list: &[Value], mut bytes: &[u8]) -> Option<BTreeMap<usize, Attachment>> {
     let mut images = BTreeMap::new();
     for value in list {
-        let key = from_hex(value.get("key")?.as_str()?)?;
+        let digest = |name: &str| from_hex(value.get(name)?.as_str()?);
         let grid = match value.get("grid")? {
             Value::Null => None,
             grid => Some(pair(grid)?),
         };
         let mut image = ImageEmbedding {
-            key,
+            key: digest("key")?,
+            model: digest("model")?,
             size: pair(value.get("size")?)?,
             grid,
             queries: number(value.get("queries")?)?,
@@ -174,8 +173,15 @@ mod tests {
 
     fn note() -> Note {
         let image = |seed: u8, grid| {
-            let mut image =
-                ImageEmbedding { key: [seed; 32], size: (7, 9), grid, queries: 2, n_embd: 3, rows: Vec::new() };
+            let mut image = ImageEmbedding {
+                key: [seed; 32],
+                model: [3; 32],
+                size: (7, 9),
+                grid,
+                queries: 2,
+                n_embd: 3,
+                rows: Vec::new(),
+            };
             image.rows = (0..image.n_rows() * 3).map(|i| i as f32 + 0.5 * f32::from(seed)).collect();
             Attachment { image: Arc::new(image), numbered: seed == 1 }
         };
@@ -186,8 +192,8 @@ mod tests {
         prompt.push_rows(&images[&4].image, 2..4, 0);
         prompt.push(&[7, 8]);
         let messages = vec![Message::new("user", compose(Profile::Reference, [0, 4], "what?"))];
-        let (template, vision) = (Some([3; 32]), Some([4; 32]));
-        Note { messages, images, profile: Profile::Reference, template, vision, text: "t".to_owned(), prompt }
+        let template = Some([3; 32]);
+        Note { messages, images, profile: Profile::Reference, template, text: "t".to_owned(), prompt }
     }
 
     #[test]
@@ -197,7 +203,7 @@ mod tests {
         let read = Note::from_bytes(&bytes, 100).unwrap();
         assert_eq!((&read.messages, &read.images, &read.text), (&note.messages, &note.images, &note.text));
         assert_eq!((read.profile, read.prompt.tokens()), (note.profile, note.prompt.tokens()));
-        assert_eq!((read.template, read.vision), (note.template, note.vision));
+        assert_eq!(read.template, note.template);
         let (mut marks, mut wanted) = (Vec::new(), Vec::new());
         read.prompt.view().append_marks(&mut marks);
         note.prompt.view().append_marks(&mut wanted);

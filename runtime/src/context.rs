@@ -10,7 +10,7 @@ use crate::kv::{BlockTable, KvCache, KvShape};
 use crate::layers::{Engine, LayerProbe, Pass, Workspace};
 use crate::prompt::PromptView;
 use crate::rope::Rope;
-use crate::{Model, RuntimeError, threads};
+use crate::{Model, RuntimeError, memory, threads};
 
 /// How a context is set up. `None` and 0 mean: choose.
 #[derive(Debug, Clone)]
@@ -106,6 +106,10 @@ impl Context {
         let n_ubatch = at_least_one("-ub/--ubatch-size", options.n_ubatch)?.min(n_batch);
         let rope = Rope::new(&config.rope, model.rope_factors(), n_ctx)?;
         let shape = KvShape::of(config, n_ctx, options.type_k, options.type_v);
+        // Together, for pages are only taken when they are first written: each alone would find the other's still free.
+        let kv_bytes = shape.bytes()?.and_then(|(k, v)| k.checked_add(v));
+        let all = kv_bytes.and_then(|kv| kv.checked_add(Workspace::bytes(config, n_ubatch)?));
+        memory::check(format!("the KV cache of {n_ctx} positions with the workspace for {n_ubatch} tokens"), all)?;
         let kv = KvCache::new(shape, kernels, options.precision, config.n_head)?;
         let ws = Workspace::new(config, model.weights(), options.precision, n_ubatch, n_ctx)?;
         let n_threads = if options.n_threads == 0 { threads::physical_cores() } else { options.n_threads };

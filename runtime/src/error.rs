@@ -37,6 +37,12 @@ pub enum RuntimeError {
         /// The file.
         path: PathBuf,
     },
+    /// A file that is written while it is in use.
+    #[error("{} was changed while it was in use; run this again when nothing writes to it", path.display())]
+    Changing {
+        /// The file.
+        path: PathBuf,
+    },
     /// `mlock` was refused.
     #[error("cannot lock {} in memory: {source}; raise the limit (`ulimit -l`) or leave --mlock out", path.display())]
     Mlock {
@@ -49,12 +55,14 @@ pub enum RuntimeError {
     #[error("--mlock locks the mapped file; it cannot be used with --no-mmap")]
     MlockWithoutMmap,
     /// Something does not fit into memory.
-    #[error("{what} needs {}, more than the memory available; {remedy}", human(*bytes))]
+    #[error("{what} needs {}, more than {left}; {remedy}", human(*bytes))]
     NoMemory {
         /// What was to be allocated.
         what: String,
         /// Its bytes (the largest u64 when beyond it).
         bytes: u64,
+        /// How much there is, and what sets that limit.
+        left: String,
         /// What to do.
         remedy: &'static str,
     },
@@ -258,7 +266,11 @@ impl RuntimeError {
     #[must_use]
     pub fn in_file(self, path: &std::path::Path) -> Self {
         match self {
-            named @ (Self::Open { .. } | Self::NotAFile { .. } | Self::EmptyFile { .. } | Self::InFile { .. }) => named,
+            named @ (Self::Open { .. }
+            | Self::NotAFile { .. }
+            | Self::EmptyFile { .. }
+            | Self::Changing { .. }
+            | Self::InFile { .. }) => named,
             other => Self::InFile { path: path.to_owned(), source: Box::new(other) },
         }
     }

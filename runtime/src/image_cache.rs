@@ -3,7 +3,7 @@
 //! One file per picture, named after its key:
 //!
 //! ```text
-//! "OCELLIIM" | version u32 | key, 32 bytes | width u64 | height u64
+//! "OCELLIIM" | version u32 | key, 32 bytes | identity of the vision model, 32 bytes | width u64 | height u64
 //! columns u32 | rows u32 | queries u32 | n_embd u32 | values f32 × …
 //! SHA-256 of everything before
 //! ```
@@ -22,8 +22,9 @@ use crate::RuntimeError;
 use crate::prompt::ImageEmbedding;
 
 const MAGIC: &[u8; 8] = b"OCELLIIM";
-const VERSION: u32 = 1;
-const HEAD_LEN: usize = 8 + 4 + 32 + 2 * 8 + 4 * 4;
+/// 2: key and identity cover every byte of the vision model, of which version 1 covered a part.
+const VERSION: u32 = 2;
+const HEAD_LEN: usize = 8 + 4 + 2 * 32 + 2 * 8 + 4 * 4;
 const SUM_LEN: usize = 32;
 const ENDING: &str = "ocelli-image";
 
@@ -75,6 +76,7 @@ impl ImageCache {
             },
         };
         match decode(&bytes, key).filter(|image| image.n_embd == n_embd) {
+            None if is_older(&bytes) => Cached::Damaged(path, "was kept by an older version".to_owned()),
             None => Cached::Damaged(path, "is no image of this program, or damaged".to_owned()),
             Some(image) => {
                 // Where the time cannot be set, the order of leaving is less good and nothing else.
@@ -139,6 +141,7 @@ fn encode(image: &ImageEmbedding) -> Vec<u8> {
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&VERSION.to_le_bytes());
     bytes.extend_from_slice(&image.key);
+    bytes.extend_from_slice(&image.model);
     for side in [image.size.0, image.size.1] {
         bytes.extend_from_slice(&(side as u64).to_le_bytes());
     }
@@ -153,6 +156,11 @@ fn encode(image: &ImageEmbedding) -> Vec<u8> {
     bytes
 }
 
+fn is_older(bytes: &[u8]) -> bool {
+    let version = bytes.strip_prefix(MAGIC).and_then(|rest| rest.first_chunk()).map(|b| u32::from_le_bytes(*b));
+    version.is_some_and(|version| version < VERSION)
+}
+
 fn decode(bytes: &[u8], key: &[u8; 32]) -> Option<ImageEmbedding> {
     let (body, sum) = bytes.split_at_checked(bytes.len().checked_sub(SUM_LEN)?)?;
     let (head, values) = body.split_at_checked(HEAD_LEN)?;
@@ -163,13 +171,14 @@ fn decode(bytes: &[u8], key: &[u8; 32]) -> Option<ImageEmbedding> {
     }
     let side = |at| usize::try_from(long(at)?).ok();
     let count = |at| usize::try_from(word(at)?).ok();
-    let (cols, rows) = (count(60)?, count(64)?);
+    let (cols, rows) = (count(92)?, count(96)?);
     let image = ImageEmbedding {
         key: *key,
-        size: (side(44)?, side(52)?),
+        model: *head[44..].first_chunk()?,
+        size: (side(76)?, side(84)?),
         grid: (cols != 0 && rows != 0).then_some((cols, rows)),
-        queries: count(68)?,
-        n_embd: count(72)?,
+        queries: count(100)?,
+        n_embd: count(104)?,
         rows: values.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
     };
     let slices = cols.checked_mul(rows)?.checked_add(1)?;
@@ -184,6 +193,7 @@ mod tests {
     fn image(seed: u8) -> ImageEmbedding {
         let mut image = ImageEmbedding {
             key: [seed; 32],
+            model: [9; 32],
             size: (640, 480),
             grid: Some((2, 1)),
             queries: 4,
@@ -252,6 +262,9 @@ mod tests {
         flipped[100] ^= 1;
         std::fs::write(cache.path(&[1; 32]), &flipped).unwrap();
         assert!(matches!(cache.get(&[1; 32], 8), Cached::Damaged(..)));
+        let older = [&good[..8], &1u32.to_le_bytes(), &good[12..]].concat();
+        std::fs::write(cache.path(&[1; 32]), older).unwrap();
+        assert!(matches!(cache.get(&[1; 32], 8), Cached::Damaged(_, why) if why.contains("older version")));
         std::fs::write(cache.path(&[2; 32]), &good).unwrap();
         assert!(matches!(cache.get(&[2; 32], 8), Cached::Damaged(..)), "another picture's rows");
         cache.put(&image(1)).unwrap();

@@ -11,8 +11,8 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use ocelli_kernels::Kernels;
@@ -20,7 +20,10 @@ use sha2::{Digest, Sha256};
 
 use crate::image::resize::PassOrder;
 use crate::image::video::{VideoOptions, each_frame};
-use crate::image::{DecodeOptions, Grey16, Orientation, Profile, Rgb8, SliceOptions, decode, read_file, slice};
+use crate::image::{
+    DecodeNote, DecodeOptions, Grey16, Orientation, Profile, Rgb8, SliceOptions, decode, decode_with_notes,
+    may_be_noted, read_file, slice,
+};
 use crate::image_cache::{Cached, ImageCache};
 use crate::placement::Attachment;
 use crate::prompt::ImageEmbedding;
@@ -143,8 +146,10 @@ pub struct Media {
     /// Made with the first picture that has to be encoded: what is remembered costs nothing.
     encoder: Option<VisionEncoder>,
     options: MediaOptions,
-    /// Digest of everything but the picture that decides its rows.
-    settings: [u8; 32],
+    /// Name of the kernels in use.
+    kernels: &'static str,
+    /// Digest of everything but the picture that decides its rows; made with the first picture, for it reads the vision file.
+    settings: OnceLock<[u8; 32]>,
     memory: HashMap<[u8; 32], Arc<ImageEmbedding>>,
     warnings: Vec<String>,
 }
@@ -177,16 +182,12 @@ impl Media {
         let (n_threads, isa) = (options.n_threads, options.isa.clone());
         let vision = VisionOptions { n_threads, precision: options.precision, isa, positions };
         let kernels = Kernels::select(vision.isa.as_deref())?;
-        let mut digest = Sha256::new();
-        digest.update(model.fingerprint());
-        let MediaOptions { profile, precision, decode, pass_order, .. } = &options;
-        digest.update(format!("{profile:?} {precision:?} {decode:?} {pass_order:?}"));
-        digest.update(kernels.name());
         let media = Self {
             model,
             vision,
             encoder: None,
-            settings: digest.finalize().into(),
+            kernels: kernels.name(),
+            settings: OnceLock::new(),
             options,
             memory: HashMap::new(),
             warnings: Vec::new(),
@@ -269,7 +270,7 @@ impl Media {
     ) -> Result<Shown, RuntimeError> {
         let mut entries = Vec::new();
         self.warnings.clear();
-        self.take_bytes(bytes, self.options.max_slice_nums, &mut entries)?;
+        self.take_bytes(bytes, None, self.options.max_slice_nums, &mut entries)?;
         let mut shown = self.encode(entries, watch, None, interrupt)?;
         shown.pop().ok_or(RuntimeError::LostImage { index: 0 })
     }
@@ -288,9 +289,11 @@ impl Media {
         self.warnings.clear();
         for path in paths {
             let bytes = read_file(path.as_ref(), &self.options.decode.limits)?;
-            let picture = decode(&bytes, &self.options.decode).map_err(|e| e.in_file(path.as_ref()))?;
+            let decoded = decode_with_notes(&bytes, &self.options.decode);
+            let (picture, note) = decoded.map_err(|e| e.in_file(path.as_ref()))?;
+            self.warn(Some(path.as_ref()), note);
             let pending =
-                self.cut(self.key(&bytes, self.options.max_slice_nums), &picture, self.options.max_slice_nums)?;
+                self.cut(self.key(&bytes, self.options.max_slice_nums)?, &picture, self.options.max_slice_nums)?;
             pending.slices.iter().for_each(|pixels| probe.slice(pixels));
             entries.push(Entry::Sliced(pending));
         }
@@ -311,13 +314,19 @@ impl Media {
         let mut entries = Vec::new();
         let nums = self.options.video_max_slice_nums;
         let video = self.options.video.clone();
-        let mut failed = None;
+        let (mut failed, mut noted) = (None, false);
         let read = each_frame(path, &video, &mut |done, all| watch.frames(done, all), interrupt, &mut |frame| {
+            // One frame's note stands for all: they come from one camera.
+            if frame.note.is_some() && !std::mem::replace(&mut noted, true) {
+                self.warn(Some(path), frame.note);
+            }
             let mut digest = Sha256::new();
             digest.update(format!("{}x{}", frame.image.width(), frame.image.height()));
             digest.update(frame.image.data());
-            let key = self.key(&digest.finalize(), nums);
-            if let Err(error) = self.take(key, &mut entries, |media| media.cut(key, &frame.image, nums)) {
+            let taken = self
+                .key(&digest.finalize(), nums)
+                .and_then(|key| self.take(key, &mut entries, |media| media.cut(key, &frame.image, nums)));
+            if let Err(error) = taken {
                 failed = Some(error);
                 return Err(crate::image::ImageError::Interrupted);
             }
@@ -333,15 +342,41 @@ impl Media {
 
     fn take_file(&mut self, path: &Path, nums: usize, entries: &mut Vec<Entry>) -> Result<(), RuntimeError> {
         let bytes = read_file(path, &self.options.decode.limits)?;
-        self.take_bytes(&bytes, nums, entries).map_err(|error| match error {
+        self.take_bytes(&bytes, Some(path), nums, entries).map_err(|error| match error {
             RuntimeError::Image(image) => image.in_file(path).into(),
             other => other,
         })
     }
 
-    fn take_bytes(&mut self, bytes: &[u8], nums: usize, entries: &mut Vec<Entry>) -> Result<(), RuntimeError> {
-        let key = self.key(bytes, nums);
-        self.take(key, entries, |media| media.cut(key, &decode(bytes, &media.options.decode)?, nums))
+    fn take_bytes(
+        &mut self,
+        bytes: &[u8],
+        path: Option<&Path>,
+        nums: usize,
+        entries: &mut Vec<Entry>,
+    ) -> Result<(), RuntimeError> {
+        let key = self.key(bytes, nums)?;
+        // Such a picture is decoded even if its rows are remembered: whoever sees it anew is to know what was done to it.
+        let noted = if may_be_noted(bytes, &self.options.decode) {
+            let (picture, note) = decode_with_notes(bytes, &self.options.decode)?;
+            self.warn(path, note);
+            Some(picture)
+        } else {
+            None
+        };
+        self.take(key, entries, |media| match noted {
+            Some(picture) => media.cut(key, &picture, nums),
+            None => media.cut(key, &decode(bytes, &media.options.decode)?, nums),
+        })
+    }
+
+    /// Remembers what a user should know about a picture, once for each.
+    fn warn(&mut self, path: Option<&Path>, note: Option<DecodeNote>) {
+        let Some(note) = note else { return };
+        let warning = path.map_or_else(|| note.to_string(), |path| format!("{}: {note}", path.display()));
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
     }
 
     /// Adds the picture with that key to a batch; `cut` makes its slices if they are needed.
@@ -372,12 +407,32 @@ impl Media {
         }
     }
 
-    fn key(&self, content: &[u8], max_slice_nums: usize) -> [u8; 32] {
+    /// Identity of the vision model.
+    ///
+    /// # Errors
+    /// When its file is changed while it is in use.
+    pub fn identity(&self) -> Result<[u8; 32], RuntimeError> {
+        self.model.weights().identity()
+    }
+
+    fn settings(&self) -> Result<[u8; 32], RuntimeError> {
+        if let Some(made) = self.settings.get() {
+            return Ok(*made);
+        }
         let mut digest = Sha256::new();
-        digest.update(self.settings);
+        digest.update(self.identity()?);
+        let MediaOptions { profile, precision, decode, pass_order, .. } = &self.options;
+        digest.update(format!("{profile:?} {precision:?} {decode:?} {pass_order:?}"));
+        digest.update(self.kernels);
+        Ok(*self.settings.get_or_init(|| digest.finalize().into()))
+    }
+
+    fn key(&self, content: &[u8], max_slice_nums: usize) -> Result<[u8; 32], RuntimeError> {
+        let mut digest = Sha256::new();
+        digest.update(self.settings()?);
         digest.update((max_slice_nums as u64).to_le_bytes());
         digest.update(content);
-        digest.finalize().into()
+        Ok(digest.finalize().into())
     }
 
     fn cut(&self, key: [u8; 32], picture: &Rgb8, max_slice_nums: usize) -> Result<Pending, RuntimeError> {
@@ -445,6 +500,7 @@ impl Media {
         let time = started.elapsed();
         let config = self.model.config();
         let (queries, n_embd) = (config.query_num, config.projection_dim);
+        let model = self.identity()?;
         let mut rows = rows.as_slice();
         let mut shown: Vec<Shown> = Vec::with_capacity(entries.len());
         for entry in entries {
@@ -454,7 +510,8 @@ impl Media {
                 Entry::Sliced(Pending { key, size, grid, slices }) => {
                     let (own, rest) = rows.split_at(slices.len() * queries * n_embd);
                     rows = rest;
-                    let image = Arc::new(ImageEmbedding { key, size, grid, queries, n_embd, rows: own.to_vec() });
+                    let image =
+                        Arc::new(ImageEmbedding { key, model, size, grid, queries, n_embd, rows: own.to_vec() });
                     self.remember(&image);
                     self.keep(&image);
                     let share = time.mul_f64(slices.len() as f64 / n_slices as f64);

@@ -1,12 +1,17 @@
 //! How much memory the machine has left, asked before anything large is allocated, and large buffers themselves.
 
+mod limit;
+
 use std::ops::{Deref, DerefMut};
+use std::path::Path;
 
 #[cfg(target_os = "linux")]
 use memmap2::Advice;
 use memmap2::{MmapMut, MmapOptions};
 
 use crate::RuntimeError;
+
+pub use limit::{Left, Source};
 
 /// Zeroed bytes in large pages where the system gives them: thousands of page faults less at first use, and rows that lie far
 /// apart need few translations of addresses.
@@ -67,21 +72,17 @@ impl DerefMut for Floats {
     }
 }
 
-/// Bytes the system could hand out without swapping, where it says so (Linux: `MemAvailable`).
+/// What this process may still take: the least of what the machine has available and of the limits that its control
+/// groups and its own resource limits set. `None` where the system does not say.
 #[must_use]
-pub fn available() -> Option<u64> {
-    parse_mem_available(&std::fs::read_to_string("/proc/meminfo").ok()?)
-}
-
-fn parse_mem_available(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+pub fn left() -> Option<Left> {
+    limit::left(Path::new("/"))
 }
 
 /// What helps when a text model's memory is too large.
 const SMALLER_TEXT: &str = "use a smaller context (-c), a smaller batch (-ub) or q8_0 KV types (-ctk, -ctv)";
 
-/// Refuses `bytes` (`None`: beyond 64 bits) when they are more than the system has left, for something that the options
+/// Refuses `bytes` (`None`: beyond 64 bits) when they are more than is [`left`], for something that the options
 /// of a text model make smaller.
 ///
 /// # Errors
@@ -95,12 +96,13 @@ pub fn check(what: impl Into<String>, bytes: Option<u64>) -> Result<(), RuntimeE
 /// # Errors
 /// [`RuntimeError::NoMemory`] naming `what`.
 pub fn check_or(what: impl Into<String>, bytes: Option<u64>, remedy: &'static str) -> Result<(), RuntimeError> {
-    let fits = match (bytes, available()) {
+    let left = left();
+    let fits = match (bytes, &left) {
         (None, _) => false,
-        (Some(bytes), Some(left)) => bytes <= left,
+        (Some(bytes), Some(left)) => bytes <= left.bytes,
         (Some(bytes), None) => isize::try_from(bytes).is_ok(),
     };
-    if fits { Ok(()) } else { Err(too_little(what.into(), bytes.unwrap_or(u64::MAX), remedy)) }
+    if fits { Ok(()) } else { Err(refusal(what.into(), bytes.unwrap_or(u64::MAX), left.as_ref(), remedy)) }
 }
 
 /// The error for `bytes` that a text model's memory cannot have.
@@ -110,7 +112,14 @@ pub(crate) fn too_large(what: String, bytes: u64) -> RuntimeError {
 
 /// The error for `bytes` that there are not.
 pub(crate) fn too_little(what: String, bytes: u64, remedy: &'static str) -> RuntimeError {
-    RuntimeError::NoMemory { what, bytes, remedy }
+    // The system refused although more seemed to be left: then that figure says nothing.
+    let left = left().filter(|left| left.bytes < bytes);
+    refusal(what, bytes, left.as_ref(), remedy)
+}
+
+fn refusal(what: String, bytes: u64, left: Option<&Left>, remedy: &'static str) -> RuntimeError {
+    let left = left.map_or_else(|| "the memory available".to_owned(), Left::to_string);
+    RuntimeError::NoMemory { what, bytes, left, remedy }
 }
 
 /// `bytes` for people: `1.5 GiB`.
@@ -133,13 +142,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn meminfo_lines() {
-        assert_eq!(parse_mem_available("MemTotal: 10 kB\nMemAvailable:    2048 kB\n"), Some(2 << 20));
-        assert_eq!(parse_mem_available("MemTotal: 10 kB\n"), None);
-        assert_eq!(parse_mem_available("MemAvailable: 99999999999999999999 kB"), None);
-    }
-
-    #[test]
     fn large_buffers_are_zeros_of_any_size() {
         for n in [0, 1, 1000, 3 << 20] {
             let mut floats = Floats::new(n).unwrap();
@@ -158,7 +160,8 @@ mod tests {
         let text = check("the KV cache", Some(1 << 62)).unwrap_err().to_string();
         assert!(["the KV cache", "4.0 EiB", "(-c)"].iter().all(|w| text.contains(w)), "{text}");
         let text = check_or("the workspace", Some(1 << 62), "buy more").unwrap_err().to_string();
-        assert!(text.ends_with("available; buy more"), "{text}");
+        assert!(text.ends_with("; buy more") && text.contains("more than the "), "{text}");
+        assert!(cfg!(not(target_os = "linux")) || text.contains("iB "), "what is left is told: {text}");
         assert!(check("a test", None).is_err());
     }
 

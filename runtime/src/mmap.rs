@@ -6,10 +6,12 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use memmap2::{Advice, Mmap, MmapOptions};
 
-use crate::RuntimeError;
+use crate::identity::{self, IdentityCache, Stamp};
+use crate::{RuntimeError, memory};
 
 /// How the bytes of a model file come into memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,11 +22,13 @@ pub struct FileOptions {
     pub populate: bool,
     /// Lock the pages so that they are never swapped or dropped (`--mlock`).
     pub mlock: bool,
+    /// Where hashes of whole files are remembered; `None`: they are computed each time they are wanted.
+    pub identities: Option<&'static IdentityCache>,
 }
 
 impl Default for FileOptions {
     fn default() -> Self {
-        Self { mmap: true, populate: false, mlock: false }
+        Self { mmap: true, populate: false, mlock: false, identities: None }
     }
 }
 
@@ -33,6 +37,11 @@ impl Default for FileOptions {
 pub struct ModelFile {
     path: PathBuf,
     bytes: Bytes,
+    file: File,
+    /// State of the file when it was opened.
+    opened: Option<Stamp>,
+    identities: Option<&'static IdentityCache>,
+    identity: OnceLock<[u8; 32]>,
 }
 
 #[derive(Debug)]
@@ -58,8 +67,10 @@ impl ModelFile {
         if meta.len() == 0 {
             return Err(RuntimeError::EmptyFile { path: path.to_owned() });
         }
-        let bytes = if options.mmap { map(&file, options).map_err(io)? } else { read(file, path, meta.len())? };
-        let file = Self { path: path.to_owned(), bytes };
+        let opened = identity::stamp(&file);
+        let bytes = if options.mmap { map(&file, options).map_err(io)? } else { read(&file, path, meta.len())? };
+        let (path, identities) = (path.to_owned(), options.identities);
+        let file = Self { path, bytes, file, opened, identities, identity: OnceLock::new() };
         if options.mlock {
             file.lock()?;
         }
@@ -78,6 +89,30 @@ impl ModelFile {
         match &self.bytes {
             Bytes::Mapped(map) | Bytes::Read(map) => map,
         }
+    }
+
+    /// A BLAKE3 hash of all bytes, computed when it is first asked for, by all cores, unless it is remembered.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Changing`] when somebody writes to the file.
+    pub fn identity(&self) -> Result<[u8; 32], RuntimeError> {
+        if let Some(known) = self.identity.get() {
+            return Ok(*known);
+        }
+        let now = identity::stamp(&self.file);
+        let hash = match &self.bytes {
+            // A mapping shows what the file has become, of which nothing was computed.
+            Bytes::Mapped(_) if identity::written_between(self.opened.as_ref(), now.as_ref()) => {
+                return Err(RuntimeError::Changing { path: self.path.clone() });
+            }
+            Bytes::Mapped(map) => identity::of_bytes(&self.path, map, || identity::stamp(&self.file), self.identities)?,
+            // What was read stays as it is; it is what the file's times tell of only where they have not moved since.
+            Bytes::Read(map) => {
+                let unchanged = now == self.opened;
+                identity::of_bytes(&self.path, map, || self.opened, self.identities.filter(|_| unchanged))?
+            }
+        };
+        Ok(*self.identity.get_or_init(|| hash))
     }
 
     /// Whether the bytes are a mapping of the file.
@@ -114,12 +149,11 @@ fn map(file: &File, options: FileOptions) -> std::io::Result<Bytes> {
     Ok(Bytes::Mapped(map))
 }
 
-fn read(mut file: File, path: &Path, len: u64) -> Result<Bytes, RuntimeError> {
-    let too_large = || RuntimeError::NoMemory {
-        what: format!("{} read as a whole", path.display()),
-        bytes: len,
-        remedy: "leave --no-mmap out",
-    };
+fn read(mut file: &File, path: &Path, len: u64) -> Result<Bytes, RuntimeError> {
+    const REMEDY: &str = "leave --no-mmap out";
+    let what = || format!("{} read as a whole", path.display());
+    memory::check_or(what(), Some(len), REMEDY)?;
+    let too_large = || memory::too_little(what(), len, REMEDY);
     let size = usize::try_from(len).map_err(|_| too_large())?;
     let mut map = MmapOptions::new().len(size).map_anon().map_err(|_| too_large())?;
     // Weights are read from end to end for every token: with pages of 4 KiB that costs a translation for each. Advice only,
@@ -170,7 +204,8 @@ mod tests {
     #[test]
     fn locking_needs_a_mapping() {
         let (_dir, path) = sample();
-        let error = ModelFile::open(&path, FileOptions { mmap: false, mlock: true, populate: false }).unwrap_err();
+        let error =
+            ModelFile::open(&path, FileOptions { mmap: false, mlock: true, ..FileOptions::default() }).unwrap_err();
         assert!(matches!(error, RuntimeError::MlockWithoutMmap), "{error}");
     }
 }

@@ -17,6 +17,8 @@ use std::sync::Arc;
 pub struct ImageEmbedding {
     /// Digest of the picture and of everything that decided its rows.
     pub key: [u8; 32],
+    /// Identity of the vision model that made the rows.
+    pub model: [u8; 32],
     /// Size of the picture in pixels.
     pub size: (usize, usize),
     /// Columns and rows of the tiles that follow the overview; `None` when there is no tile.
@@ -233,8 +235,15 @@ mod tests {
     use super::*;
 
     fn image(seed: u8, grid: Option<(usize, usize)>) -> Arc<ImageEmbedding> {
-        let mut image =
-            ImageEmbedding { key: [seed; 32], size: (10, 10), grid, queries: 2, n_embd: 3, rows: Vec::new() };
+        let mut image = ImageEmbedding {
+            key: [seed; 32],
+            model: [0; 32],
+            size: (10, 10),
+            grid,
+            queries: 2,
+            n_embd: 3,
+            rows: Vec::new(),
+        };
         image.rows = (0..image.n_rows() * 3).map(|i| f32::from(seed) + i as f32).collect();
         Arc::new(image)
     }

@@ -204,15 +204,18 @@ impl Session {
         Ok(Stop::Length)
     }
 
-    /// A digest of everything that decides whether saved keys and values can be used here: the model and its rope.
-    #[must_use]
-    pub fn fingerprint(&self) -> [u8; 32] {
+    /// A digest of everything that decides whether saved keys and values can be used here, but their formats: every byte of
+    /// the model, and its rope.
+    ///
+    /// # Errors
+    /// When the model's file cannot be read, or changed while it was in use.
+    pub fn fingerprint(&self) -> Result<[u8; 32], RuntimeError> {
         let mut digest = Sha256::new();
-        digest.update(self.context.model().weights().fingerprint());
+        digest.update(self.context.model().weights().identity()?);
         for value in self.context.rope().inv_freq().iter().chain([&self.context.rope().magnitude()]) {
             digest.update(value.to_le_bytes());
         }
-        digest.finalize().into()
+        Ok(digest.finalize().into())
     }
 
     /// Saves [`Session::tokens`] with their keys and values, and `note`, to `path`.
@@ -231,7 +234,7 @@ impl Session {
     pub fn save_within(&self, path: &Path, note: &[u8], cache_bytes: u64) -> Result<(), RuntimeError> {
         let per_token = self.context.kv_shape().bytes_per_position()?.max(1);
         let keep = usize::try_from(cache_bytes / per_token).unwrap_or(usize::MAX);
-        session_file::save(path, &self.fingerprint(), &self.context.kv, &self.seq, keep, note)
+        session_file::save(path, &self.fingerprint()?, &self.context.kv, &self.seq, keep, note)
     }
 
     /// Checks everything about a saved session, and takes nothing from it yet.
@@ -239,7 +242,7 @@ impl Session {
     /// # Errors
     /// When the file is missing, damaged, of another model or other KV types, or longer than this context.
     pub fn open(&self, path: &Path) -> Result<SavedSession, RuntimeError> {
-        Ok(SavedSession(session_file::Checked::open(path, &self.fingerprint(), &self.context)?))
+        Ok(SavedSession(session_file::Checked::open(path, &self.fingerprint()?, &self.context)?))
     }
 
     /// Replaces the content of the cache by a saved one; gives the note.

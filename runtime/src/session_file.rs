@@ -24,7 +24,8 @@ use crate::{Context, RuntimeError};
 
 const MAGIC: &[u8; 8] = b"OCELLISN";
 const KIND: FileKind = FileKind { name: "a saved conversation", magic: MAGIC };
-const VERSION: u32 = 2;
+/// 3: the fingerprint covers every byte of the model. Up to 2 it covered a part, and notes did not name the vision file.
+const VERSION: u32 = 3;
 const HEAD_LEN: usize = 8 + 4 + 32 + 5 * 4 + 2 * 8;
 const SUM_LEN: u64 = 32;
 
@@ -176,17 +177,26 @@ fn check_head(
 ) -> Result<(usize, usize), String> {
     const DAMAGED: &str = "is damaged or incomplete; remove it and start a new one";
     let mut head = [0u8; HEAD_LEN];
-    file.read_exact(&mut head).map_err(|_| DAMAGED.to_owned())?;
-    let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-    let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
-    if head[..8] != MAGIC[..] {
+    // Whatever does not even begin like one is somebody's file, not a damaged session to be removed.
+    let mut start = Vec::new();
+    file.by_ref().take(MAGIC.len() as u64).read_to_end(&mut start).map_err(|e| format!("cannot be read: {e}"))?;
+    if !MAGIC.starts_with(&start) {
         return Err("is no session file; give another name".to_owned());
     }
+    head[..start.len()].copy_from_slice(&start);
+    file.read_exact(&mut head[start.len()..]).map_err(|_| DAMAGED.to_owned())?;
+    let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
     if word(8) != VERSION {
-        return Err(format!("has version {}, this build reads version {VERSION}; start a new one", word(8)));
+        return Err(if word(8) < VERSION {
+            "was saved by an older version, which could not tell for certain with which model; start a new one"
+                .to_owned()
+        } else {
+            "was saved by a newer version of this program; use that, or start a new one".to_owned()
+        });
     }
     if head[12..44] != fingerprint[..] {
-        return Err("was saved with another model or other rope settings; use the model it was saved with".to_owned());
+        return Err("was saved with another model (or this one was changed) or other rope settings; use the model it was saved with".to_owned());
     }
     let found: [u32; 5] = std::array::from_fn(|i| word(44 + 4 * i));
     let want = shape_words(shape);

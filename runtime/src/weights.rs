@@ -10,9 +10,8 @@ use std::sync::Arc;
 
 use ocelli_gguf::{GgufSet, TensorInfo};
 use ocelli_quant::GgmlType;
-use sha2::{Digest, Sha256};
 
-use crate::{Config, ModelFile, RuntimeError};
+use crate::{Config, ModelFile, RuntimeError, identity};
 
 /// Where a tensor lies: file, first byte, length. Only a [`Loader`] makes them, from offsets the reader has checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,23 +126,13 @@ impl Weights {
         self.places.iter().map(|p| p.len as u64).sum()
     }
 
-    /// A digest that differs between models: of every header in full, and of the first bytes of every tensor.
-    /// Reading all weights would take seconds and add nothing but protection against a forger.
-    #[must_use]
-    pub fn fingerprint(&self) -> [u8; 32] {
-        const SAMPLE: usize = 256;
-        let mut digest = Sha256::new();
-        for (i, file) in self.files.iter().enumerate() {
-            let bytes = file.bytes();
-            let header = self.places.iter().filter(|p| p.file == i).map(|p| p.start).min().unwrap_or(bytes.len());
-            digest.update((bytes.len() as u64).to_le_bytes());
-            digest.update(&bytes[..header]);
-        }
-        for place in &self.places {
-            let bytes = self.slice(*place);
-            digest.update(&bytes[..bytes.len().min(SAMPLE)]);
-        }
-        digest.finalize().into()
+    /// A hash of all bytes of all files: another model, or one that somebody changed anywhere, has another. It is computed
+    /// when it is first asked for, unless [`crate::FileOptions::identities`] remembers it.
+    ///
+    /// # Errors
+    /// When a file is changed while it is in use.
+    pub fn identity(&self) -> Result<[u8; 32], RuntimeError> {
+        identity::of_parts(self.files.iter().map(|file| &**file))
     }
 
     /// Bytes of all files together.

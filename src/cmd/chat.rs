@@ -284,9 +284,6 @@ impl Talk {
     /// Says `text`, with the pictures that wait for it. They wait on when that is stopped; when it fails, they would only make
     /// the next message fail as well.
     fn ask(&mut self, text: &str) -> anyhow::Result<()> {
-        if !self.pending.is_empty() {
-            self.chat.set_vision(self.vision.fingerprint()?);
-        }
         let waiting = self.waiting();
         let pending = std::mem::take(&mut self.pending);
         let done = self.answer(|chat, sampler, n, stream| chat.say(text, &pending, sampler, n, stream).map(Some));

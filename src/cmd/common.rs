@@ -1,6 +1,5 @@
 //! Options shared by the commands that run a model, spelled as llama.cpp spells them.
 
-use std::ffi::OsString;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,35 +17,11 @@ use ocelli_runtime::{
 };
 
 use super::names;
+use super::usage::Usage;
 use crate::bundled::Bundled;
+use crate::cache_folder;
 use crate::signals::{self, CtrlC};
 use crate::sink::{self, OutputError, errln};
-
-/// Short options of more than one letter, which the argument parser has no notion of.
-const LONG_SHORTS: [(&str, &str); 11] = [
-    ("-tb", "--threads-batch"),
-    ("-ub", "--ubatch-size"),
-    ("-ctk", "--cache-type-k"),
-    ("-ctv", "--cache-type-v"),
-    ("-mm", "--mmproj"),
-    ("-pg", "--n-prompt-gen"),
-    ("-sys", "--system"),
-    ("-sysf", "--system-file"),
-    ("-hf", "--hf-repo"),
-    ("-hfr", "--hf-repo"),
-    ("-hff", "--hf-file"),
-];
-
-/// Replaces `-ctk` by `--cache-type-k` and so on, up to a `--`.
-pub(crate) fn expand_shorts(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    let mut literal = false;
-    args.map(|arg| {
-        literal |= arg == "--";
-        let long = LONG_SHORTS.iter().find(|(short, _)| !literal && arg == *short);
-        long.map_or(arg, |(_, long)| OsString::from(long))
-    })
-    .collect()
-}
 
 /// How products are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -62,6 +37,14 @@ impl PrecisionArg {
         match self {
             Self::Exact => Precision::Exact,
             Self::Fast => Precision::Fast,
+        }
+    }
+
+    /// The format of cached keys and values where none is asked for: in exact work, rounding them would be the largest error.
+    pub(crate) fn kv_type(self) -> GgmlType {
+        match self {
+            Self::Exact => GgmlType::F32,
+            Self::Fast => GgmlType::F16,
         }
     }
 }
@@ -102,12 +85,12 @@ pub(crate) struct ModelArgs {
     /// [-ub] Prompt tokens computed together
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub(crate) ubatch_size: usize,
-    /// [-ctk] Format of cached keys
-    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = kv_type)]
-    pub(crate) cache_type_k: GgmlType,
-    /// [-ctv] Format of cached values
-    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = kv_type)]
-    pub(crate) cache_type_v: GgmlType,
+    /// [-ctk] Format of cached keys [default: f16, with --precision exact f32]
+    #[arg(long, value_name = "TYPE", value_parser = kv_type)]
+    pub(crate) cache_type_k: Option<GgmlType>,
+    /// [-ctv] Format of cached values [default: f16, with --precision exact f32]
+    #[arg(long, value_name = "TYPE", value_parser = kv_type)]
+    pub(crate) cache_type_v: Option<GgmlType>,
     /// Lock the mapped file in memory
     #[arg(long)]
     pub(crate) mlock: bool,
@@ -148,7 +131,12 @@ impl ModelArgs {
 
     pub(crate) fn load_options(&self) -> anyhow::Result<LoadOptions> {
         Ok(LoadOptions {
-            file: FileOptions { mmap: !self.no_mmap, populate: self.populate, mlock: self.mlock },
+            file: FileOptions {
+                mmap: !self.no_mmap,
+                populate: self.populate,
+                mlock: self.mlock,
+                identities: cache_folder::identities(),
+            },
             rope_factors: self.rope_factors.as_deref().map(BuiltinFactors::from_name).transpose()?,
         })
     }
@@ -160,8 +148,8 @@ impl ModelArgs {
             n_ubatch: self.ubatch_size,
             n_threads: self.threads,
             n_threads_batch: self.threads_batch,
-            type_k: self.cache_type_k,
-            type_v: self.cache_type_v,
+            type_k: self.cache_type_k.unwrap_or(self.precision.kv_type()),
+            type_v: self.cache_type_v.unwrap_or(self.precision.kv_type()),
             precision: self.precision.precision(),
             isa: self.isa.clone(),
         }
@@ -258,10 +246,12 @@ impl SamplingArgs {
         let seed = match self.seed {
             None | Some(-1) => None,
             Some(seed) => {
-                Some(u64::try_from(seed).context("--seed is -1 (another one every time) or a number from 0")?)
+                let negative = |_| Usage("--seed is -1 (another one every time) or a number from 0".to_owned());
+                Some(u64::try_from(seed).map_err(negative)?)
             }
         };
-        let mirostat = self.mirostat.map(u32::try_from).transpose().context("--mirostat is 0 (off), 1 or 2")?;
+        let mirostat = self.mirostat.map(u32::try_from).transpose();
+        let mirostat = mirostat.map_err(|_| Usage("--mirostat is 0 (off), 1 or 2".to_owned()))?;
         let biases = self.logit_bias.iter().map(|text| parse_logit_bias(text)).collect::<Result<Vec<_>, _>>()?;
         let breakers = match self.dry_sequence_breaker.as_slice() {
             [] => None,
@@ -371,18 +361,17 @@ fn describe(context: &Context, loaded: Duration) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The whole text of `path`, `-` being standard input.
+/// The whole text of `path`, `-` being standard input; a byte-order mark is not part of it.
 pub(crate) fn read_text(path: &Path) -> anyhow::Result<String> {
     let mut bytes = Vec::new();
+    let mut name = path.display().to_string();
     if path.as_os_str() == "-" {
         std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
+        name = "standard input".to_owned();
     } else {
         bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     }
-    String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        anyhow::anyhow!("{} is not UTF-8 text (byte {at}); convert it to UTF-8", path.display())
-    })
+    ocelli_convert::read::decode_text(bytes).map_err(|fault| anyhow::anyhow!("{name}: {fault}"))
 }
 
 /// Makes signals stop what looks at `interrupt` and end the program; see [`signals`].
@@ -426,7 +415,8 @@ impl Watch for Stream {
 pub(crate) fn n_predict(n: i64) -> anyhow::Result<usize> {
     match n {
         -1 => Ok(usize::MAX),
-        n => usize::try_from(n).context("-n/--predict is -1 (as many as fit) or a number from 0"),
+        n => Ok(usize::try_from(n)
+            .map_err(|_| Usage("-n/--predict is -1 (as many as fit) or a number from 0".to_owned()))?),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use ocelli_convert::mixture::FileType;
-use ocelli_convert::{ConvertOptions, ConvertReport, Part, VisionType, convert};
+use ocelli_convert::{ConvertError, ConvertOptions, ConvertReport, Part, VisionType, convert};
 
 use crate::progress::Bar;
 use crate::sink::{self, errln, outln};
@@ -25,7 +25,13 @@ pub(crate) struct Args {
     /// Folder for the output files; made if missing.
     #[arg(long, value_name = "DIR", default_value = ".")]
     outdir: PathBuf,
-    /// Beginning of the output files' names; the checkpoint folder's name if not given.
+    /// Write the text file only.
+    #[arg(long, conflicts_with = "vision_only")]
+    text_only: bool,
+    /// Write the vision file (mmproj) only.
+    #[arg(long)]
+    vision_only: bool,
+    /// Beginning of the output files' names; the model's name, as its folder tells it, if not given.
     #[arg(long)]
     name: Option<String>,
     /// Replace output files that exist.
@@ -64,12 +70,20 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         rope_factors: !args.no_rope_factors,
         pre: args.pre,
         threads: args.threads,
+        only: match (args.text_only, args.vision_only) {
+            (true, _) => Some(Part::Text),
+            (_, true) => Some(Part::Vision),
+            _ => None,
+        },
     };
     let started = Instant::now();
     let bar = Bar::new(false)?;
-    let report = convert(&args.checkpoint, &options, &bar)?;
+    let report = convert(&args.checkpoint, &options, &bar).map_err(advise)?;
     drop(bar);
     let seconds = started.elapsed().as_secs_f64();
+    for warning in &report.warnings {
+        errln!("ocelli: warning: {warning}");
+    }
     for remark in &report.remarks {
         errln!("ocelli: note: {remark}");
     }
@@ -78,10 +92,20 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         return Ok(());
     }
     for file in &report.files {
-        outln!("{}  {:.1} MB, {} tensors", file.path.display(), file.bytes as f64 / 1e6, file.tensors)?;
+        let kept = if file.kept { " (kept: it was there already, the same)" } else { "" };
+        outln!("{}  {:.1} MB, {} tensors{kept}", file.path.display(), file.bytes as f64 / 1e6, file.tensors)?;
     }
     errln!("{} converted in {seconds:.1} s", report.family);
     Ok(())
+}
+
+/// Adds the option that helps to errors that know none.
+fn advise(error: ConvertError) -> anyhow::Error {
+    let option = match &error {
+        ConvertError::NoName { .. } => "--name NAME",
+        _ => return error.into(),
+    };
+    anyhow::anyhow!("{error} ({option})")
 }
 
 fn json(report: &ConvertReport, seconds: f64) -> serde_json::Value {
@@ -94,7 +118,7 @@ fn json(report: &ConvertReport, seconds: f64) -> serde_json::Value {
                 Part::Vision => "vision",
             };
             serde_json::json!({
-                "path": file.path, "part": part, "bytes": file.bytes, "tensors": file.tensors,
+                "path": file.path, "part": part, "bytes": file.bytes, "tensors": file.tensors, "kept": file.kept,
             })
         })
         .collect();
@@ -104,6 +128,7 @@ fn json(report: &ConvertReport, seconds: f64) -> serde_json::Value {
         "seconds": seconds,
         "peak_rss_bytes": peak_rss(),
         "notes": report.remarks,
+        "warnings": report.warnings,
     })
 }
 

@@ -11,7 +11,9 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use super::common::{self, PrecisionArg};
 use super::names;
-use super::vision::{Bar, VisionArgs, describe, open_vision};
+use super::usage::bail_usage;
+use super::vision::{Bar, VisionArgs, describe, open_vision, tell_warnings};
+use crate::cache_folder;
 use crate::outputs;
 use crate::sink::{self, errln};
 
@@ -52,7 +54,7 @@ pub(crate) struct Args {
 /// Encodes the pictures and writes their rows.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let Some(mmproj) = &args.vision.mmproj else {
-        anyhow::bail!("no vision file; give it with --mmproj FILE");
+        bail_usage!("no vision file; give it with --mmproj FILE");
     };
     let precision = match args.precision {
         PrecisionArg::Exact => Precision::Exact,
@@ -67,8 +69,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     common::watch_signals(&interrupt)?;
     let inputs = outputs::inputs(args.images.iter().chain([mmproj]));
     let output = Output::create(&args.output, &WriteOptions::new(inputs, Replace::if_told(args.overwrite)))?;
-    let mut media = open_vision(mmproj, FileOptions::default(), options)?;
+    let file = FileOptions { identities: cache_folder::identities(), ..FileOptions::default() };
+    let mut media = open_vision(mmproj, file, options)?;
     let shown = media.images(&args.images, &mut Bar::new(), &interrupt)?;
+    tell_warnings(&media);
     write(output, &shown, args.pooled)?;
     for (path, shown) in args.images.iter().zip(&shown) {
         errln!("image {}: {}", path.display(), describe(shown));

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use ocelli_files::Inputs;
 use ocelli_runtime::eval::{Conversation, Dataset, Item, Picture, PromptStyle, Rules, converse, greedy};
 use ocelli_runtime::media::{Media, Origin, Shown};
@@ -17,6 +17,7 @@ use ocelli_runtime::sampler::SamplerChain;
 use ocelli_runtime::{Assets, Attachment, RuntimeError, Session, Stop};
 
 use super::common::{self, ModelArgs};
+use super::usage::{bail_usage, usage};
 use super::vision::{ShowArgs, Vision, VisionArgs};
 use crate::outputs;
 use crate::sink::{self, errln};
@@ -141,9 +142,9 @@ impl Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     tell_if_large(&args.data);
     let mut data = Dataset::open(&args.data, args.rules, args.prompts)?;
-    let items = data.select(&args.tasks, args.limit)?;
+    let items = data.select(&args.tasks, args.limit).map_err(|e| usage(e.into()))?;
     if items.is_empty() {
-        bail!("nothing is left to ask; use a --limit from 1");
+        bail_usage!("nothing is left to ask; use a --limit from 1");
     }
     let inputs = args.inputs(&mut data, &items)?;
     let mut answers = Answers::open(args.answers.as_deref(), args.existing(), inputs)?;
@@ -153,9 +154,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut vision = Vision::new(&args.vision, Some(&args.show()), &args.model.file()?, file, &context)?;
     let session = Session::new(context);
     common::watch_signals(session.interrupt())?;
-    let mut settings = Settings::new(args, &session, &assets);
+    let mut settings = Settings::new(args, &session, &assets)?;
     if answers.has_pictures() {
-        settings.set_vision(&vision.fingerprint()?);
+        settings.set_vision(&vision.identity()?);
     }
     answers.check_settings(&settings)?;
     if !answers.is_empty() {
@@ -254,7 +255,7 @@ impl Asking {
         }
         let interrupt = std::sync::Arc::clone(self.session.interrupt());
         let media = self.vision.media()?;
-        self.settings.set_vision(&media.model().fingerprint());
+        self.settings.set_vision(&media.identity()?);
         let started = Instant::now();
         let shown = take_in(media, conversation, &interrupt)?;
         for note in media.warnings() {

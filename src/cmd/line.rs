@@ -66,7 +66,7 @@ impl Input {
     }
 
     /// Tells the conversation about signals; for [`crate::signals::watch`].
-    pub(crate) fn on_signal(&self) -> impl Fn() + Send + 'static {
+    pub(crate) fn on_signal(&self) -> impl Fn() + Send + Sync + 'static {
         let signal = self.signal.clone();
         // Once nobody reads lines any more, nobody needs to be told.
         move || drop(signal.send(Ok(Next::Signal)))

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::inspect::bytes;
 use super::names;
-use crate::bundled;
+use crate::cache_folder;
 use crate::sink;
 
 /// What `clip.projector_type` a vision file must have to be used.
@@ -180,8 +180,12 @@ fn places() -> anyhow::Result<String> {
         };
         line(store.title(), path, how);
     }
-    if let Ok(folder) = bundled::folder() {
-        line("bundled model", &folder, "made on first use; moved by XDG_CACHE_HOME; may be deleted, it is made again");
+    if let Some(folder) = cache_folder::folder() {
+        line(
+            "bundled model",
+            &folder.join("models"),
+            "made on first use; moved by XDG_CACHE_HOME; may be deleted, it is made again",
+        );
     }
     Ok(page)
 }

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use ocelli_hub::{Config, Files, Hub, HubError, LocalModel, Name, RepoId, RepoModel, Stores};
 
 use super::fetch::{fetch, fetch_vision};
+use super::usage::Usage;
 use crate::sink::errln;
 
 /// The model that is used where none is named.
@@ -148,7 +149,7 @@ fn find_stored(name: &Path) -> Option<anyhow::Result<LocalModel>> {
 /// The model of `-hf USER/REPO[:QUANT]` with `-hff FILE`, as a name.
 pub(crate) fn of_repo(repo: &str, file: Option<&str>) -> anyhow::Result<PathBuf> {
     let id = repo.split_once(':').map_or(repo, |(id, _)| id);
-    RepoId::new(id).map_err(|reason| anyhow::anyhow!("`{repo}` is not a repository: {reason}"))?;
+    RepoId::new(id).map_err(|reason| Usage(format!("`{repo}` is not a repository: {reason}")))?;
     Ok(match file {
         Some(file) => format!("hf://{id}/{file}"),
         None => format!("hf://{repo}"),

@@ -7,6 +7,7 @@ use ocelli_runtime::RuntimeError;
 use ocelli_runtime::perplexity::{DivergenceSummary, Evaluation, LogitsReader, Nll, Report, compare, evaluate};
 
 use super::common::{self, ModelArgs};
+use super::usage::bail_usage;
 use crate::outputs;
 use crate::signals;
 use crate::sink::{self, OutputError, errln, outln};
@@ -48,7 +49,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         -1 => None,
         n => match usize::try_from(n) {
             Ok(n) if n > 0 => Some(n),
-            _ => anyhow::bail!("--chunks is -1 (all) or a number from 1"),
+            _ => bail_usage!("--chunks is -1 (all) or a number from 1"),
         },
     };
     let mut options = args.model.context_options();

@@ -7,7 +7,7 @@ use ocelli_runtime::media::Shown;
 use ocelli_runtime::probe::{Probe, Stages};
 
 use super::common::{self, ModelArgs};
-use super::vision::{Vision, VisionArgs};
+use super::vision::{Vision, VisionArgs, tell_warnings};
 use crate::outputs;
 use crate::signals;
 use crate::sink::errln;
@@ -62,7 +62,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     vision.ignore_orientation();
     let (mut slices, mut shown) = (Stages::default(), Vec::new());
     if !args.image.is_empty() {
-        shown = vision.media()?.probe(&args.image, &mut slices, &interrupt)?;
+        let media = vision.media()?;
+        shown = media.probe(&args.image, &mut slices, &interrupt)?;
+        tell_warnings(media);
         slices.finish(&shown);
     }
     let images: Vec<_> = shown.iter().map(Shown::numbered).collect();

@@ -7,6 +7,7 @@ use ocelli_hub::Name;
 
 use super::fetch::fetch;
 use super::names;
+use super::usage::bail_usage;
 use crate::sink::{self, errln};
 
 /// Options of `ocelli pull`.
@@ -35,7 +36,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         Name::Repo(model) => model,
         Name::Path(path) if path.exists() => bail!("{} is here already", path.display()),
         Name::Path(path) => {
-            bail!("{} is a path, not the name of a model; name it as USER/REPO[:QUANT]", path.display())
+            bail_usage!("{} is a path, not the name of a model; name it as USER/REPO[:QUANT]", path.display())
         }
     };
     let hub = names::hub()?;

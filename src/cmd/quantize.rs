@@ -11,6 +11,7 @@ use ocelli_convert::mixture::{FileType, TensorOverride, TypeOptions, parse_type}
 use ocelli_convert::requantize::{Options, Plan, Source, Target, TensorPlan};
 use ocelli_quant::GgmlType;
 
+use super::usage::usage;
 use crate::progress::Bar;
 use crate::sink::{self, OutputError, errln, outln};
 
@@ -149,7 +150,7 @@ impl Request {
 
 /// Re-quantises, or says what would be done.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let request = sort_out(&args.positional)?;
+    let request = sort_out(&args.positional).map_err(usage)?;
     let imatrix = args.imatrix.as_deref().map(|path| read_imatrix(path, args)).transpose()?;
     let options = Options {
         target: request.target,
@@ -202,8 +203,9 @@ fn read_imatrix(path: &Path, args: &Args) -> anyhow::Result<Imatrix> {
 fn type_options(args: &Args) -> anyhow::Result<TypeOptions> {
     let mut overrides = args.tensor_type.iter().map(|t| TensorOverride::parse(t)).collect::<Result<Vec<_>, _>>()?;
     for path in &args.tensor_type_file {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let list = TensorOverride::parse_list(&text).with_context(|| format!("in {}", path.display()))?;
+        let text = super::common::read_text(path)?;
+        // A fault of the file, not of the arguments.
+        let list = TensorOverride::parse_list(&text).map_err(|e| anyhow::anyhow!("in {}: {e}", path.display()))?;
         overrides.extend(list);
     }
     Ok(TypeOptions {

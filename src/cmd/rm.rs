@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::bail;
 use ocelli_hub::{Name, Store};
 
 use super::inspect::bytes;
 use super::names;
+use super::usage::bail_usage;
 use crate::sink::outln;
 
 /// Options of `ocelli rm`.
@@ -27,13 +27,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             (Store::LlamaCpp, "deleting its file, which `ocelli list` shows"),
         ] {
             if text.starts_with(store.scheme()) {
-                bail!("{text} belongs to {store}; remove it with {how}");
+                bail_usage!("{text} belongs to {store}; remove it with {how}");
             }
         }
         let model = match names::parse(name)? {
             Name::Repo(model) => model,
             Name::Path(path) => {
-                bail!("{} is not a model of the cache; a file is deleted like any other", path.display())
+                bail_usage!("{} is not a model of the cache; a file is deleted like any other", path.display())
             }
         };
         let removed = ocelli_hub::remove(names::hub()?.config(), &model)?;

@@ -13,6 +13,7 @@ use ocelli_runtime::{
 
 use super::common::{self, ModelArgs, SamplingArgs, Stream};
 use super::session;
+use super::usage::bail_usage;
 use super::vision::{ShowArgs, Vision, VisionArgs};
 use crate::sink::{self, errln};
 
@@ -139,9 +140,6 @@ impl Asked<'_> {
         if let Some(system) = &self.args.system {
             chat.set_system(Some(system));
         }
-        if !self.shown.is_empty() {
-            chat.set_vision(vision.fingerprint()?);
-        }
         let mut stream = Stream::new(chat.session().interrupt(), !self.args.json);
         let done = read(chat.say(&self.text, &self.shown, &mut sampler, self.n_predict, &mut stream))?;
         let n_ctx = chat.session().context().n_ctx();
@@ -182,7 +180,7 @@ fn prompt_text(args: &Args) -> anyhow::Result<String> {
         (Some(text), _) if text == "-" => common::read_text("-".as_ref()),
         (Some(text), _) => Ok(text.clone()),
         (None, Some(path)) => common::read_text(path),
-        (None, None) => bail!("no prompt; give -p TEXT or -f FILE"),
+        (None, None) => bail_usage!("no prompt; give -p TEXT or -f FILE"),
     }
 }
 

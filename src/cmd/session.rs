@@ -27,9 +27,9 @@ pub(crate) fn check_name(path: Option<&Path>) -> anyhow::Result<()> {
 
 /// Goes on with a conversation, if its pictures come from the vision file in use.
 pub(crate) fn resume(chat: &mut Chat, saved: SavedChat, path: &Path, vision: &mut Vision) -> anyhow::Result<()> {
-    if let Some(digest) = saved.vision() {
-        let found = vision.fingerprint().with_context(|| format!("session {} shows pictures", path.display()))?;
-        if found != digest {
+    if saved.has_images() {
+        let found = vision.identity().with_context(|| format!("session {} shows pictures", path.display()))?;
+        if !saved.images_are_of(&found) {
             bail!(
                 "session {}: its pictures were encoded by another vision file; start with the one it was saved with",
                 path.display()

@@ -1,6 +1,6 @@
 //! `ocelli tokenize`: how a model cuts a text into tokens. Reads only the header of the model file.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::PathBuf;
 
 use super::names;
@@ -90,19 +90,6 @@ fn read_text(args: &Args) -> anyhow::Result<String> {
     if let Some(text) = &args.prompt {
         return Ok(text.clone());
     }
-    let mut bytes = Vec::new();
-    let name = match &args.file {
-        Some(path) if path.as_os_str() != "-" => {
-            bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-            path.display().to_string()
-        }
-        _ => {
-            std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
-            "standard input".to_owned()
-        }
-    };
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        anyhow::anyhow!("{name} is not UTF-8 text (byte {at}); convert it to UTF-8 first")
-    })
+    let path = args.file.as_deref().unwrap_or("-".as_ref());
+    super::common::read_text(path)
 }

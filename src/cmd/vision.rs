@@ -107,6 +107,7 @@ impl VisionArgs {
         MediaOptions {
             max_slice_nums: self.image_max_slices,
             decode: DecodeOptions { limits, ..chosen.decode },
+            video: VideoOptions { limits, ..chosen.video.clone() },
             pass_order: self.image_pillow,
             n_threads: threads,
             precision: self.vision_precision.map_or(precision, PrecisionArg::precision),
@@ -163,11 +164,6 @@ impl Vision {
         self.options.profile
     }
 
-    /// The digest of the vision file, which is opened for it.
-    pub(crate) fn fingerprint(&mut self) -> anyhow::Result<[u8; 32]> {
-        Ok(self.media()?.model().fingerprint())
-    }
-
     /// Pixels as they are stored, for comparison with programs that do not turn pictures.
     pub(crate) fn ignore_orientation(&mut self) {
         self.options.decode.orientation = Orientation::Ignore;
@@ -180,6 +176,11 @@ impl Vision {
             None => self.open()?,
         };
         Ok(self.media.insert(media))
+    }
+
+    /// Identity of the vision file, which is opened if that has not been done.
+    pub(crate) fn identity(&mut self) -> anyhow::Result<[u8; 32]> {
+        Ok(self.media()?.identity()?)
     }
 
     fn open(&self) -> anyhow::Result<Media> {
@@ -261,7 +262,8 @@ pub(crate) fn open_vision(path: &Path, load: FileOptions, options: MediaOptions)
     Ok(media)
 }
 
-fn tell_warnings(media: &Media) {
+/// What a user should know about the last pictures.
+pub(crate) fn tell_warnings(media: &Media) {
     for note in media.warnings() {
         errln!("ocelli: warning: {note}");
     }

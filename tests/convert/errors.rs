@@ -196,3 +196,37 @@ fn cancelling_leaves_nothing() {
         assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0);
     }
 }
+
+/// A count that the weights do not bear out is one line, at once, and makes no table of that size.
+#[test]
+fn counts_that_no_tensor_bears_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let huge = json!(2_000_000_000u32);
+    for key in ["vocab_size", "hidden_size", "head_dim", "num_attention_heads", "intermediate_size", "query_num"] {
+        let mut fixture = Fixture::minicpmv(&json!({}));
+        fixture.config[key] = huge.clone();
+        if key == "hidden_size" {
+            // As the resampler wants it.
+            fixture.config[key] = json!(2_000_000_000u32 / 128 * 128);
+        }
+        let path = fixture.write(dir.path(), "m");
+        let started = std::time::Instant::now();
+        let error = refused(&path, &[]).to_string();
+        assert!(started.elapsed().as_secs_f64() < 2.0, "{key} took {:?}", started.elapsed());
+        let named = error.contains(key) || error.contains("2000000000") || error.contains("shape");
+        assert!(named, "{key}: {error}");
+    }
+    for (section, key) in
+        [("vision_config", "image_size"), ("vision_config", "num_channels"), ("vision_config", "hidden_size")]
+    {
+        let mut fixture = Fixture::minicpmv(&json!({}));
+        fixture.config[section][key] = huge.clone();
+        refused(&fixture.write(dir.path(), "m"), &["wrong shape"]);
+    }
+    let mut fixture = Fixture::minicpmv(&json!({}));
+    fixture.config["vocab_size"] = huge;
+    let error = refused(&fixture.write(dir.path(), "m"), &["vocab_size", "2000000000", "300 rows"]).to_string();
+    assert_eq!(error.lines().count(), 1, "{error}");
+    fixture.tensors.remove("llm.model.embed_tokens.weight");
+    refused(&fixture.write(dir.path(), "m"), &["vocab_size", "2000000000"]);
+}

@@ -3,6 +3,7 @@
 mod checkpoint;
 mod cli;
 mod errors;
+mod sources;
 
 use std::path::{Path, PathBuf};
 
@@ -25,7 +26,7 @@ fn run(dir: &Path, checkpoint: &Path, file_type: FileType, vision: VisionType) -
     convert(checkpoint, &options, &Silent).unwrap()
 }
 
-fn read(path: &PathBuf) -> Vec<u8> {
+pub(crate) fn read(path: &PathBuf) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
@@ -44,7 +45,7 @@ fn names(gguf: &Gguf<'_>) -> Vec<String> {
 }
 
 #[track_caller]
-fn same(gguf: &Gguf<'_>, name: &str, want_dims: &[u64], want: &[f32]) {
+pub(crate) fn same(gguf: &Gguf<'_>, name: &str, want_dims: &[u64], want: &[f32]) {
     let (dims, _, values) = tensor(gguf, name);
     assert_eq!(dims, want_dims, "{name}");
     assert!(values == want, "{name} has other values");

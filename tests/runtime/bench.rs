@@ -8,7 +8,7 @@ use ocelli_runtime::bench::{Repeat, TextTest, text as time_text, text_work};
 use ocelli_runtime::{Precision, RuntimeError, find_beside};
 use serde_json::Value;
 
-use crate::cli::{ocelli, refused, text};
+use crate::cli::{misused, ocelli, refused, text};
 use crate::fixture::{context, mini};
 
 fn model() -> String {
@@ -204,17 +204,17 @@ fn made_up_models_are_made_once() {
 #[test]
 fn mistakes_are_named() {
     let model = model();
-    refused(&["bench"], b"", &["-m FILE", "--synthetic"]);
+    misused(&["bench"], &["-m FILE", "--synthetic"]);
     refused(&["bench", "-m", "none.gguf"], b"", &["none.gguf"]);
-    refused(&["bench", "-m", &model, "-o", "xml"], b"", &["xml", "jsonl"]);
-    refused(&["bench", "-m", &model, "-p", "x"], b"", &["-p/--n-prompt", "FIRST-LAST"]);
-    refused(&["bench", "-m", &model, "-ctk", "q9"], b"", &["-ctk", "q8_0"]);
-    refused(&["bench", "-m", &model, "-r", "0"], b"", &["--repetitions", "1"]);
-    refused(&["bench", "-m", &model, "--isa", "mmx"], b"", &["mmx", "scalar"]);
-    refused(&["bench", "--synthetic", "maxi"], b"", &["maxi", "minicpm-v-4"]);
+    misused(&["bench", "-m", &model, "-o", "xml"], &["xml", "jsonl"]);
+    misused(&["bench", "-m", &model, "-p", "x"], &["-p/--n-prompt", "FIRST-LAST"]);
+    misused(&["bench", "-m", &model, "-ctk", "q9"], &["-ctk", "q8_0"]);
+    misused(&["bench", "-m", &model, "-r", "0"], &["--repetitions", "1"]);
+    misused(&["bench", "-m", &model, "--isa", "mmx"], &["mmx", "scalar"]);
+    misused(&["bench", "--synthetic", "maxi"], &["maxi", "minicpm-v-4"]);
     refused(&["bench", "--compare", "a.json", "b.json"], b"", &["a.json"]);
-    refused(&["bench", "kernels", "--formats", "Q9"], b"", &["Q9", "Q4_K"]);
-    refused(&["bench", "kernels", "--shapes", "door"], b"", &["door", "ffn_gate"]);
+    misused(&["bench", "kernels", "--formats", "Q9"], &["Q9", "Q4_K"]);
+    misused(&["bench", "kernels", "--shapes", "door"], &["door", "ffn_gate"]);
 }
 
 #[test]

@@ -188,6 +188,42 @@ fn a_saved_conversation_goes_on() {
     }
 }
 
+/// A weight in the middle of a tensor decides over a session as well as any other byte.
+#[test]
+fn a_session_of_a_model_that_was_tampered_with_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, model) = (dir.path().join("talk.session"), dir.path().join("m.gguf"));
+    let whole = std::fs::read(mini(FileType::F16)).unwrap();
+    let open = |bytes: &[u8]| {
+        // Renamed into place, for the file is mapped by whoever uses it still.
+        let new = dir.path().join("new.gguf");
+        std::fs::write(&new, bytes).unwrap();
+        std::fs::rename(&new, &model).unwrap();
+        let (model, assets) = load(&model);
+        Chat::new(
+            Session::new(Context::new(model, &options(128, Precision::Exact)).unwrap()),
+            assets,
+            false,
+            Profile::Reference,
+        )
+    };
+    let mut first = open(&whole);
+    let mut chain = sampler(&first, 0.0, 1);
+    first.say("Hello", &[], &mut chain, 4, &mut Heard::default()).unwrap();
+    first.save(&path).unwrap();
+    open(&whole).load(&path).unwrap();
+    let gguf = ocelli_gguf::Gguf::parse(&whole).unwrap();
+    let tensor = gguf.tensors().iter().find(|t| t.name == "blk.1.ffn_up.weight").unwrap();
+    let middle = usize::try_from(tensor.offset + tensor.n_bytes / 2).unwrap();
+    for at in [middle, whole.len() - 1] {
+        let mut changed = whole.clone();
+        changed[at] ^= 1;
+        let text = open(&changed).load(&path).unwrap_err().to_string();
+        assert!(text.contains("another model") && text.contains("changed"), "byte {at}: {text}");
+    }
+    first.save(&path).unwrap();
+}
+
 #[test]
 fn sessions_of_others_and_damaged_ones_are_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -220,6 +256,9 @@ fn sessions_of_others_and_damaged_ones_are_refused() {
     longer.push(0);
     refuse(&mut saved, &longer, "damaged");
     refuse(&mut saved, &[b'x'; 200], "no session file");
+    let version = |n: u32| [&good[..8], &n.to_le_bytes(), &good[12..]].concat();
+    refuse(&mut saved, &version(2), "an older version");
+    refuse(&mut saved, &version(99), "a newer version");
     assert_eq!(saved.session().tokens(), tokens_before, "a refused file changes nothing");
     std::fs::write(&path, &good).unwrap();
     saved.load(&path).unwrap();

@@ -31,13 +31,24 @@ fn model() -> String {
     mini(FileType::Q4_K_M).to_str().unwrap().to_owned()
 }
 
-/// The command must fail with one line that holds `words`.
+/// The command must fail with one line that holds `words`, for a file, the machine or the work is at fault.
 #[track_caller]
 pub(crate) fn refused(args: &[&str], input: &[u8], words: &[&str]) {
+    fails(1, args, input, words);
+}
+
+/// The command must fail with one line that holds `words`, for its arguments cannot be.
+#[track_caller]
+pub(crate) fn misused(args: &[&str], words: &[&str]) {
+    fails(2, args, b"", words);
+}
+
+#[track_caller]
+fn fails(status: i32, args: &[&str], input: &[u8], words: &[&str]) {
     let out = ocelli(args, input);
     let told = text(&out.stderr);
     let error = told.lines().find(|l| l.starts_with("ocelli: error: "));
-    assert_eq!(out.status.code(), Some(1), "{args:?}: {told}");
+    assert_eq!(out.status.code(), Some(status), "{args:?}: {told}");
     assert!(out.stdout.is_empty(), "{args:?}: {}", text(&out.stdout));
     let error = error.unwrap_or_else(|| panic!("{args:?}: {told}"));
     assert!(words.iter().all(|w| error.contains(w)), "{args:?}: {error}");
@@ -183,7 +194,7 @@ fn probe_writes_what_was_computed() {
 }
 
 #[test]
-fn bad_input_is_one_line_and_status_1() {
+fn bad_input_is_one_line_and_bad_arguments_have_their_own_status() {
     let (model, dir) = (model(), tempfile::tempdir().unwrap());
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     std::fs::write(at("foreign"), b"PK\x03\x04 something else entirely").unwrap();
@@ -195,20 +206,20 @@ fn bad_input_is_one_line_and_status_1() {
     refused(&["chat", "-m", &at("half.gguf")], b"", &["truncated"]);
     refused(&["run", "-m", &model, "-f", &at("no.txt")], b"", &["no.txt"]);
     refused(&["run", "-m", &model, "-p", "-"], b"\xff", &["not UTF-8"]);
-    refused(&["run", "-m", &model], b"", &["--prompt"]);
-    refused(&["run", "-m", &model, "-p", "x", "--temp", "warm"], b"", &["--temp"]);
-    refused(&["run", "-m", &model, "-p", "x", "--top-p", "7"], b"", &["top-p", "between 0 and 1"]);
-    refused(&["run", "-m", &model, "-p", "x", "--samplers", "luck"], b"", &["luck", "top_k"]);
-    refused(&["run", "-m", &model, "-p", "x", "-l", "99999+1"], b"", &["99999"]);
-    refused(&["run", "-m", &model, "-p", "x", "-ctk", "q4_0"], b"", &["f16", "f32", "q8_0"]);
-    refused(&["run", "-m", &model, "-p", "x", "--isa", "mmx"], b"", &["mmx", "scalar"]);
-    refused(&["run", "-m", &model, "-p", "x", "--precision", "sloppy"], b"", &["exact", "fast"]);
-    refused(&["run", "-m", &model, "-p", "x", "--rope-factors", "other"], b"", &["minicpm-v-4"]);
-    refused(&["run", "-m", &model, "-p", "x", "--chat-template", "nope"], b"", &["nope", "chatml"]);
-    refused(&["run", "-m", &model, "-p", "x", "-ub", "0"], b"", &["--ubatch-size"]);
-    refused(&["run", "-m", &model, "-p", "x", "-n", "-7"], b"", &["--predict"]);
-    refused(&["run", "-m", &model, "-p", "x", "--mlock", "--no-mmap"], b"", &["--mlock"]);
-    refused(&["run", "-m", &model, "-p", "", "--raw", "-c", "64", "--no-such"], b"", &["--no-such"]);
+    misused(&["run", "-m", &model], &["--prompt"]);
+    misused(&["run", "-m", &model, "-p", "x", "--temp", "warm"], &["--temp"]);
+    misused(&["run", "-m", &model, "-p", "x", "--top-p", "7"], &["top-p", "between 0 and 1"]);
+    misused(&["run", "-m", &model, "-p", "x", "--samplers", "luck"], &["luck", "top_k"]);
+    misused(&["run", "-m", &model, "-p", "x", "-l", "99999+1"], &["99999"]);
+    misused(&["run", "-m", &model, "-p", "x", "-ctk", "q4_0"], &["f16", "f32", "q8_0"]);
+    misused(&["run", "-m", &model, "-p", "x", "--isa", "mmx"], &["mmx", "scalar"]);
+    misused(&["run", "-m", &model, "-p", "x", "--precision", "sloppy"], &["exact", "fast"]);
+    misused(&["run", "-m", &model, "-p", "x", "--rope-factors", "other"], &["minicpm-v-4"]);
+    misused(&["run", "-m", &model, "-p", "x", "--chat-template", "nope"], &["nope", "chatml"]);
+    misused(&["run", "-m", &model, "-p", "x", "-ub", "0"], &["--ubatch-size"]);
+    misused(&["run", "-m", &model, "-p", "x", "-n", "-7"], &["--predict"]);
+    misused(&["run", "-m", &model, "-p", "x", "--mlock", "--no-mmap"], &["--mlock"]);
+    misused(&["run", "-m", &model, "-p", "", "--raw", "-c", "64", "--no-such"], &["--no-such"]);
     assert!(Path::new(&at("foreign")).exists());
 }
 
@@ -237,7 +248,9 @@ fn absurd_numbers_are_refused_or_do_no_harm() {
         ("-l", "5=nan", ["5=nan", "TOKEN+BIAS"]),
         ("-l", "1e400", ["1e400", "TOKEN+BIAS"]),
     ] {
-        refused(&run(&[option, value]), b"", &words);
+        // What the machine or the context has no room for is not a fault of the arguments.
+        let status = if words[0].contains("KV cache") || words[0].contains("context only") { 1 } else { 2 };
+        fails(status, &run(&[option, value]), b"", &words);
     }
     for more in [["-t", huge], ["-ub", huge], ["-b", huge], ["--top-k", "-5"], ["--temp", "1e-45"], ["--seed", "-1"]] {
         let out = ocelli(&run(&more), b"");
@@ -258,4 +271,114 @@ fn prompts_of_any_bytes_and_any_length() {
         refused(&run, long.as_bytes(), &["the context only 64"]);
     }
     refused(&run, b"caf\xe9", &["not UTF-8"]);
+}
+
+/// What llama.cpp's users type: nothing of it is misread, and only what cannot be had ends the program.
+#[test]
+fn options_of_llama_cpp() {
+    let model = model();
+    let run = |more: &[&str]| {
+        let common = ["run", "-m", &model, "-c", "128", "-t", "1", "--temp", "0", "--ignore-eos", "--json", "-n", "2"];
+        let out = ocelli(&[&common[..], more].concat(), b"");
+        let told = text(&out.stderr).to_owned();
+        assert!(out.status.success(), "{more:?}: {told}");
+        let json: Value = serde_json::from_slice(&out.stdout).unwrap();
+        (json["text"].clone(), json["prompt_tokens"].clone(), told)
+    };
+    let plain = run(&["-p", "-sys"]);
+    let (answer, tokens, told) = run(&["-p=-sys", "-ngl", "99", "-fa", "-cnv", "--no-mmproj-offload"]);
+    assert_eq!((answer, tokens), (plain.0.clone(), plain.1.clone()), "the prompt is the same text");
+    let note = "ocelli: note: no effect in this program: -ngl, -fa, -cnv, --no-mmproj-offload";
+    assert_eq!(told.lines().filter(|l| *l == note).count(), 1, "{told}");
+    assert!(!plain.2.contains("no effect"), "{}", plain.2);
+    assert_eq!(run(&["--prompt", "-sys", "-fa", "off", "-ub64"]).1, plain.1);
+    assert_ne!(run(&["-p", "x", "-sys", "Be brief."]).1, run(&["-p", "x"]).1);
+    misused(&["run", "-hf", "openbmb/MiniCPM-V-4-gguf", "-p", "hi"], &["-hf", "-m"]);
+    misused(&["run", "-p", "hi", "--lora", "x"], &["--lora", "merge"]);
+    misused(&["run", "-m", &model, "-p", "hi", "-xyz"], &["`-xyz`", "ocelli run"]);
+    misused(&["run", "-m", &model, "-p", "hi", "-hV"], &["`-hV`"]);
+    misused(&["nonsense"], &["nonsense"]);
+    let bare = ocelli(&[], b"");
+    assert_eq!(bare.status.code(), Some(2), "a missing command");
+    assert_eq!(ocelli(&["--help"], b"").status.code(), Some(0));
+}
+
+/// In exact work keys and values are kept as they are computed, unless they are to be rounded.
+#[test]
+fn exact_work_keeps_keys_and_values_in_f32() {
+    let (model, dir) = (model(), tempfile::tempdir().unwrap());
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let commands: [&[&str]; 4] = [
+        &["run", "-p", "x", "-n", "1"],
+        &["chat", "-n", "1"],
+        &["perplexity", "-f", "-", "--chunks", "2"],
+        &["probe", "-p", "x", "-o", &at("p")],
+    ];
+    let words = "word ".repeat(300);
+    for command in commands {
+        for (more, cache) in [
+            (&["--precision", "exact"][..], ["K f32 ", "V f32 "]),
+            (&["--precision", "exact", "-ctk", "f16"], ["K f16 ", "V f32 "]),
+            (&["--precision", "exact", "-ctk", "q8_0", "-ctv", "f16"], ["K q8_0 ", "V f16 "]),
+            (&[], ["K f16 ", "V f16 "]),
+        ] {
+            let out = ocelli(&[command, &["-m", &model, "-c", "64", "-t", "1"], more].concat(), words.as_bytes());
+            let told = text(&out.stderr);
+            assert!(cache.iter().all(|word| told.contains(word)), "{command:?} {more:?}: {told}");
+        }
+    }
+}
+
+/// More than the process may have is refused in a line that says what sets the limit.
+#[cfg(target_os = "linux")]
+#[test]
+fn limits_of_memory_are_kept() {
+    let model = model();
+    let shell = |script: &str| {
+        let out = Command::new("sh").args(["-c", script, "sh", env!("CARGO_BIN_EXE_ocelli"), &model]).output().unwrap();
+        (out.status.code(), text(&out.stderr).to_owned())
+    };
+    let run = |n_ctx: &str| format!("exec \"$1\" run -m \"$2\" -p x -n 1 -t 1 -c {n_ctx}");
+    let (status, told) = shell(&format!("ulimit -v 3000000; {}", run("1500000")));
+    let error = told.lines().find(|l| l.starts_with("ocelli: error: ")).unwrap_or_else(|| panic!("{status:?}: {told}"));
+    assert!(status == Some(1) && error.contains("KV cache") && error.contains("`ulimit -v`"), "{error}");
+    let (status, told) = shell(&format!("ulimit -v 3000000; {}", run("256")));
+    assert_eq!(status, Some(0), "{told}");
+
+    // A real control group, where this machine lets a test make one.
+    let Some(group) = control_group(768 << 20) else {
+        println!("skipped: no control group with a memory limit can be made here");
+        return;
+    };
+    let enter = format!("echo $$ > {}/cgroup.procs || exit 99; ", group.display());
+    let (refused, fits) = (shell(&format!("{enter}{}", run("1500000"))), shell(&format!("{enter}{}", run("256"))));
+    std::fs::remove_dir(&group).unwrap();
+    assert_ne!(refused.0, Some(99), "{}", refused.1);
+    let file = group.file_name().unwrap().to_str().unwrap();
+    let error = refused.1.lines().find(|l| l.starts_with("ocelli: error: ")).unwrap_or_else(|| panic!("{refused:?}"));
+    assert!(["KV cache", "container or service", file].iter().all(|w| error.contains(w)), "{error}");
+    assert_eq!((refused.0, fits.0), (Some(1), Some(0)), "{}", fits.1);
+}
+
+/// A new group below this process's own with that limit, of whichever version.
+#[cfg(target_os = "linux")]
+fn control_group(limit: u64) -> Option<std::path::PathBuf> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let name = format!("ocelli-test-{}", std::process::id());
+    groups.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, own) = (fields.next()?, fields.next()?.trim_start_matches('/'));
+        let (top, file) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            _ => return None,
+        };
+        let group = Path::new(top).join(own).join(&name);
+        std::fs::create_dir(&group).ok()?;
+        if std::fs::write(group.join(file), limit.to_string()).is_err() {
+            std::fs::remove_dir(&group).ok()?;
+            return None;
+        }
+        Some(group)
+    })
 }

@@ -467,10 +467,11 @@ fn a_terminal_conversation_survives_signals_and_the_terminal() {
     terminal.until(PROMPT, 2);
     // Ctrl-C at the prompt, and one from elsewhere, end nothing.
     terminal.press("\u{3}");
+    terminal.until(PROMPT, 3);
     send(&terminal.child, Signal::INT);
     terminal.press("Again\r");
     terminal.until("[prompt: ", 2);
-    terminal.until("\u{1b}[?2004l", 2);
+    terminal.until(PROMPT, 4);
     terminal.press("/quit\r");
     assert!(status(&mut terminal.child).success(), "{}", terminal.seen);
     assert_eq!(messages(&session), 4);

@@ -16,7 +16,7 @@ use ocelli_runtime::{
     conversation_prompt, find_beside,
 };
 
-use crate::cli::{ocelli, refused, text};
+use crate::cli::{misused, ocelli, refused, text};
 use crate::fixture::{distance, load, mini, options};
 
 struct Silent;
@@ -187,7 +187,8 @@ fn rows_replace_embeddings_in_one_prefill() {
 #[test]
 fn conversations_with_pictures_are_saved_and_go_on() {
     let dir = tempfile::tempdir().unwrap();
-    let image = show(&mut media(), &[&picture(&dir, "a.bmp", 60, 50, 1)])[0].numbered();
+    let mut media = media();
+    let image = show(&mut media, &[&picture(&dir, "a.bmp", 60, 50, 1)])[0].numbered();
     let file = dir.path().join("session");
     let (mut first, mut chain) = chat(1024, false);
     first.say("What is it?", &[image], &mut chain, 12, &mut Silent).unwrap();
@@ -195,7 +196,11 @@ fn conversations_with_pictures_are_saved_and_go_on() {
     let went_on = first.say("Which colour?", &[], &mut chain, 12, &mut Silent).unwrap();
 
     let (mut second, mut chain) = chat(1024, false);
-    second.load(&file).unwrap();
+    let saved = second.open(&file).unwrap();
+    assert!(saved.has_images() && saved.images_are_of(&media.identity().unwrap()));
+    // Rows of another vision file, or of one that somebody changed, are not gone on with.
+    assert!(!saved.images_are_of(&[7; 32]));
+    second.resume(saved).unwrap();
     assert_eq!(second.images(), 1);
     let restored = second.say("Which colour?", &[], &mut chain, 12, &mut Silent).unwrap();
     assert_eq!((restored.tokens, restored.prefill), (went_on.tokens, went_on.prefill));
@@ -249,6 +254,43 @@ fn the_disk_cache_serves_another_program() {
     assert_eq!(third[0].image, first[0].image);
 }
 
+/// A vision file with one bit changed in the middle of a tensor shares neither kept pictures nor prompts with the right one.
+#[test]
+fn a_vision_file_that_was_tampered_with_has_its_own_pictures() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = picture(&dir, "a.bmp", 60, 50, 4);
+    let right = std::fs::read(find_beside(&mini(FileType::F16), 256).unwrap()).unwrap();
+    let gguf = ocelli_gguf::Gguf::parse(&right).unwrap();
+    let tensor = gguf.tensors().iter().find(|t| t.name == "v.blk.0.ffn_up.weight").unwrap();
+    let mut wrong = right.clone();
+    wrong[usize::try_from(tensor.offset + tensor.n_bytes / 2).unwrap()] ^= 1;
+    let shown = |bytes: &[u8], name: &str| {
+        let file = dir.path().join(name);
+        std::fs::write(&file, bytes).unwrap();
+        let cache = Some(ImageCache::open(&dir.path().join("cache"), 1 << 24).unwrap());
+        let model = Arc::new(VisionModel::load(&file, FileOptions::default()).unwrap());
+        let mut media =
+            Media::new(model, MediaOptions { cache, n_threads: 1, ..MediaOptions::new(Profile::Reference) }).unwrap();
+        show(&mut media, &[&path]).remove(0)
+    };
+    let tampered = shown(&wrong, "wrong.gguf");
+    let first = shown(&right, "right.gguf");
+    assert!(matches!(first.origin, Origin::Encoded(_)), "{:?}", first.origin);
+    assert_eq!(shown(&right, "again.gguf").origin, Origin::Disk);
+    assert_eq!(shown(&wrong, "wrong.gguf").origin, Origin::Disk);
+    assert!(first.image.key != tampered.image.key && first.image.model != tampered.image.model);
+    let marks = |shown: &Shown| {
+        let mut session =
+            Session::new(Context::new(load(&mini(FileType::F16)).0, &options(256, Precision::Exact)).unwrap());
+        let right = prompt(&[first.numbered()], Profile::Reference);
+        session.prefill(&right, &mut |_, _| {}).unwrap();
+        let again = session.prefill(&prompt(&[shown.numbered()], Profile::Reference), &mut |_, _| {}).unwrap();
+        again.evaluated
+    };
+    assert_eq!(marks(&first), 1, "the same prompt is reused");
+    assert!(marks(&tampered) > first.image.n_rows(), "rows of the other file are computed");
+}
+
 #[test]
 fn commands_show_pictures() {
     let dir = tempfile::tempdir().unwrap();
@@ -267,7 +309,7 @@ fn commands_show_pictures() {
     let input = format!("/image '{image}'\nWhat?\n/image {image}\n/image nowhere.png\n/quit\n");
     let out = ocelli(&[&["chat"], &common[..]].concat(), input.as_bytes());
     let told = text(&out.stderr);
-    assert!(out.status.success(), "{told}");
+    assert_eq!(out.status.code(), Some(1), "one line fails: {told}");
     assert!(told.contains("seen before") && told.contains("nowhere.png"), "{told}");
 
     let file = dir.path().join("out.safetensors");
@@ -296,6 +338,47 @@ fn commands_show_pictures() {
     assert_eq!(tensors.tensor("slices.0.emb").unwrap().shape(), [rows, 256]);
 }
 
+/// A PNG of 2x1 pixels of 16-bit grey, 17 and 256, in a stored stream.
+fn grey16() -> Vec<u8> {
+    let crc = |bytes: &[u8]| {
+        !bytes.iter().fold(u32::MAX, |crc, &byte| {
+            (0..8).fold(crc ^ u32::from(byte), |c, _| if c & 1 == 1 { 0xedb8_8320 ^ (c >> 1) } else { c >> 1 })
+        })
+    };
+    let chunk = |name: &[u8], content: &[u8]| {
+        let named = [name, content].concat();
+        [&u32::try_from(content.len()).unwrap().to_be_bytes(), &named[..], &crc(&named).to_be_bytes()].concat()
+    };
+    let header = [0, 0, 0, 2, 0, 0, 0, 1, 16, 0, 0, 0, 0];
+    // Filter 0, then two values.
+    let row = [0, 0, 17, 1, 0];
+    let (a, b) = row.iter().fold((1u32, 0u32), |(a, b), &byte| (a + u32::from(byte), b + a + u32::from(byte)));
+    let stream = [&[0x78, 1, 1, 5, 0, 0xfa, 0xff][..], &row, &(b << 16 | a).to_be_bytes()].concat();
+    [&b"\x89PNG\r\n\x1a\n"[..], &chunk(b"IHDR", &header), &chunk(b"IDAT", &stream), &chunk(b"IEND", &[])].concat()
+}
+
+/// Whoever sees such a picture anew is told, even if its rows are remembered; nobody is told twice of one picture.
+#[test]
+fn sixteen_bit_grey_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x-ray.png");
+    std::fs::write(&path, grey16()).unwrap();
+    let told = |media: &Media| media.warnings().to_vec();
+    let mut media = media();
+    show(&mut media, &[&path, &path]);
+    let [warning] = &told(&media)[..] else { panic!("{:?}", told(&media)) };
+    assert!(warning.contains("x-ray.png: the picture is 16-bit grey, and 50 % of its pixels turn white"), "{warning}");
+    assert_eq!(show(&mut media, &[&path])[0].origin, Origin::Memory);
+    assert_eq!(told(&media).len(), 1);
+    // As frames of a video once for all; llama.cpp's rules keep the high byte.
+    std::fs::copy(&path, dir.path().join("y-ray.png")).unwrap();
+    media.video(dir.path(), &mut (), &AtomicBool::new(false)).unwrap();
+    assert_eq!(told(&media).len(), 1);
+    let mut other = media_with(MediaOptions::new(Profile::LlamaCpp));
+    show(&mut other, &[&path]);
+    assert_eq!(told(&other).len(), 0);
+}
+
 #[test]
 fn what_cannot_be_shown_is_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -312,14 +395,36 @@ fn what_cannot_be_shown_is_refused() {
     refused(&run(lonely, &["--image", image]), b"", &["lonely.gguf", "text only", "--mmproj"]);
     refused(&run(model, &["--image", image, "--mmproj", model]), b"", &["gguf", "vision"]);
     refused(&run(model, &["--image", model]), b"", &["gguf", "PNG"]);
-    refused(&run(model, &["--image", image, "--image-profile", "x"]), b"", &["reference", "llama.cpp"]);
-    refused(&run(model, &["--image", image, "--image-max-slices", "0"]), b"", &["max_slice_nums"]);
+    misused(&run(model, &["--image", image, "--image-profile", "x"]), &["reference", "llama.cpp"]);
+    misused(&run(model, &["--image", image, "--image-max-slices", "0"]), &["max_slice_nums"]);
     refused(
         &run(model, &["--image", image, "--image-max-pixels", "2999"]),
         b"",
         &["3000 pixels", "--image-max-pixels"],
     );
-    refused(&run(model, &["--video", image]), b"", &["a.bmp", "no video"]);
+    refused(&run(model, &["--video", image]), b"", &["a.bmp", "not a video"]);
+    // Half a minute of work in 4,620 bytes; a picture that made a decoder panic; a pipe among the frames of a folder.
+    let hostile = dir.path().join("frames");
+    std::fs::create_dir(&hostile).unwrap();
+    let (bomb, panic) = (hostile.join("bomb.gif"), hostile.join("panic.png"));
+    let frame = *b"\x21\xf9\x04\0\x64\0\0\0\x2c\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x05\0";
+    let screen = *b"GIF89a\x40\x1f\x40\x1f\x80\0\0\0\0\0\xff\xff\xff";
+    std::fs::write(&bomb, [&screen[..], &frame.repeat(200)].concat()).unwrap();
+    let bomb = leak(bomb.to_str().unwrap());
+    refused(&run(model, &["--video", bomb]), b"", &["bomb.gif", "64 frames take", "max_work_pixels"]);
+    let mut png = grey16();
+    png[24..26].copy_from_slice(&[8, 3]);
+    png.splice(33..33, *b"\0\0\0\x04PLTE\x01\x02\x03\x04\0\0\0\0");
+    std::fs::write(&panic, png).unwrap();
+    refused(&run(model, &["--image", leak(panic.to_str().unwrap())]), b"", &["panic.png", "palette has 4 bytes"]);
+    #[cfg(unix)]
+    {
+        let status = std::process::Command::new("mkfifo").arg(hostile.join("pipe.png")).status().unwrap();
+        assert!(status.success());
+        std::fs::remove_file(bomb).unwrap();
+        std::fs::write(hostile.join("panic.png"), grey16()).unwrap();
+        refused(&run(model, &["--video", leak(hostile.to_str().unwrap())]), b"", &["pipe.png", "named pipe"]);
+    }
     let truncated = dir.path().join("short.bmp");
     let bytes = std::fs::read(image).unwrap();
     std::fs::write(&truncated, &bytes[..bytes.len() / 2]).unwrap();

@@ -109,6 +109,8 @@ fn checks_shards_against_the_index() {
     sharded(dir.path(), &json!({"a": "../model-1.safetensors"}));
     assert!(Checkpoint::open(dir.path()).unwrap_err().to_string().contains("../model-1"));
     sharded(dir.path(), &json!({"a": 5}));
+    assert!(Checkpoint::open(dir.path()).unwrap_err().to_string().contains("expected the name of a file"));
+    sharded(dir.path(), &json!({}));
     assert!(matches!(Checkpoint::open(dir.path()), Err(ConvertError::Config { .. })));
     sharded(dir.path(), &json!({"a": "model-1.safetensors", "b": "model-2.safetensors"}));
     std::fs::remove_file(dir.path().join("model-2.safetensors")).unwrap();
@@ -126,4 +128,72 @@ fn says_what_a_folder_lacks() {
     std::fs::write(dir.path().join("pytorch_model.bin"), b"").unwrap();
     assert!(Checkpoint::open(dir.path()).unwrap_err().to_string().contains("safe_serialization"));
     assert!(Checkpoint::open(&dir.path().join("nowhere")).unwrap_err().to_string().contains("nowhere"));
+}
+
+/// Writes a single file beside the shards of [`sharded`].
+fn single(dir: &Path, header: &str, data: usize) {
+    write(&dir.join(SINGLE), header, data);
+}
+
+#[test]
+fn a_single_file_goes_before_an_index() {
+    let both = r#"{"a":{"dtype":"F16","shape":[2],"data_offsets":[0,4]},"b":{"dtype":"F16","shape":[2],"data_offsets":[4,8]}}"#;
+    let map = json!({"a": "model-1.safetensors", "b": "model-2.safetensors"});
+    let dir = tempfile::tempdir().unwrap();
+    sharded(dir.path(), &map);
+    single(dir.path(), both, 8);
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    let mut byte = [0u8];
+    checkpoint.read_at(&checkpoint.tensors()["b"], 0, &mut byte).unwrap();
+    assert_eq!(byte, [4], "read from the single file, not from the shard");
+    assert!(checkpoint.notes()[0].contains(INDEX) && checkpoint.notes()[0].contains("was taken"));
+    // Shards that are gone are not needed, and an index of the single file itself says nothing else.
+    std::fs::remove_file(dir.path().join("model-2.safetensors")).unwrap();
+    assert_eq!(Checkpoint::open(dir.path()).unwrap().notes().len(), 1);
+    std::fs::write(dir.path().join(INDEX), json!({"weight_map": {"a": SINGLE, "b": SINGLE}}).to_string()).unwrap();
+    assert!(Checkpoint::open(dir.path()).unwrap().notes().is_empty());
+}
+
+#[test]
+fn a_single_file_of_another_model_than_the_index() {
+    let header = |name: &str, shape: u32, end: u32| {
+        format!(
+            r#"{{"a":{{"dtype":"F16","shape":[2],"data_offsets":[0,4]}},"{name}":{{"dtype":"F16","shape":[{shape}],"data_offsets":[4,{end}]}}}}"#
+        )
+    };
+    for (name, shape, word) in [("c", 2, "tensor b"), ("b", 3, "[3] in model.safetensors and [2]")] {
+        let dir = tempfile::tempdir().unwrap();
+        sharded(dir.path(), &json!({"a": "model-1.safetensors", "b": "model-2.safetensors"}));
+        let end = 4 + 2 * shape;
+        single(dir.path(), &header(name, shape, end), end as usize);
+        let error = Checkpoint::open(dir.path()).unwrap_err();
+        assert!(matches!(error, ConvertError::Disagreement { .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains(word) && text.contains(INDEX) && text.contains("remove"), "{text}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    sharded(dir.path(), &json!({"a": "model-1.safetensors"}));
+    single(dir.path(), &header("b", 2, 8), 8);
+    assert!(Checkpoint::open(dir.path()).unwrap_err().to_string().contains("does not list it"));
+}
+
+#[test]
+fn pointers_links_and_pipes_in_place_of_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(SINGLE);
+    std::fs::write(&path, "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 8\n").unwrap();
+    assert!(Checkpoint::open(dir.path()).unwrap_err().to_string().contains("git lfs pull"));
+    std::fs::rename(&path, dir.path().join(INDEX)).unwrap();
+    assert!(Checkpoint::open(dir.path()).unwrap_err().to_string().contains("git lfs pull"));
+    std::fs::remove_file(dir.path().join(INDEX)).unwrap();
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(dir.path().join("gone"), &path).unwrap();
+        assert!(Checkpoint::open(dir.path()).unwrap_err().to_string().contains("a link to a file that is gone"));
+        std::fs::remove_file(&path).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        if made.is_ok_and(|status| status.success()) {
+            assert!(Checkpoint::open(dir.path()).unwrap_err().to_string().contains("a device or pipe"));
+        }
+    }
 }

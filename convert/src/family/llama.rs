@@ -2,7 +2,7 @@
 
 use ocelli_gguf::MetaValue;
 
-use super::{Detection, Family, Job, Plan, architectures};
+use super::{Detection, Family, Job, Plan, architectures, check_count};
 use crate::checkpoint::SourceTensor;
 use crate::error::ConvertError;
 use crate::general;
@@ -10,23 +10,27 @@ use crate::json::Section;
 use crate::mixture::ModelFacts;
 use crate::plan::{FilePlan, Picker, PlannedTensor, Source};
 use crate::rope::Rope;
+use crate::vocab::Vocab;
 
-pub(super) const FAMILY: Family = Family { name: "LlamaForCausalLM", detect, plan };
+pub(super) const FAMILY: Family =
+    Family { name: "LlamaForCausalLM", embedding: "model.embed_tokens.weight", detect, plan };
 
-fn detect(config: &Section) -> Detection {
-    if architectures(config).contains(&"LlamaForCausalLM") { Detection::Yes } else { Detection::No }
+fn detect(config: &Section) -> Result<Detection, ConvertError> {
+    let is_ours = architectures(config)?.iter().any(|a| a == "LlamaForCausalLM");
+    Ok(if is_ours { Detection::Yes } else { Detection::No })
 }
 
 fn plan(job: &Job<'_>) -> Result<Plan, ConvertError> {
-    let model = LlamaText::read(job)?;
+    let mut warnings = Vec::new();
+    let model = LlamaText::read(job, &mut warnings)?;
     let mut picker = Picker::new(job.checkpoint, FAMILY.name);
     let tensors = model.tensors(&mut picker, "");
     let tied = model.tied;
     picker.finish(|name| ignored(name) || (tied && name == "lm_head.weight"))?;
     // Shard by shard: the order of other converters, and the fastest to read.
     let order = |t: &SourceTensor| t.shard;
-    let text = model.file(job, tensors, order)?;
-    Ok(Plan { text, facts: model.facts(), vision: None })
+    let text = job.vocab.map(|vocab| model.file(job, vocab, tensors, order));
+    Ok(Plan { text, facts: model.facts(), vision: None, warnings })
 }
 
 /// Buffers that some checkpoints store although they follow from the configuration.
@@ -61,12 +65,9 @@ enum Kind {
 
 impl LlamaText {
     /// Reads `config.json`. Defaults are those of the Llama configuration class.
-    pub(super) fn read(job: &Job<'_>) -> Result<Self, ConvertError> {
+    pub(super) fn read(job: &Job<'_>, warnings: &mut Vec<String>) -> Result<Self, ConvertError> {
         let c = job.config;
-        if c.get("quantization_config").is_some() {
-            return Err(c.error("quantization_config", "present", "an unquantised checkpoint; convert the original"));
-        }
-        match c.str("hidden_act")? {
+        match c.str("hidden_act")?.as_deref() {
             None | Some("silu" | "swish") => {}
             Some(other) => return Err(c.error("hidden_act", format!("`{other}`"), "silu")),
         }
@@ -80,6 +81,7 @@ impl LlamaText {
         if head_dim == 0 || !head_dim.is_multiple_of(2) {
             return Err(c.error("head_dim", head_dim.to_string(), "an even number: its halves are rotated together"));
         }
+        check_count(job, if c.has("head_dim") { "head_dim" } else { "hidden_size" }, head_dim)?;
         let layers = c.need_size("num_hidden_layers")?;
         let stored = job.checkpoint.tensors().len();
         if layers as usize > stored {
@@ -101,7 +103,7 @@ impl LlamaText {
             kv_heads,
             head_dim,
             rms_eps,
-            rope: Rope::read(c, head_dim, context)?,
+            rope: Rope::read(c, head_dim, context, warnings)?,
             tied: c.bool("tie_word_embeddings")?.unwrap_or(false),
             attention_bias: c.bool("attention_bias")?.unwrap_or(false),
             mlp_bias: c.bool("mlp_bias")?.unwrap_or(false),
@@ -179,9 +181,10 @@ impl LlamaText {
     pub(super) fn file(
         &self,
         job: &Job<'_>,
+        vocab: &Vocab,
         mut tensors: Vec<PlannedTensor>,
         group: impl Fn(&SourceTensor) -> usize,
-    ) -> Result<FilePlan, ConvertError> {
+    ) -> FilePlan {
         tensors.sort_by(|a, b| {
             let key = |t: &PlannedTensor| t.source.tensor().map(|s| (group(s), s.name.clone()));
             key(a).cmp(&key(b))
@@ -190,14 +193,17 @@ impl LlamaText {
         let parameters = tensors.iter().map(|t| t.rows().saturating_mul(t.cols())).fold(0, u64::saturating_add);
         plan.kv("general.architecture", "llama");
         plan.kv("general.type", "model");
-        plan.metadata.extend(general::sampling(job.checkpoint.dir())?);
-        plan.kv("general.name", job.title);
+        plan.metadata.extend_from_slice(job.sampling);
+        plan.kv("general.name", job.name.title.as_str());
+        if let Some(organization) = &job.name.organization {
+            plan.kv("general.organization", organization.as_str());
+        }
         plan.kv("general.size_label", general::size_label(parameters));
         self.keys(job, &mut plan);
-        plan.metadata.extend(job.vocab.metadata());
+        plan.metadata.extend(vocab.metadata());
         plan.tensors = self.rope.tensors(job.rope_factors);
         plan.tensors.append(&mut tensors);
-        Ok(plan)
+        plan
     }
 
     fn keys(&self, job: &Job<'_>, plan: &mut FilePlan) {

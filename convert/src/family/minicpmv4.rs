@@ -11,13 +11,15 @@ use serde_json::Value;
 
 use super::llama::{LlamaText, ignored};
 use super::position_table::position_table;
-use super::{Detection, Family, Job, Plan, architectures};
+use super::processor::{self, Processor};
+use super::{Detection, Family, Job, Plan, architectures, text};
 use crate::error::ConvertError;
 use crate::general;
 use crate::json::Section;
 use crate::plan::{FilePlan, Picker, PlannedTensor, Source};
 
-pub(super) const FAMILY: Family = Family { name: "MiniCPM-V 4.0", detect, plan };
+pub(super) const FAMILY: Family =
+    Family { name: "MiniCPM-V 4.0", embedding: "llm.model.embed_tokens.weight", detect, plan };
 
 /// `clip.minicpmv_version` of this model.
 const VERSION_CODE: i32 = 5;
@@ -26,21 +28,22 @@ const TABLE_SIDE: u32 = 70;
 /// Width of a resampler head, fixed in the model's code.
 const RESAMPLER_HEAD: u32 = 128;
 
-fn detect(config: &Section) -> Detection {
-    let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
-    if model_type != "minicpmv" && !architectures(config).contains(&"MiniCPMV") {
-        return Detection::No;
+fn detect(config: &Section) -> Result<Detection, ConvertError> {
+    let is_ours = text(config, "model_type")?.as_deref() == Some("minicpmv")
+        || architectures(config)?.iter().any(|a| a == "MiniCPMV");
+    if !is_ours {
+        return Ok(Detection::No);
     }
-    let version = match config.get("version") {
+    let version = match config.get("version")? {
         Some(Value::Number(n)) => n.as_f64(),
         Some(Value::String(s)) => s.trim().parse().ok(),
         _ => None,
     };
-    match version {
+    Ok(match version {
         Some(4.0) => Detection::Yes,
         Some(other) => Detection::Other(format!("MiniCPM-V {other:?}")),
         None => Detection::Other("a MiniCPM-V model whose config.json has no usable `version`".into()),
-    }
+    })
 }
 
 fn plan(job: &Job<'_>) -> Result<Plan, ConvertError> {
@@ -50,7 +53,8 @@ fn plan(job: &Job<'_>) -> Result<Plan, ConvertError> {
             return Err(job.config.error(key, value.to_string(), "absent, as in MiniCPM-V 4.0"));
         }
     }
-    let text = LlamaText::read(job)?;
+    let mut warnings = Vec::new();
+    let text = LlamaText::read(job, &mut warnings)?;
     let vision = Vision::read(job)?;
     let mut picker = Picker::new(job.checkpoint, FAMILY.name);
     let text_tensors = text.tensors(&mut picker, "llm.");
@@ -61,10 +65,17 @@ fn plan(job: &Job<'_>) -> Result<Plan, ConvertError> {
             || (tied && name == "llm.lm_head.weight")
             || matches!(name, "vpm.embeddings.position_ids" | "resampler.pos_embed")
     })?;
-    let text_file = text.file(job, text_tensors, |_| 0)?;
+    let text_file = job.vocab.map(|vocab| text.file(job, vocab, text_tensors, |_| 0));
     let mut vision_file = FilePlan { metadata: Vec::new(), tensors: vision_tensors };
-    vision.keys(job, &mut vision_file)?;
-    Ok(Plan { text: text_file, facts: text.facts(), vision: Some(vision_file) })
+    let known = [
+        ("image_size", "scale_resolution", vision.slice),
+        ("query_num", "image_feature_size", vision.queries),
+        ("vision_config.patch_size", "patch_size", vision.patch),
+    ];
+    let mut processor = processor::read(job.checkpoint.dir(), &known)?;
+    warnings.append(&mut processor.warnings);
+    vision.keys(processor, &mut vision_file);
+    Ok(Plan { text: text_file, facts: text.facts(), vision: Some(vision_file), warnings })
 }
 
 /// The hyperparameters of tower and resampler.
@@ -111,7 +122,7 @@ impl Vision {
             let expected = format!("a multiple of {RESAMPLER_HEAD}, the width of a resampler head");
             return Err(c.error("hidden_size", text_hidden.to_string(), expected));
         }
-        match v.str("hidden_act")? {
+        match v.str("hidden_act")?.as_deref() {
             None | Some("gelu_pytorch_tanh") => {}
             Some(other) => return Err(v.error("hidden_act", format!("`{other}`"), "gelu_pytorch_tanh")),
         }
@@ -216,13 +227,13 @@ impl Vision {
                 rows(picker, &name, &name, &[width], whole);
             }
         }
-        // The position table and the projection come second and third in the file.
-        let mut extra = vec![PlannedTensor::new(
-            "resampler.pos_embed_k",
-            &[u64::from(TABLE_SIDE) * u64::from(TABLE_SIDE), width],
-            Source::Computed(position_table(self.text_hidden, TABLE_SIDE)),
-        )];
+        // The position table and the projection come second and third in the file. The table is made only when the
+        // checkpoint has a matrix as wide, so that it is not larger than the weights.
+        let mut extra = Vec::new();
         if let Some(tensor) = picker.pick("resampler.proj", &[width, width]) {
+            let table = position_table(self.text_hidden, TABLE_SIDE);
+            let shape = [u64::from(TABLE_SIDE) * u64::from(TABLE_SIDE), width];
+            extra.push(PlannedTensor::new("resampler.pos_embed_k", &shape, Source::Computed(table)));
             // The model computes x · proj; readers compute W · x with one row of W per output.
             extra.push(PlannedTensor::new("resampler.proj.weight", &[width, width], Source::Transposed { tensor }));
         }
@@ -259,8 +270,7 @@ impl Vision {
         out
     }
 
-    fn keys(&self, job: &Job<'_>, plan: &mut FilePlan) -> Result<(), ConvertError> {
-        let (mean, std) = normalisation(job)?;
+    fn keys(&self, processor: Processor, plan: &mut FilePlan) {
         plan.kv("general.architecture", "clip");
         plan.kv("clip.has_text_encoder", false);
         plan.kv("clip.has_vision_encoder", true);
@@ -278,27 +288,8 @@ impl Vision {
         plan.kv("clip.vision.attention.layer_norm_epsilon", self.norm_eps as f32);
         plan.kv("clip.vision.block_count", self.layers);
         plan.kv("clip.minicpmv_query_num", self.queries);
-        plan.kv("clip.vision.image_mean", mean);
-        plan.kv("clip.vision.image_std", std);
+        plan.kv("clip.vision.image_mean", processor.mean);
+        plan.kv("clip.vision.image_std", processor.std);
         plan.kv("clip.use_gelu", true);
-        Ok(())
     }
-}
-
-/// Mean and standard deviation per colour from `preprocessor_config.json`, 0.5 where it does not say.
-fn normalisation(job: &Job<'_>) -> Result<(Vec<f32>, Vec<f32>), ConvertError> {
-    let section = Section::read_or_empty(job.checkpoint.dir(), "preprocessor_config.json")?;
-    let read = |keys: [&str; 2]| -> Result<Vec<f32>, ConvertError> {
-        for key in keys {
-            if let Some(values) = section.numbers(key)? {
-                let positive = !key.contains("std") || values.iter().all(|v| *v > 0.0);
-                if values.len() != 3 || !positive {
-                    return Err(section.error(key, format!("{values:?}"), "three numbers, one per colour"));
-                }
-                return Ok(values.into_iter().map(|v| v as f32).collect());
-            }
-        }
-        Ok(vec![0.5; 3])
-    };
-    Ok((read(["image_mean", "norm_mean"])?, read(["image_std", "norm_std"])?))
 }

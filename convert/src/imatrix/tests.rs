@@ -93,7 +93,10 @@ fn weights_are_selected_by_part_of_their_name() {
     assert_eq!(select(&[], &[]).unwrap(), 3);
     assert_eq!(select(&["attn_v", "blk.1"], &[]).unwrap(), 2);
     assert_eq!(select(&[], &["attn_v"]).unwrap(), 1);
-    assert_eq!(select(&["none"], &[]).unwrap(), 0);
+    for (include, exclude) in [(&["none"][..], &[][..]), (&["attn_v", "none"], &[]), (&[], &["none"])] {
+        let text = select(include, exclude).unwrap_err().to_string();
+        assert!(text.contains("`none`") && text.contains("attn_v"), "{text}");
+    }
     assert!(matches!(select(&["a"], &["b"]), Err(ImatrixError::IncludeAndExclude)));
 }
 

@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use ocelli_gguf::{HeaderSet, split::SplitName};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{
     InspectError, inspect_file,
     report::{CheckpointReport, Companion, Fault, FileReport, FolderReport, Kind, Severity, Unreadable},
     vision,
 };
-use crate::{checkpoint::Checkpoint, error::ConvertError, json};
+use crate::{checkpoint::Checkpoint, error::ConvertError, family, general, json::Section, source, vocab};
 
 /// Files looked at in search of those that belong to a model.
 const MAX_NEIGHBOURS: usize = 64;
@@ -24,11 +24,11 @@ pub(super) fn inspect_folder(dir: &Path, with_tensors: bool) -> Result<FolderRep
             Err(e) => report.unreadable.push(Unreadable { path: path.display().to_string(), error: e.to_string() }),
         }
     }
-    if let Some(config) = json::read_optional(&dir.join("config.json"))? {
-        report.checkpoint = Some(checkpoint(dir, &config));
-    }
-    if report.checkpoint.is_none() && report.files.is_empty() && report.unreadable.is_empty() {
-        return Err(InspectError::NothingFound { path: dir.to_owned() });
+    match source::check(dir) {
+        Ok(()) => report.checkpoint = Some(checkpoint(dir)?),
+        Err(e) if report.files.is_empty() && report.unreadable.is_empty() => return Err(e.into()),
+        // Of GGUF files, which have been described.
+        Err(_) => {}
     }
     Ok(report)
 }
@@ -121,12 +121,17 @@ fn companion(path: &Path, wanted: Kind, own_width: Option<u64>) -> Option<Compan
     Some(Companion { path: shown, kind: wanted, fits, why })
 }
 
-fn checkpoint(dir: &Path, config: &Map<String, Value>) -> CheckpointReport {
+fn checkpoint(dir: &Path) -> Result<CheckpointReport, ConvertError> {
+    let config = Section::read(dir, "config.json", "download it from the model's page")?;
     // MiniCPM-V keeps the text model's numbers at the top level, other families in a section of their own.
-    let text = config.get("text_config").or_else(|| config.get("llm_config")).and_then(Value::as_object);
-    let number = |key: &str| config.get(key).or_else(|| text?.get(key)).and_then(Value::as_u64);
-    let architectures: Vec<String> = config
-        .get("architectures")
+    let nested = if config.has("text_config") { "text_config" } else { "llm_config" };
+    let text = config.section(nested).ok();
+    let value = |section: &Section, key: &str| section.get(key).ok().flatten();
+    let number = |key: &str| {
+        value(&config, key).or_else(|| text.as_ref().and_then(|text| value(text, key))).and_then(|v| v.as_u64())
+    };
+    let architectures: Vec<String> = value(&config, "architectures")
+        .as_ref()
         .and_then(Value::as_array)
         .map(|a| a.iter().filter_map(Value::as_str).map(str::to_owned).collect())
         .unwrap_or_default();
@@ -137,7 +142,8 @@ fn checkpoint(dir: &Path, config: &Map<String, Value>) -> CheckpointReport {
     let weights = match Checkpoint::open(dir) {
         Ok(weights) => Some(weights),
         Err(e) => {
-            fault("checkpoint-weights", Severity::Error, e.to_string(), "complete the download of the checkpoint");
+            let remedy = "complete the checkpoint's download, or remove what does not belong to it";
+            fault("checkpoint-weights", Severity::Error, e.to_string(), remedy);
             None
         }
     };
@@ -156,15 +162,47 @@ fn checkpoint(dir: &Path, config: &Map<String, Value>) -> CheckpointReport {
         let what = "no chat template in tokenizer_config.json, chat_template.jinja or chat_template.json".to_owned();
         fault("missing-chat-template", Severity::Warning, what, "download the file that holds it");
     }
-    let is_known = architectures.iter().any(|a| a == "MiniCPMV" || a == "LlamaForCausalLM");
-    let next = if is_known {
-        format!("`ocelli convert {}` makes GGUF files of it", dir.display())
-    } else {
-        "a model that cannot be converted; MiniCPM-V 4.0 and plain Llama checkpoints can".to_owned()
+    let family = family::detect(dir, &config);
+    if family.is_ok()
+        && let Err(e) = source::check_unquantised(&config)
+    {
+        fault("quantised-checkpoint", Severity::Error, e.to_string(), "download the original model");
+    }
+    let mut disagree: Vec<String> = weights.iter().flat_map(|w| w.notes()).cloned().collect();
+    if family.is_ok() && tokenizer.iter().any(|f| f != "tokenizer_config.json") {
+        disagree.extend(general::sampling(dir).map_or_else(|e| vec![e.to_string()], |(_, warnings)| warnings));
+        // Its length is that of the embedding, which is known only from the weights.
+        let rows = match (&weights, &family) {
+            (Some(weights), Ok(family)) => {
+                let embedding = weights.tensors().get(family.embedding).filter(|t| t.n_bytes() > 0);
+                embedding.and_then(|t| usize::try_from(*t.shape.first()?).ok())
+            }
+            _ => None,
+        };
+        if let Some(rows) = rows {
+            let read = vocab::VocabConfig::from_section(&config).and_then(|config| {
+                let config = vocab::VocabConfig { vocab_size: Some(rows), ..config };
+                Ok(vocab::load(dir, &config)?)
+            });
+            match read {
+                Ok(vocab) => disagree.extend(vocab.warnings),
+                Err(e) => {
+                    let remedy = "complete the tokenizer's files from the place the weights are from";
+                    fault("checkpoint-tokenizer", Severity::Error, e.to_string(), remedy);
+                }
+            }
+        }
+    }
+    for what in disagree {
+        fault("files-disagree", Severity::Warning, what, "remove what is out of date");
+    }
+    let next = match family {
+        Ok(_) => format!("`ocelli convert {}` makes GGUF files of it", dir.display()),
+        Err(e) => format!("a model that cannot be converted: {e}"),
     };
     let product = |shape: &[u64]| shape.iter().fold(1u64, |p, d| p.saturating_mul(*d));
-    CheckpointReport {
-        model_type: config.get("model_type").and_then(Value::as_str).map(str::to_owned),
+    Ok(CheckpointReport {
+        model_type: value(&config, "model_type").and_then(|v| v.as_str().map(str::to_owned)),
         layers: number("num_hidden_layers"),
         embedding_length: number("hidden_size"),
         context_length: number("max_position_embeddings"),
@@ -177,16 +215,13 @@ fn checkpoint(dir: &Path, config: &Map<String, Value>) -> CheckpointReport {
         chat_template,
         faults,
         next,
-    }
+    })
 }
 
-/// Which of the three usual places holds the chat template.
+/// Which of the usual places holds the chat template that is taken.
 fn template_file(dir: &Path) -> Option<String> {
-    let has_key = |file: &str| {
-        let map = json::read_optional(&dir.join(file)).ok().flatten();
-        map.is_some_and(|m| m.get("chat_template").is_some_and(|t| !t.is_null()))
-    };
-    let places = ["tokenizer_config.json", "chat_template.jinja", "chat_template.json"];
+    let has_key = |file: &str| Section::read_or_empty(dir, file).is_ok_and(|section| section.has("chat_template"));
+    let places = ["chat_template.jinja", "chat_template.json", "tokenizer_config.json"];
     let found = places.into_iter().find(|f| match *f {
         "chat_template.jinja" => dir.join(f).is_file(),
         other => has_key(other),

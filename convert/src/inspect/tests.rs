@@ -357,9 +357,8 @@ fn other_kinds_of_files() {
 #[test]
 fn checkpoints_and_their_parts() {
     let dir = TempDir::new().unwrap();
-    assert!(inspect(dir.path(), false).unwrap_err().to_string().contains("neither GGUF files nor a config.json"));
-    let config =
-        r#"{"architectures": ["MiniCPMV"], "model_type": "minicpmv", "num_hidden_layers": 32, "hidden_size": 2560}"#;
+    assert!(inspect(dir.path(), false).unwrap_err().to_string().contains("an empty folder"));
+    let config = r#"{"architectures": ["MiniCPMV"], "version": 4.0, "num_hidden_layers": 32, "hidden_size": 2560}"#;
     fs::write(dir.path().join("config.json"), config).unwrap();
     let checkpoint = || match inspect(dir.path(), false).unwrap() {
         Report::Folder(folder) => folder.checkpoint.unwrap(),
@@ -383,5 +382,5 @@ fn checkpoints_and_their_parts() {
     assert_eq!(report.faults, []);
     assert_eq!((report.parameters, report.bytes, report.tensor_count), (Some(6), Some(12), Some(1)));
     assert_eq!(report.chat_template.as_deref(), Some("tokenizer_config.json"));
-    assert!(inspect(&part, false).unwrap_err().to_string().contains("inspect the folder"));
+    assert!(inspect(&part, false).unwrap_err().to_string().contains("give the folder it lies in"));
 }

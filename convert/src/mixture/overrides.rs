@@ -8,6 +8,8 @@ use super::MixtureError;
 /// `PATTERN=TYPE`: every tensor whose name the pattern is found in gets the type.
 #[derive(Debug, Clone)]
 pub struct TensorOverride {
+    /// As it was given.
+    given: String,
     pattern: Regex,
     ty: GgmlType,
 }
@@ -23,9 +25,10 @@ impl TensorOverride {
         if pattern.is_empty() || ty.is_empty() {
             return Err(malformed());
         }
+        let given = pattern.to_owned();
         let pattern = Regex::new(&pattern.to_ascii_lowercase())
             .map_err(|source| MixtureError::Pattern { pattern: pattern.to_owned(), source: Box::new(source) })?;
-        Ok(Self { pattern, ty: parse_type(ty)? })
+        Ok(Self { given, pattern, ty: parse_type(ty)? })
     }
 
     /// Parses a list of `PATTERN=TYPE` separated by white space, the form of a tensor type file.
@@ -40,6 +43,12 @@ impl TensorOverride {
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
         self.pattern.is_match(name)
+    }
+
+    /// The pattern as it was given.
+    #[must_use]
+    pub fn pattern(&self) -> &str {
+        &self.given
     }
 
     /// The type that was asked for.

@@ -11,7 +11,8 @@ use ocelli_quant::GgmlType;
 use super::{Options, Source, Target, metadata, pipeline};
 use crate::ConvertError;
 use crate::imatrix::Imatrix;
-use crate::mixture::{TensorFacts, TypeChoice, choose_types, effective_dims, tensor_order};
+use crate::mixture::{TensorFacts, TypeChoice, choose_types, effective_dims, is_quantizable, tensor_order};
+use crate::nearest::nearest;
 use crate::progress::Progress;
 
 /// One tensor of the output.
@@ -98,6 +99,7 @@ impl<'a> Plan<'a> {
         } else {
             located.sort_by(|a, b| tensor_order(a.1.name, b.1.name));
         }
+        check_patterns(options, located.iter().map(|(_, t)| TensorFacts { name: t.name, dims: &t.dims }))?;
         let choices = choose(&view, &located, options, imatrix.is_some())?;
         let tensors = located
             .iter()
@@ -264,6 +266,23 @@ impl Progress for Counted<'_> {
 
     fn cancelled(&self) -> bool {
         self.inner.cancelled()
+    }
+}
+
+/// Refuses patterns that match nothing that could be converted: whoever gave them expects something else.
+fn check_patterns<'t>(
+    options: &Options,
+    tensors: impl Iterator<Item = TensorFacts<'t>> + Clone,
+) -> Result<(), ConvertError> {
+    let names = || tensors.clone().filter(|t| is_quantizable(t)).map(|t| t.name);
+    match options.types.overrides.iter().find(|o| !names().any(|name| o.matches(name))) {
+        None => Ok(()),
+        Some(unmatched) => Err(ConvertError::NoMatch {
+            what: "tensor type pattern",
+            pattern: unmatched.pattern().to_owned(),
+            among: "tensor of this file that can be converted",
+            nearest: nearest(unmatched.pattern(), names()),
+        }),
     }
 }
 

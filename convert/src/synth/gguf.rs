@@ -8,6 +8,7 @@ use super::weights::{SynthTensor, SynthWeights};
 use super::write::{SynthOptions, encode_strip, small_files, split};
 use crate::checkpoint::{Checkpoint, Generate, SourceType};
 use crate::convert::convert_checkpoint;
+use crate::general::Name;
 use crate::progress::Progress;
 use crate::{ConvertError, ConvertOptions, ConvertReport};
 
@@ -63,7 +64,7 @@ pub fn write_gguf(
     let generator = Generator { weights, index, dtype: options.dtype };
     let name = convert.name.clone().unwrap_or_else(|| options.preset.name().to_owned());
     let open = || Ok(Checkpoint::generated(temp.path(), options.dtype, tensors, Box::new(generator)));
-    let report = convert_checkpoint(temp.path(), open, (&name, &name), convert, progress)?;
+    let report = convert_checkpoint(temp.path(), open, &Name::given(&name), convert, progress)?;
     folder.keep();
     Ok(report)
 }

@@ -14,7 +14,6 @@ use super::weights::{SynthTensor, SynthWeights};
 use super::{files, tokenizer_files};
 use crate::ConvertError;
 use crate::checkpoint::{self, SourceType};
-use crate::json as json_file;
 use crate::progress::Progress;
 
 /// Values computed and written at a time.
@@ -173,14 +172,7 @@ pub(super) fn split(tensors: &[SynthTensor], n: usize) -> Vec<&[SynthTensor]> {
 /// # Errors
 /// [`ConvertError::Output`] where there are weight files of any kind, but nothing may be replaced.
 fn superseded(dir: &Path, written: &[PathBuf], overwrite: bool) -> Result<Vec<PathBuf>, ConvertError> {
-    let listed: Vec<String> = match json_file::read_optional(&dir.join(checkpoint::INDEX)) {
-        Ok(Some(index)) => {
-            let map = index.get("weight_map").and_then(Value::as_object);
-            map.into_iter().flat_map(Map::values).filter_map(|file| file.as_str().map(str::to_owned)).collect()
-        }
-        // An index that cannot be read lists nothing.
-        _ => Vec::new(),
-    };
+    let listed = checkpoint::listed_files(dir);
     let mut superseded = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(ConvertError::io("read", dir))? {
         let entry = entry.map_err(ConvertError::io("read", dir))?;

@@ -19,25 +19,28 @@ pub enum VocabError {
         /// Further advice, empty if none.
         hint: &'static str,
     },
-    /// A file could not be read.
+    /// A folder could not be read.
     #[error("{}: cannot read: {source}", path.display())]
     Io {
-        /// The file.
+        /// The folder.
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
     },
-    /// A file is larger than any real one.
-    #[error("{}: {len} bytes, more than the {limit} bytes allowed for this file; it is not a usable tokenizer file", path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// Its size in bytes.
-        len: u64,
-        /// The largest accepted size in bytes.
-        limit: u64,
+    /// A file cannot be read.
+    #[error(transparent)]
+    Read(#[from] crate::read::ReadError),
+    /// Two files of the tokenizer contradict each other, and no choice between them is safe.
+    #[error("{}: {what}; {remedy}", dir.display())]
+    Disagreement {
+        /// The checkpoint directory.
+        dir: PathBuf,
+        /// Which files, and where they differ.
+        what: String,
+        /// What to do.
+        remedy: &'static str,
     },
-    /// A file is not valid JSON, or a value has another type than it must have.
+    /// A value has another type than it must have.
     #[error("{}: {problem}", path.display())]
     Json {
         /// The file.

@@ -5,28 +5,32 @@
 //! tokenizer.json  (BPE with ▁)         ├─► tokens, scores, types        model "llama"
 //! tokenizer.json  (byte-level BPE)     ──► tokens, types, merges, pre   model "gpt2"
 //! tokenizer_config.json, config.json, generation_config.json ─► special ids, add flags
-//! chat_template in one of three places ─► chat templates
+//! chat_template.jinja and three other places ─► chat templates
 //! ```
 //!
-//! `tokenizer.model` is preferred where both it and `tokenizer.json` exist, because it holds the true scores. From a
+//! `tokenizer.model` supplies the tokens where both it and `tokenizer.json` exist, because it holds the true scores; the
+//! two must be the same vocabulary. Added tokens are taken from every file that names them. From a
 //! `tokenizer.json` alone the scores are rebuilt: merging by descending score gives the same tokens as the list of
 //! merges if a token's score is minus the rank of the first merge that makes it.
 
+mod added;
 mod bytelevel;
 mod error;
 mod files;
 mod hf;
+mod merges;
 mod pre;
 mod proto;
 mod sentencepiece;
 mod special;
 mod template;
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use ocelli_gguf::{MetaArray, MetaValue};
 use serde_json::Value;
+
+use crate::json::Section;
 
 pub use error::VocabError;
 pub use pre::KNOWN as KNOWN_PRE_TOKENIZERS;
@@ -78,13 +82,28 @@ pub struct VocabConfig {
     pub vocab_size: Option<usize>,
     /// `<kind>_token_id` keys that hold one number.
     pub ids: Vec<(SpecialKind, u32)>,
-    /// All ids that end a generation, where `eos_token_id` is a list.
+    /// All ids that end a generation: `eos_token_id`, a number or a list.
     pub stop_ids: Vec<u32>,
     /// The pre-tokenizer to write for a byte-level vocabulary instead of the recognised one.
     pub pre: Option<String>,
 }
 
 impl VocabConfig {
+    /// As [`VocabConfig::from_json`], from a file.
+    pub(crate) fn from_section(config: &Section) -> Result<Self, crate::ConvertError> {
+        let text = config.section("text_config").ok();
+        let mut map = serde_json::Map::new();
+        let ids = SpecialKind::CONFIGURED.map(|kind| format!("{}_token_id", kind.name()));
+        for key in ids.iter().map(String::as_str).chain(["vocab_size"]) {
+            let value = match config.get(key)? {
+                Some(value) => Some(value),
+                None => text.as_ref().map(|text| text.get(key)).transpose()?.flatten(),
+            };
+            map.extend(value.map(|value| (key.to_owned(), value)));
+        }
+        Ok(Self::from_json(&Value::Object(map))?)
+    }
+
     /// Takes what concerns the vocabulary from `config.json` (its top level, then its `text_config`).
     ///
     /// # Errors
@@ -107,6 +126,9 @@ impl VocabConfig {
                 Some(value) => {
                     if let Some(id) = special::optional_id(&key, value)? {
                         out.ids.push((kind, id));
+                        if kind == SpecialKind::Eos {
+                            out.stop_ids.push(id);
+                        }
                     }
                 }
                 None => {}
@@ -139,6 +161,8 @@ pub struct Vocab {
     pub templates: ChatTemplates,
     /// What a user should know: parts of the tokenizer that GGUF cannot express, ids that were ignored.
     pub notes: Vec<String>,
+    /// Where files disagree, and which was taken.
+    pub warnings: Vec<String>,
 }
 
 /// Reads the tokenizer of the checkpoint in `dir`.
@@ -154,7 +178,8 @@ pub fn load(dir: &Path, config: &VocabConfig) -> Result<Vocab, VocabError> {
     let mut vocab = if let Some(vocab) = sentencepiece::load(dir, config, &sources)? {
         vocab
     } else if let Some(file) = &sources.tokenizer {
-        if file.model.byte_fallback {
+        file.need_bpe()?;
+        if file.model.byte_fallback() {
             hf::load(config, &sources, file)?
         } else {
             bytelevel::load(config, &sources, file)?
@@ -172,12 +197,30 @@ pub fn load(dir: &Path, config: &VocabConfig) -> Result<Vocab, VocabError> {
         });
     };
     check_unique(&vocab.tokens)?;
+    mark_special(&mut vocab, &sources)?;
     special::resolve(&mut vocab, config, &sources)?;
-    vocab.templates = template::load(dir, sources.config.as_ref())?;
+    vocab.templates = template::load(dir, sources.config.as_ref(), &mut vocab.warnings)?;
     Ok(vocab)
 }
 
 impl Vocab {
+    /// A vocabulary without tokens.
+    fn empty(model: VocabModel, pre: &str) -> Self {
+        Self {
+            model,
+            pre: pre.to_owned(),
+            tokens: Vec::new(),
+            scores: Vec::new(),
+            types: Vec::new(),
+            merges: Vec::new(),
+            special: Default::default(),
+            add_space_prefix: None,
+            templates: Default::default(),
+            notes: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
     /// The `tokenizer.*` entries in the order they are written.
     #[must_use]
     pub fn metadata(&self) -> Vec<(String, MetaValue)> {
@@ -221,12 +264,31 @@ impl Vocab {
     }
 }
 
-/// Every text must lead back to one id.
+/// Checks that every text leads back to one id. By sorting: a table of texts would take more than the vocabulary.
 fn check_unique(tokens: &[String]) -> Result<(), VocabError> {
-    let mut seen = HashMap::with_capacity(tokens.len());
-    for (second, text) in tokens.iter().enumerate() {
-        if let Some(first) = seen.insert(text.as_str(), second) {
-            return Err(VocabError::DuplicateText { text: text.clone(), first, second });
+    let text = |id: u32| tokens.get(id as usize).map_or("", String::as_str);
+    let mut order: Vec<u32> = (0..u32::try_from(tokens.len()).unwrap_or(u32::MAX)).collect();
+    order.sort_unstable_by(|a, b| text(*a).cmp(text(*b)).then(a.cmp(b)));
+    let twice = order.windows(2).filter_map(|pair| match pair {
+        [a, b] if text(*a) == text(*b) => Some((*b, *a)),
+        _ => None,
+    });
+    match twice.min() {
+        Some((second, first)) => Err(VocabError::DuplicateText {
+            text: text(second).to_owned(),
+            first: first as usize,
+            second: second as usize,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Makes control tokens of those that a file calls special without giving an id.
+fn mark_special(vocab: &mut Vocab, sources: &hf::Sources) -> Result<(), VocabError> {
+    let texts: std::collections::HashSet<String> = added::special_texts(sources)?.into_iter().collect();
+    for (text, kind) in vocab.tokens.iter().zip(&mut vocab.types) {
+        if matches!(kind, TokenType::Normal | TokenType::UserDefined) && texts.contains(text) {
+            *kind = TokenType::Control;
         }
     }
     Ok(())

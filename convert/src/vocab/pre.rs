@@ -83,8 +83,8 @@ pub(super) fn recognise(sources: &Sources, file: &TokenizerFile) -> Result<&'sta
     let normalizers = steps(&file.normalizer, "normalizers");
     let nfc = normalizers.iter().any(|n| n.get("type").and_then(Value::as_str) == Some("NFC"));
     // StarCoder-like names differ only in whether decoding tidies spaces before punctuation.
-    let tidy = sources.config_value("clean_up_tokenization_spaces").and_then(Value::as_bool) == Some(true);
-    let fim = file.model.vocab.contains_key("<fim_prefix>") || file.added.iter().any(|t| t.content == "<fim_prefix>");
+    let tidy = sources.config_value("clean_up_tokenization_spaces")?.and_then(|v| v.as_bool()) == Some(true);
+    let fim = file.model.vocab.get("<fim_prefix>").is_some() || file.added.iter().any(|t| t.content == "<fim_prefix>");
     let starcoder = file.added.iter().any(|t| t.content == "<file_sep>" || t.content == "<jupyter_text>");
 
     let splits: Vec<&str> = found
@@ -110,7 +110,7 @@ pub(super) fn recognise(sources: &Sources, file: &TokenizerFile) -> Result<&'sta
         }
         ([Step::Punctuation, Step::Bytes { gpt2: true }, Step::Digits { single: false }], _) => Some("default"),
         ([Step::Split(_), Step::Bytes { gpt2: false }], [regex]) => match *regex {
-            LLAMA3 if file.model.ignore_merges => Some("llama-bpe"),
+            LLAMA3 if file.model.ignore_merges() => Some("llama-bpe"),
             LLAMA3 => Some("smaug-bpe"),
             QWEN2 => Some("qwen2"),
             TEKKEN => Some("tekken"),

@@ -1,12 +1,14 @@
 //! Token ids with a meaning of their own, and whether some are added to every text.
 //!
-//! Precedence: texts named in `tokenizer_config.json`, looked up among the added tokens of `tokenizer.json`; then the
-//! numbers in `config.json`; then, where both leave a gap, the same texts looked up in the whole vocabulary. A list of
-//! stop ids (`eos_token_id` of `config.json` or `generation_config.json`) supplies what is still missing: the
-//! end-of-sequence id itself, and as end of turn and end of message the ids besides it.
+//! Precedence: texts named in `tokenizer_config.json` (or, where that lists no added tokens, in
+//! `special_tokens_map.json`), looked up among the added tokens, then in the whole vocabulary; then the numbers in
+//! `config.json`. The ids that end an answer (`eos_token_id` of `generation_config.json`, else of `config.json`) supply
+//! what is still missing: the end-of-sequence id itself, and as end of turn and end of message the ids besides it.
+//! Where files name different tokens for one purpose there is a warning.
 
 use serde_json::Value;
 
+use super::added;
 use super::files::json_error;
 use super::hf::{Sources, TokenizerFile};
 use super::{Vocab, VocabConfig, VocabError};
@@ -154,14 +156,7 @@ impl Texts {
 /// Fills `vocab.special`.
 pub(super) fn resolve(vocab: &mut Vocab, config: &VocabConfig, sources: &Sources) -> Result<(), VocabError> {
     let mut special = SpecialTokens::default();
-    let mut texts = Texts { of: Vec::new(), has_config: sources.config.is_some() };
-    for kind in SpecialKind::CONFIGURED {
-        let entry = sources.config_value(&format!("{}_token", kind.name()));
-        let text = entry.and_then(|e| e.as_str().or_else(|| e.get("content").and_then(Value::as_str)));
-        if let Some(text) = text {
-            texts.set(kind, text);
-        }
-    }
+    let mut texts = configured_texts(sources, &mut vocab.warnings)?;
     let written = texts.of.clone();
     let mut kinds = SpecialKind::CONFIGURED.to_vec();
     if let Some(file) = &sources.tokenizer {
@@ -171,8 +166,15 @@ pub(super) fn resolve(vocab: &mut Vocab, config: &VocabConfig, sources: &Sources
 
     if sources.config.is_some() {
         for kind in &kinds {
-            if let Some(add) = sources.config_value(&format!("add_{}_token", kind.name())).and_then(Value::as_bool) {
-                special.default_add(*kind, add);
+            let key = format!("add_{}_token", kind.name());
+            if let Some(add) = sources.config_value(&key)?.and_then(|v| v.as_bool()) {
+                if let Some(other) = special.adds(*kind).filter(|other| *other != add) {
+                    vocab.warnings.push(format!(
+                        "{key} is {add} in tokenizer_config.json, the post-processor of tokenizer.json says {other}: \
+                         {add} was taken"
+                    ));
+                }
+                special.set_add(*kind, add);
             }
             let (Some(text), Some(file)) = (texts.get(*kind), &sources.tokenizer) else { continue };
             if let Some(token) = file.added.iter().find(|token| token.content == text) {
@@ -181,14 +183,30 @@ pub(super) fn resolve(vocab: &mut Vocab, config: &VocabConfig, sources: &Sources
             }
         }
     }
+    // Where a text stands in the vocabulary; several kinds may share a text, so there are few to look for.
+    let place = |text: &str| vocab.tokens.iter().position(|t| t == text).and_then(|id| u32::try_from(id).ok());
     for (kind, id) in &config.ids {
-        let place = || (sources.config_path.with_file_name("config.json"), format!("{}_token_id", kind.name()));
-        special.set_id(*kind, check(i64::from(*id), n, place)?);
+        let file = || (sources.config_path.with_file_name("config.json"), format!("{}_token_id", kind.name()));
+        let id = check(i64::from(*id), n, file)?;
+        let named = written.iter().find(|(k, _)| k == kind).map(|(_, text)| (text, place(text)));
+        // What ends an answer is compared below, with all the ids that do.
+        if let Some((text, Some(other))) = named.filter(|(_, other)| *other != Some(id) && *kind != SpecialKind::Eos) {
+            vocab.warnings.push(format!(
+                "{}_token_id is {id} in config.json, but {}_token in tokenizer_config.json is {text:?}, {other}: {other} \
+                 was taken",
+                kind.name(),
+                kind.name()
+            ));
+        }
+        special.set_id(*kind, named.and_then(|(_, other)| other).unwrap_or(id));
     }
     for (kind, text) in &written {
-        let found = if special.id(*kind).is_none() { vocab.tokens.iter().position(|t| t == text) } else { None };
-        if let Some(id) = found.and_then(|id| u32::try_from(id).ok()) {
-            special.set_id(*kind, id);
+        match place(text) {
+            Some(id) => special.set_id(*kind, id),
+            None => vocab.warnings.push(format!(
+                "{}_token {text:?} of tokenizer_config.json is not in the vocabulary: it was left out",
+                kind.name()
+            )),
         }
     }
     add_stops(vocab, config, sources, &mut special)?;
@@ -214,6 +232,54 @@ fn check(id: i64, n: usize, place: impl FnOnce() -> (std::path::PathBuf, String)
     }
 }
 
+/// The texts of the special tokens, as `tokenizer_config.json` and `special_tokens_map.json` name them.
+fn configured_texts(sources: &Sources, warnings: &mut Vec<String>) -> Result<Texts, VocabError> {
+    let mut texts = Texts { of: Vec::new(), has_config: sources.config.is_some() };
+    // The map is of the time before the list with ids; the reference does not look at it where there is such a list.
+    let old_style = sources.decoder.is_empty();
+    for kind in SpecialKind::CONFIGURED {
+        let key = format!("{}_token", kind.name());
+        let in_config = sources.config_value(&key)?.as_ref().and_then(added::token_text);
+        let in_map = match &sources.special_map {
+            Some(map) => map.value(&key)?.as_ref().and_then(added::token_text),
+            None => None,
+        };
+        let (taken, file) = match (&in_config, &in_map) {
+            (_, Some(text)) if old_style => (text, "special_tokens_map.json"),
+            (Some(text), _) => (text, "tokenizer_config.json"),
+            (None, Some(text)) => (text, "special_tokens_map.json"),
+            (None, None) => continue,
+        };
+        if let (Some(a), Some(b)) = (&in_config, &in_map)
+            && a != b
+        {
+            warnings.push(format!(
+                "{key} is {a:?} in tokenizer_config.json and {b:?} in special_tokens_map.json: {file} was taken"
+            ));
+        }
+        texts.set(kind, taken);
+    }
+    Ok(texts)
+}
+
+/// `eos_token_id` of `generation_config.json`, a number or a list.
+fn generation_stops(sources: &Sources, n: usize) -> Result<Option<Vec<u32>>, VocabError> {
+    let Some(generation) = &sources.generation else { return Ok(None) };
+    let Some(value) = generation.value("eos_token_id")? else { return Ok(None) };
+    let list = match value {
+        Value::Array(list) => list,
+        one => vec![one],
+    };
+    let mut stops = Vec::new();
+    for value in list.iter().filter(|value| value.as_i64() != Some(-1)) {
+        let id = value.as_i64().ok_or_else(|| {
+            json_error(&sources.generation_path, format!("eos_token_id: expected token ids, found {value}"))
+        })?;
+        stops.push(check(id, n, || (sources.generation_path.clone(), "eos_token_id".into()))?);
+    }
+    Ok(Some(stops))
+}
+
 /// Gives every stop id of the checkpoint a key that runtimes stop at.
 fn add_stops(
     vocab: &mut Vocab,
@@ -223,17 +289,29 @@ fn add_stops(
 ) -> Result<(), VocabError> {
     let n = vocab.tokens.len();
     let config_path = sources.config_path.with_file_name("config.json");
-    let mut stops = Vec::new();
+    let mut configured = Vec::new();
     for id in &config.stop_ids {
-        stops.push(check(i64::from(*id), n, || (config_path.clone(), "eos_token_id".into()))?);
+        configured.push(check(i64::from(*id), n, || (config_path.clone(), "eos_token_id".into()))?);
     }
-    if let Some(Value::Array(list)) = sources.generation.as_ref().and_then(|g| g.get("eos_token_id")) {
-        for value in list {
-            let id = value.as_i64().ok_or_else(|| {
-                json_error(&sources.generation_path, format!("eos_token_id: expected token ids, found {value}"))
-            })?;
-            stops.push(check(id, n, || (sources.generation_path.clone(), "eos_token_id".into()))?);
+    let stops = match generation_stops(sources, n)? {
+        None => configured,
+        Some(stops) => {
+            let same = |a: &[u32], b: &[u32]| a.iter().all(|id| b.contains(id));
+            let agree = same(&stops, &configured) && same(&configured, &stops);
+            if !configured.is_empty() && !agree {
+                vocab.warnings.push(format!(
+                    "eos_token_id is {configured:?} in config.json and {stops:?} in generation_config.json: the latter \
+                     was taken"
+                ));
+            }
+            stops
         }
+    };
+    if let Some(eos) = special.id(SpecialKind::Eos).filter(|eos| !stops.is_empty() && !stops.contains(eos)) {
+        let text = vocab.tokens.get(eos as usize).map_or("", String::as_str);
+        vocab.warnings.push(format!(
+            "eos_token {text:?} ({eos}) of the tokenizer is not among eos_token_id, {stops:?}: all of them end an answer"
+        ));
     }
     if special.id(SpecialKind::Eos).is_none()
         && let Some(first) = stops.first()

@@ -1,10 +1,12 @@
-//! Chat templates: copied verbatim from whichever of the three places has them.
+//! Chat templates: copied verbatim from the first of four places that has one.
 
 use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{VocabError, files};
+use crate::json::Object;
+use crate::read;
 
 /// The chat templates of a checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,38 +30,67 @@ impl ChatTemplates {
     }
 }
 
-/// `chat_template` of `tokenizer_config.json`; without it `chat_template.jinja` with `additional_chat_templates/`;
-/// without that `chat_template.json`.
-pub(super) fn load(dir: &Path, config: Option<&Map<String, Value>>) -> Result<ChatTemplates, VocabError> {
-    if let Some(value) = config.and_then(|c| c.get("chat_template")) {
-        return from_value(value, &dir.join("tokenizer_config.json"));
+/// `chat_template.jinja` with `additional_chat_templates/`; without it `chat_template.json`; without that
+/// `chat_template` of `tokenizer_config.json`. Null and empty templates count as absent.
+pub(super) fn load(
+    dir: &Path,
+    config: Option<&Object>,
+    warnings: &mut Vec<String>,
+) -> Result<ChatTemplates, VocabError> {
+    let mut found: Vec<(&str, ChatTemplates)> = Vec::new();
+    let mut out = ChatTemplates { named: additional(&dir.join("additional_chat_templates"))?, default: None };
+    if let Some(text) = read::text(&dir.join("chat_template.jinja"), files::MAX_TEMPLATE)? {
+        found.push(("chat_template.jinja", ChatTemplates { default: Some(text), named: Vec::new() }));
     }
+    let legacy = Object::read(&dir.join("chat_template.json"))?;
+    for (file, object) in [("chat_template.json", legacy.as_ref()), ("tokenizer_config.json", config)] {
+        if let Some(object) = object
+            && let Some(value) = object.value("chat_template")?
+        {
+            found.push((file, from_value(&value, object.path())?));
+        }
+    }
+    found.retain(|(_, templates)| {
+        templates.default.as_ref().is_some_and(|text| !text.trim().is_empty()) || !templates.named.is_empty()
+    });
+    let mut sources = found.into_iter();
+    let Some((taken, first)) = sources.next() else { return Ok(out) };
+    for (file, other) in sources {
+        let differ = |a: &Option<String>, b: &Option<String>| {
+            a.as_deref().zip(b.as_deref()).is_some_and(|(a, b)| a.trim_end() != b.trim_end())
+        };
+        if differ(&first.default, &other.default) {
+            warnings.push(format!("{taken} and {file} hold different chat templates: {taken} was taken"));
+        }
+    }
+    out.default = first.default;
+    for (name, text) in first.named {
+        if !out.named.iter().any(|(n, _)| *n == name) {
+            out.named.push((name, text));
+        }
+    }
+    Ok(out)
+}
+
+/// The templates of a folder, each under its file's name.
+fn additional(dir: &Path) -> Result<Vec<(String, String)>, VocabError> {
     let mut out = ChatTemplates::default();
-    if let Some(text) = files::read_text(&dir.join("chat_template.jinja"), files::MAX_TEMPLATE)? {
-        out.default = Some(text);
-        let extra = dir.join("additional_chat_templates");
-        if extra.is_dir() {
-            let io = |source| VocabError::Io { path: extra.clone(), source };
-            let mut paths = Vec::new();
-            for entry in std::fs::read_dir(&extra).map_err(io)? {
-                paths.push(entry.map_err(io)?.path());
-            }
-            paths.retain(|path| path.extension().is_some_and(|e| e == "jinja"));
-            paths.sort();
-            for path in paths {
-                let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-                if let Some(text) = files::read_text(&path, files::MAX_TEMPLATE)? {
-                    out.add(&name, text);
-                }
+    if dir.is_dir() {
+        let io = |source| VocabError::Io { path: dir.to_owned(), source };
+        let mut paths = Vec::new();
+        for entry in std::fs::read_dir(dir).map_err(io)? {
+            paths.push(entry.map_err(io)?.path());
+        }
+        paths.retain(|path| path.extension().is_some_and(|e| e == "jinja"));
+        paths.sort();
+        for path in paths {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            if let Some(text) = read::text(&path, files::MAX_TEMPLATE)? {
+                out.add(&name, text);
             }
         }
-        return Ok(out);
     }
-    let path = dir.join("chat_template.json");
-    match files::read_object(&path, files::MAX_JSON)?.as_ref().and_then(|map| map.get("chat_template")) {
-        Some(value) => from_value(value, &path),
-        None => Ok(out),
-    }
+    Ok(out.named)
 }
 
 /// A template, or a list of `{name, template}`.

@@ -144,6 +144,7 @@ fn question(model: &VisionModel, picture: &Picture, rows: Vec<f32>) -> Prompt {
     let config = model.config();
     let image = ImageEmbedding {
         key: [0; 32],
+        model: [0; 32],
         size: (picture.pixels.width(), picture.pixels.height()),
         grid: picture.grid,
         queries: config.query_num,

@@ -52,6 +52,9 @@ pub(super) fn read(path: &Path) -> Result<(Vec<Conversation>, Vec<Item>), EvalEr
         if bytes.len() as u64 > MAX_LINE {
             return Err(wrong(format!("is longer than {} MiB; pictures are named, not written here", MAX_LINE >> 20)));
         }
+        if line == 1 && (bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff")) {
+            return Err(wrong("is UTF-16 text; save the file as UTF-8".to_owned()));
+        }
         let text = bytes.strip_prefix("\u{feff}".as_bytes()).filter(|_| line == 1).unwrap_or(&bytes).trim_ascii();
         if text.is_empty() {
             continue;

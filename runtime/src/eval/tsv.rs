@@ -178,6 +178,10 @@ impl Table {
         let bounded = Bounded { file, left: Rc::clone(&left) };
         let mut reader = ReaderBuilder::new().delimiter(b'\t').buffer_capacity(1 << 16).from_reader(bounded);
         let header = reader.byte_headers().map_err(|e| unreadable(path, 1, &e))?;
+        if header.get(0).is_some_and(|name| name.starts_with(b"\xff\xfe") || name.starts_with(b"\xfe\xff")) {
+            let problem = "is UTF-16 text; save the file as UTF-8".to_owned();
+            return Err(EvalError::Line { path: path.to_owned(), line: 1, problem });
+        }
         let header: Vec<String> = header
             .iter()
             .map(|name| String::from_utf8_lossy(name).trim_start_matches('\u{feff}').trim().to_owned())

@@ -1,17 +1,20 @@
 //! Files to pixels, as Pillow's `Image.open(file).convert("RGB")` gives them.
 //!
-//! The `image` crate decodes; here the format is found by its first bytes, the limits are held against the header
+//! The format is found by the first bytes, and each has a module of its own: the limits are held against its header
 //! before memory is claimed, and the pixels are brought to RGB by Pillow's rules: alpha is dropped and not blended, 16
-//! bits per channel keep their high byte, and 16-bit grey is cut off at 255 ([`Grey16`]).
+//! bits per channel keep their high byte, and 16-bit grey is cut off at 255 ([`Grey16`]). Decoders run guarded, so that
+//! a panic in one is an error.
 
-use std::io::{Cursor, Read};
+use std::fmt;
 use std::path::Path;
 
-use ::image::codecs::{bmp::BmpDecoder, gif::GifDecoder, jpeg::JpegDecoder, png::PngDecoder, webp::WebPDecoder};
-use ::image::{ColorType, DynamicImage, ImageDecoder, metadata};
+use ::image::{DynamicImage, metadata};
 
 use super::container::{self, Format};
-use super::{ImageError, Rgb8, zeroed};
+use super::guard::guarded;
+use super::open::{Pipes, open, read_up_to};
+use super::orientation::orientation;
+use super::{ImageError, Rgb8, bmp, gif, jpeg, png, webp, zeroed};
 
 /// Whether the orientation that a camera noted in the file (EXIF) turns the picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -100,6 +103,31 @@ pub struct DecodeOptions {
     pub limits: Limits,
 }
 
+/// What a user should know about a picture that was decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DecodeNote {
+    /// It is 16-bit grey, and values above 255 became white ([`Grey16::Clip`]).
+    Grey16Clipped {
+        /// How many pixels that were.
+        clipped: usize,
+        /// How many pixels there are.
+        pixels: usize,
+    },
+}
+
+impl fmt::Display for DecodeNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Grey16Clipped { clipped, pixels } = self;
+        let percent = (100 * clipped).div_ceil((*pixels).max(1));
+        write!(
+            f,
+            "the picture is 16-bit grey, and {percent} % of its pixels turn white, as in the published model's code: \
+             values above 255 are cut off; save it as 8-bit grey to keep them apart"
+        )
+    }
+}
+
 /// Reads and decodes the picture in a file.
 ///
 /// # Errors
@@ -110,14 +138,17 @@ pub fn read(path: &Path, options: &DecodeOptions) -> Result<Rgb8, ImageError> {
 
 /// The bytes of a file within the limits. Pipes are read too, as far as the limit goes.
 pub(crate) fn read_file(path: &Path, limits: &Limits) -> Result<Vec<u8>, ImageError> {
-    let open = |source| ImageError::Open { path: path.to_owned(), source };
-    let file = std::fs::File::open(path).map_err(open)?;
-    let metadata = file.metadata().map_err(open)?;
+    read_as(path, limits, Pipes::Read)
+}
+
+/// As [`read_file`], of pipes only if they will do.
+pub(super) fn read_as(path: &Path, limits: &Limits, pipes: Pipes) -> Result<Vec<u8>, ImageError> {
+    let error = |source| ImageError::Open { path: path.to_owned(), source };
+    let (file, metadata) = open(path, pipes).map_err(error)?;
     if metadata.is_file() {
         limits.check_bytes(metadata.len()).map_err(|e| e.in_file(path))?;
     }
-    let mut bytes = Vec::new();
-    file.take(limits.max_file_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(open)?;
+    let bytes = read_up_to(file, &metadata, limits.max_file_bytes.saturating_add(1)).map_err(error)?;
     limits.check_bytes(bytes.len() as u64).map_err(|e| e.in_file(path))?;
     Ok(bytes)
 }
@@ -127,125 +158,82 @@ pub(crate) fn read_file(path: &Path, limits: &Limits) -> Result<Vec<u8>, ImageEr
 /// # Errors
 /// [`ImageError`] for what is no picture, is damaged or cut short, or is beyond the limits.
 pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Rgb8, ImageError> {
-    options.limits.check_bytes(bytes.len() as u64)?;
-    let format = container::format(bytes)?;
-    if format == Format::Png
-        && let Some((width, height)) = container::png_size(bytes)
-    {
-        // Its decoder has a limit of its own on sizes, and a less helpful message.
-        options.limits.check_size(width.into(), height.into())?;
-    }
-    let mut decoder = open(bytes, format, &options.limits)?;
-    let (width, height) = decoder.dimensions();
-    options.limits.check_size(width.into(), height.into())?;
-    container::check(bytes, format, width, height)?;
-    let orientation = match options.orientation {
-        Orientation::Ignore => metadata::Orientation::NoTransforms,
-        Orientation::Apply => orientation(bytes, format, decoder.as_mut()),
-    };
-
-    let (width, height) = (width as usize, height as usize);
-    let pixels = width * height; // checked: at most MAX_SIDE squared
-    let color = decoder.color_type();
-    let length = pixels.checked_mul(usize::from(color.bytes_per_pixel()));
-    let length = length.ok_or(ImageError::NoMemory { width, height, bytes: usize::MAX })?;
-    let mut data = zeroed(width, height, length)?;
-    decoder.read_image_boxed(&mut data).map_err(|e| convert_error(e, format))?;
-
-    let clip = options.grey16 == Grey16::Clip && format == Format::Png && container::png_is_grey(bytes);
-    let rgb = to_rgb(data, color, clip, format, (width, height))?;
-    let image = Rgb8::new(width, height, rgb)?;
-    if orientation == metadata::Orientation::NoTransforms { Ok(image) } else { turn(image, orientation) }
+    decode_with_notes(bytes, options).map(|(image, _)| image)
 }
 
-/// What a decoder may claim beside the picture: for profiles and texts, and for frames of a GIF that exceed its screen.
+/// As [`decode`], with what a user should know about the result.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_with_notes(bytes: &[u8], options: &DecodeOptions) -> Result<(Rgb8, Option<DecodeNote>), ImageError> {
+    options.limits.check_bytes(bytes.len() as u64)?;
+    let format = container::format(bytes)?;
+    guarded(|| {
+        let (image, clipped) = pixels(bytes, format, options)?;
+        let pixels = image.width() * image.height();
+        let note = (clipped > 0).then_some(DecodeNote::Grey16Clipped { clipped, pixels });
+        let turned = match options.orientation {
+            Orientation::Ignore => None,
+            Orientation::Apply => orientation(bytes, format).and_then(metadata::Orientation::from_exif),
+        };
+        let image = if let Some(turned) = turned { turn(image, turned)? } else { image };
+        Ok((image, note))
+    })
+}
+
+/// The pixels as they are stored, and how many were cut off.
+fn pixels(bytes: &[u8], format: Format, options: &DecodeOptions) -> Result<(Rgb8, usize), ImageError> {
+    let limits = &options.limits;
+    let image = match format {
+        Format::Png => return png::decode(bytes, options.grey16, limits),
+        Format::Jpeg => jpeg::decode(bytes, limits),
+        Format::WebP if webp::is_animated(bytes) => webp::first(bytes, limits),
+        Format::WebP => webp::still(bytes, limits),
+        Format::Gif => gif::first(bytes, limits),
+        Format::Bmp => bmp::decode(bytes, limits),
+    };
+    Ok((image?, 0))
+}
+
+/// Whether decoding these bytes can give a note.
+pub(crate) fn may_be_noted(bytes: &[u8], options: &DecodeOptions) -> bool {
+    options.grey16 == Grey16::Clip && container::format(bytes).is_ok_and(|f| f == Format::Png) && png::is_grey16(bytes)
+}
+
+/// Width and height by the header, which may be all there is of the file.
+pub(super) fn size(bytes: &[u8]) -> Option<(u32, u32)> {
+    match container::format(bytes).ok()? {
+        Format::Png => png::size(bytes),
+        Format::Jpeg => jpeg::size(bytes),
+        Format::WebP => webp::size(bytes),
+        Format::Gif => gif::screen(bytes),
+        Format::Bmp => bmp::size(bytes),
+    }
+}
+
+/// What a decoder may claim beside the picture.
 pub(super) fn inner_limits(limits: &Limits) -> ::image::Limits {
     let mut inner = ::image::Limits::no_limits();
     inner.max_alloc = Some(limits.max_pixels.saturating_mul(16).clamp(1 << 20, 1 << 30));
     inner
 }
 
-/// A decoder that has read the header.
-fn open<'a>(bytes: &'a [u8], format: Format, limits: &Limits) -> Result<Box<dyn ImageDecoder + 'a>, ImageError> {
-    let reader = Cursor::new(bytes);
-    let error = |e| convert_error(e, format);
-    let inner = inner_limits(limits);
-    let mut decoder: Box<dyn ImageDecoder + 'a> = match format {
-        Format::Png => return Ok(Box::new(PngDecoder::with_limits(reader, inner).map_err(error)?)),
-        Format::Jpeg => {
-            if !container::jpeg_is_whole(bytes) {
-                let problem = "its end marker is missing".to_owned();
-                return Err(ImageError::Damaged { format: format.name(), problem });
-            }
-            Box::new(JpegDecoder::new(reader).map_err(error)?)
-        }
-        Format::WebP => return Ok(Box::new(WebPDecoder::new(reader).map_err(error)?)),
-        Format::Gif => Box::new(GifDecoder::new(reader).map_err(error)?),
-        Format::Bmp => return Ok(Box::new(BmpDecoder::new(reader).map_err(error)?)),
-    };
-    decoder.set_limits(inner).map_err(error)?;
-    Ok(decoder)
-}
-
-/// What the file says about the camera; nothing, where that cannot be read.
-fn orientation(bytes: &[u8], format: Format, decoder: &mut dyn ImageDecoder) -> metadata::Orientation {
-    let chunk = match format {
-        Format::WebP => container::webp_exif(bytes).map(<[u8]>::to_vec),
-        Format::Png | Format::Jpeg => decoder.exif_metadata().ok().flatten(),
-        Format::Gif | Format::Bmp => None,
-    };
-    chunk
-        .and_then(|chunk| metadata::Orientation::from_exif_chunk(&chunk))
-        .unwrap_or(metadata::Orientation::NoTransforms)
-}
-
-/// Brings what a decoder wrote to RGB, in place where a pixel does not grow.
-fn to_rgb(
-    mut data: Vec<u8>,
-    color: ColorType,
-    clip_grey: bool,
-    format: Format,
-    size: (usize, usize),
+/// Pixels of one value each, `step` bytes apart, as grey.
+pub(super) fn spread_grey(
+    data: &[u8],
+    step: usize,
+    (width, height): (usize, usize),
+    mut value: impl FnMut(&[u8]) -> u8,
 ) -> Result<Vec<u8>, ImageError> {
-    let high = usize::from(cfg!(target_endian = "little"));
-    let grey = |data: &[u8], step: usize, value: &dyn Fn(&[u8]) -> u8| {
-        let mut rgb = zeroed(size.0, size.1, data.len() / step * 3)?;
-        for (to, from) in rgb.chunks_exact_mut(3).zip(data.chunks_exact(step)) {
-            to.fill(value(from));
-        }
-        Ok(rgb)
-    };
-    let wide = |from: &[u8]| match from {
-        [a, b, ..] if clip_grey => u8::try_from(u16::from_ne_bytes([*a, *b])).unwrap_or(u8::MAX),
-        _ => from[high],
-    };
-    match color {
-        ColorType::Rgb8 => {}
-        ColorType::Rgba8 => compact(&mut data, 4, [0, 1, 2]),
-        ColorType::Rgb16 => compact(&mut data, 6, [high, high + 2, high + 4]),
-        ColorType::Rgba16 => compact(&mut data, 8, [high, high + 2, high + 4]),
-        ColorType::L8 => return grey(&data, 1, &|p| p[0]),
-        ColorType::La8 => return grey(&data, 2, &|p| p[0]),
-        ColorType::L16 => return grey(&data, 2, &wide),
-        ColorType::La16 => return grey(&data, 4, &wide),
-        _ => {
-            let problem = format!("pixels of type {color:?}");
-            return Err(ImageError::Unsupported { format: format.name(), problem });
-        }
+    let mut rgb = zeroed(width, height, data.len() / step * 3)?;
+    for (to, from) in rgb.as_chunks_mut::<3>().0.iter_mut().zip(data.chunks_exact(step)) {
+        *to = [value(from); 3];
     }
-    Ok(data)
+    Ok(rgb)
 }
 
-/// A picture without its alpha.
-pub(super) fn rgba_to_rgb(image: ::image::RgbaImage) -> Result<Rgb8, ImageError> {
-    let (width, height) = (image.width() as usize, image.height() as usize);
-    let mut data = image.into_raw();
-    compact(&mut data, 4, [0, 1, 2]);
-    Rgb8::new(width, height, data)
-}
-
-/// Keeps three bytes of every `step`, those at the offsets `keep`.
-fn compact(data: &mut Vec<u8>, step: usize, keep: [usize; 3]) {
+/// Keeps three bytes of every `step`, those at the offsets `keep`, in place.
+pub(super) fn keep_rgb(mut data: Vec<u8>, step: usize, keep: [usize; 3]) -> Vec<u8> {
     let pixels = data.len() / step;
     for i in 0..pixels {
         let [r, g, b] = keep.map(|offset| data[step * i + offset]);
@@ -253,6 +241,7 @@ fn compact(data: &mut Vec<u8>, step: usize, keep: [usize; 3]) {
     }
     data.truncate(3 * pixels);
     data.shrink_to_fit();
+    data
 }
 
 fn turn(image: Rgb8, orientation: metadata::Orientation) -> Result<Rgb8, ImageError> {
@@ -280,4 +269,4 @@ pub(super) fn convert_error(error: ::image::ImageError, format: Format) -> Image
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

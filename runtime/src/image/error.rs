@@ -55,6 +55,15 @@ pub enum ImageError {
         /// What the decoder stumbled over.
         problem: String,
     },
+    /// A decoder that panicked, which is a fault of the program.
+    #[error("the decoder failed on this file; save the picture again as an ordinary PNG or JPEG, and please report it")]
+    DecoderFailed,
+    /// No thread to decode on.
+    #[error("cannot start a thread to decode on: {source}; end other programs")]
+    Thread {
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// Something beyond a limit of [`Limits`](super::Limits).
     #[error("{what}, more than the limit {limit} = {allowed}; {remedy}{}", raise(limit))]
     Limit {

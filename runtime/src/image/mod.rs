@@ -1,7 +1,8 @@
 //! Pictures: bytes in, slices of the sizes that the vision tower wants out.
 //!
 //! ```text
-//! decode   PNG, JPEG, WebP, GIF, BMP -> Rgb8, within limits that are checked before memory is claimed
+//! decode   PNG, JPEG, WebP, GIF, BMP -> Rgb8, within limits that are checked before memory is claimed, on a thread
+//!          whose panic is an error
 //! video    ffmpeg, GIF, animated WebP or a folder of frames -> the sampled frames
 //! slice    Rgb8 -> overview and tiles, by the rules of the published code or those of llama.cpp
 //! resize   bicubic with antialiasing in fixed point, equal to Pillow's bit for bit
@@ -9,16 +10,25 @@
 //!
 //! Pixels stay 8-bit up to the tower: normalising them is the tower's first step.
 
+mod bmp;
 mod container;
 mod decode;
 mod error;
+mod gif;
+mod guard;
+mod jpeg;
+mod open;
+mod orientation;
+mod png;
 pub mod resize;
 mod slice;
 pub mod video;
+mod webp;
 
-pub(crate) use decode::read_file;
-pub use decode::{DecodeOptions, Grey16, Limits, Orientation, decode, read};
+pub use decode::{DecodeNote, DecodeOptions, Grey16, Limits, Orientation, decode, decode_with_notes, read};
+pub(crate) use decode::{may_be_noted, read_file};
 pub use error::ImageError;
+pub use guard::DECODE_THREAD;
 pub use resize::PassOrder;
 pub use slice::{Content, MAX_SLICE_NUMS, Plan, Profile, SliceOptions, Sliced, Tiles, plan, slice};
 
@@ -140,5 +150,9 @@ fn zeroed(width: usize, height: usize, bytes: usize) -> Result<Vec<u8>, ImageErr
     Ok(vec![0; bytes])
 }
 
+#[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
+mod pillow_tests;
 #[cfg(test)]
 mod tests;

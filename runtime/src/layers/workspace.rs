@@ -37,6 +37,16 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
+    /// Bytes for micro-batches of `n` rows; `None` beyond 64 bits.
+    pub(crate) fn bytes(config: &Config, n: usize) -> Option<u64> {
+        let (q, kv) = (config.q_width(), config.kv_width());
+        let widest = config.n_embd.max(config.n_ff).max(q);
+        let per_row = [config.n_embd, config.n_embd, q, q, kv, kv, config.n_ff, config.rope.n_rot, 2 * widest];
+        let floats = per_row.iter().try_fold(0u64, |sum, w| sum.checked_add(*w as u64))?;
+        let logits = LOGIT_ROWS.min(n) as u64 * config.n_vocab as u64;
+        floats.checked_mul(n as u64)?.checked_add(logits)?.checked_mul(4)
+    }
+
     /// Allocates everything for micro-batches of `n` rows in a context of `n_ctx` positions.
     ///
     /// # Errors
@@ -51,11 +61,7 @@ impl Workspace {
         let (q, kv) = (config.q_width(), config.kv_width());
         let widest = config.n_embd.max(config.n_ff).max(q);
         let logits = LOGIT_ROWS.min(n);
-        let per_row = [config.n_embd, config.n_embd, q, q, kv, kv, config.n_ff, config.rope.n_rot, 2 * widest];
-        let floats = per_row.iter().try_fold(0u64, |sum, w| sum.checked_add(*w as u64));
-        let floats = floats.and_then(|f| f.checked_mul(n as u64));
-        let floats = floats.and_then(|f| f.checked_add(logits as u64 * config.n_vocab as u64));
-        let bytes = floats.and_then(|f| f.checked_mul(4));
+        let bytes = Self::bytes(config, n);
         let what = || format!("the workspace for micro-batches of {n} tokens");
         memory::check(what(), bytes)?;
         let floats = |n| Floats::new(n).ok_or_else(|| memory::too_large(what(), bytes.unwrap_or(u64::MAX)));

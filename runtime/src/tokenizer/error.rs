@@ -136,10 +136,4 @@ pub enum TokenizerError {
         /// What is wrong.
         reason: String,
     },
-    /// The search for special tokens cannot be built.
-    #[error("the special tokens cannot be indexed: {reason}")]
-    Specials {
-        /// What is wrong.
-        reason: String,
-    },
 }

@@ -46,9 +46,8 @@ pub struct Tokenizer {
     vocab: Vocab,
     algorithm: Algorithm,
     pre: String,
-    /// Special tokens found in text when special tokens are parsed, and when they are not.
-    with_specials: Partition,
-    without_specials: Partition,
+    /// Finds special tokens in text.
+    specials: Partition,
     ids: SpecialIds,
     end_of_generation: Vec<u32>,
     add_bos: bool,
@@ -142,13 +141,12 @@ impl Tokenizer {
             }
         };
         let name = meta.str("general.name").ok().flatten().unwrap_or_default();
-        let (with_specials, without_specials) = partitions(&vocab, name)?;
+        let specials = specials(&vocab, name);
         Ok(Self {
             pre: pre_name.to_owned(),
             vocab,
             algorithm,
-            with_specials,
-            without_specials,
+            specials,
             ids,
             end_of_generation,
             add_bos,
@@ -164,14 +162,13 @@ impl Tokenizer {
     /// # Errors
     /// When the merge engine refuses the text, which no valid vocabulary makes it do.
     pub fn encode(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>, TokenizerError> {
-        let partition = if parse_special { &self.with_specials } else { &self.without_specials };
         let mut ids = Vec::new();
         if add_special && self.add_bos {
             ids.extend(self.ids.bos);
         }
         let mut after_special = true;
         let mut marked = String::new();
-        for fragment in partition.split(text) {
+        for fragment in self.specials.split(&self.vocab, text, parse_special) {
             match (fragment, &self.algorithm) {
                 (Fragment::Token(id), _) => ids.push(id),
                 (Fragment::Text(text), Algorithm::Bpe(bpe)) => bpe.encode(text, &mut ids)?,
@@ -334,32 +331,24 @@ fn read_arrays<'a>(meta: &Metadata<'a>) -> Result<Arrays<'a>, TokenizerError> {
         None => None,
         Some(array) => {
             let codes = array.integers().ok_or(TokenizerError::ArrayType { key: TYPES, expected: "i32" })?;
-            Some(codes.map(|c| i64::try_from(c).unwrap_or(-1)).collect())
+            Some(codes.map(|c| TokenType::from_code(i64::try_from(c).unwrap_or(-1))).collect())
         }
     };
     Ok(Arrays { texts: tokens.collect(), scores, types })
 }
 
-/// The searchers with and without control tokens.
-fn partitions(vocab: &Vocab, model_name: &str) -> Result<(Partition, Partition), TokenizerError> {
+/// The searchers for control tokens and for what is always found.
+fn specials(vocab: &Vocab, model_name: &str) -> Partition {
     // The Phi-3 tokenizer drops white space after most of its markers, and its files have no key that says so.
     let name = model_name.to_lowercase();
     let phi3 = name.contains("phi-3") || name.contains("phi3");
-    let mut all = Vec::new();
-    let mut always = Vec::new();
-    for (id, text) in vocab.iter() {
+    let special = |(id, text): (u32, &str)| {
         let token_type = vocab.token_type(id);
-        if !matches!(token_type, TokenType::Control | TokenType::Unknown | TokenType::UserDefined) {
-            continue;
-        }
+        let is_special = matches!(token_type, TokenType::Control | TokenType::Unknown | TokenType::UserDefined);
         let strip_after = phi3 && !matches!(text, "<unk>" | "<s>" | "<|endoftext|>");
-        let special = Special { id, text, strip_after };
-        if token_type == TokenType::UserDefined {
-            always.push(special.clone());
-        }
-        all.push(special);
-    }
-    Ok((Partition::new(all)?, Partition::new(always)?))
+        is_special.then_some(Special { id, strip_after, always: token_type == TokenType::UserDefined })
+    };
+    Partition::new(vocab, vocab.iter().filter_map(special).collect())
 }
 
 /// The value of a byte token's text `<0xHH>`.

@@ -52,7 +52,7 @@ impl TokenType {
 pub(super) struct Arrays<'a> {
     pub(super) texts: Vec<&'a str>,
     pub(super) scores: Option<Vec<f32>>,
-    pub(super) types: Option<Vec<i64>>,
+    pub(super) types: Option<Vec<TokenType>>,
 }
 
 /// The checked table.
@@ -87,7 +87,7 @@ impl Vocab {
         }
         let types = match arrays.types {
             Some(types) if types.len() != n => return Err(length("tokenizer.ggml.token_type", types.len(), n)),
-            Some(types) => types.into_iter().map(TokenType::from_code).collect(),
+            Some(types) => types,
             None => vec![TokenType::Normal; n],
         };
 

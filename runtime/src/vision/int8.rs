@@ -51,13 +51,10 @@ impl Int8 {
         let size = |s: &Stored| if wanted(s) { s.matrix.rows().checked_mul(row_bytes(&s.matrix)) } else { Some(0) };
         let total = stored.iter().try_fold(0usize, |sum, s| sum.checked_add(size(s)?));
         let what = "the 8-bit form of the vision weights";
-        memory::check_or(what, total.map(|n| n as u64), "use --precision exact, which needs none")?;
+        let remedy = "use --precision exact, which needs none";
+        memory::check_or(what, total.map(|n| n as u64), remedy)?;
         let bytes = total.unwrap_or(usize::MAX);
-        let no_memory = || RuntimeError::NoMemory {
-            what: what.to_owned(),
-            bytes: bytes as u64,
-            remedy: "use --precision exact, which needs none",
-        };
+        let no_memory = || memory::too_little(what.to_owned(), bytes as u64, remedy);
         let mut bytes = Large::new(bytes).ok_or_else(no_memory)?;
         let (mut matrices, mut at) = (Vec::with_capacity(stored.len()), 0);
         for s in stored {

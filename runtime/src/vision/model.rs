@@ -66,12 +66,6 @@ impl VisionModel {
         &self.weights
     }
 
-    /// A digest that differs between models; see [`Weights::fingerprint`].
-    #[must_use]
-    pub fn fingerprint(&self) -> [u8; 32] {
-        self.weights.fingerprint()
-    }
-
     /// What a user should know about this file, one sentence each.
     #[must_use]
     pub fn warnings(&self) -> &[String] {

@@ -15,6 +15,7 @@ use super::machine::{self, Machine};
 use super::output::{self, Fields, Format, Table, number, string};
 use super::plan::{isas, threads};
 use super::{going_on, plot};
+use crate::cmd::usage::usage;
 use crate::progress::{self, Bar};
 use crate::sink::{self, errln};
 
@@ -61,7 +62,7 @@ pub(crate) struct Args {
 
 /// Times everything that was asked for, prints the rows and draws the plot.
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let plan = plan(args)?;
+    let plan = plan(args).map_err(usage)?;
     let isas = if args.isa.is_empty() { isas(&["all".to_owned()])? } else { isas(&args.isa)? };
     let threads = threads(&args.threads)?;
     let format = if args.json { Format::Json } else { args.output };

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
+use super::usage::bail_usage;
 use crate::progress;
 use output::Format;
 
@@ -76,11 +77,11 @@ struct ModelsArgs {
     /// [-ub] Prompt tokens computed together, list
     #[arg(long, value_name = "N", default_value = "512")]
     ubatch_size: Vec<String>,
-    /// [-ctk] Formats of cached keys, list
-    #[arg(long, value_name = "TYPE", default_value = "f16")]
+    /// [-ctk] Formats of cached keys, list [default: f16, with --precision exact f32]
+    #[arg(long, value_name = "TYPE")]
     cache_type_k: Vec<String>,
-    /// [-ctv] Formats of cached values, list
-    #[arg(long, value_name = "TYPE", default_value = "f16")]
+    /// [-ctv] Formats of cached values, list [default: f16, with --precision exact f32]
+    #[arg(long, value_name = "TYPE")]
     cache_type_v: Vec<String>,
     /// Instruction sets, list; `all` of this machine or the `best` one, which it is if not given
     #[arg(long, value_name = "NAME")]
@@ -133,7 +134,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         return show(path, args.format());
     }
     if args.model.is_empty() && args.synthetic.is_empty() {
-        bail!("no model; give -m FILE or --synthetic minicpm-v-4 (or `bench kernels`, or --compare A.json B.json)");
+        bail_usage!(
+            "no model; give -m FILE or --synthetic minicpm-v-4 (or `bench kernels`, or --compare A.json B.json)"
+        );
     }
     models::run(args)
 }

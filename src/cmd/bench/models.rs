@@ -17,6 +17,7 @@ use super::plan::{Plan, Setting};
 use super::row::{ModelInfo, Row, Test, markdown, speed};
 use super::{ModelsArgs, against, going_on, synthetic};
 use crate::cmd::names;
+use crate::cmd::usage::usage;
 use crate::progress::{self, Bar};
 use crate::sink::{self, errln};
 
@@ -28,7 +29,7 @@ struct Subject {
 
 /// Runs everything and prints the rows. Interrupted, it prints those that are done.
 pub(super) fn run(args: &ModelsArgs) -> anyhow::Result<()> {
-    let plan = Plan::new(args)?;
+    let plan = Plan::new(args).map_err(usage)?;
     // Takes over Ctrl-C.
     let bar = Bar::new(false)?;
     let subjects = subjects(args, &bar)?;

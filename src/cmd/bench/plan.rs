@@ -7,7 +7,7 @@ use ocelli_runtime::{ContextOptions, Precision, physical_cores};
 
 use super::ModelsArgs;
 use super::lists::{distinct, numbers, pairs, words};
-use crate::cmd::common::{PrecisionArg, kv_type};
+use crate::cmd::common::kv_type;
 
 /// How a model is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +36,8 @@ impl Plan {
             let parse = |name: &String| {
                 kv_type(name).map_err(|why| anyhow::anyhow!("{option}: `{}`: {why}", name.escape_debug()))
             };
-            words(values).iter().map(parse).collect()
+            let named = words(values);
+            if named.is_empty() { Ok(vec![args.precision.kv_type()]) } else { named.iter().map(parse).collect() }
         };
         let positive = |option: &str, values: &[String]| -> anyhow::Result<Vec<usize>> {
             let all = numbers(option, values)?;
@@ -83,10 +84,7 @@ impl Plan {
             settings: distinct(settings),
             tests: distinct(tests),
             image_sizes: distinct(image_sizes),
-            precision: match args.precision {
-                PrecisionArg::Exact => Precision::Exact,
-                PrecisionArg::Fast => Precision::Fast,
-            },
+            precision: args.precision.precision(),
             batch: args.batch_size,
         })
     }
@@ -131,7 +129,7 @@ pub(super) fn isas(names: &[String]) -> anyhow::Result<Vec<&'static str>> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::{CommandFactory, Parser};
 
     use super::*;
 
@@ -143,7 +141,10 @@ mod tests {
 
     fn plan(options: &[&str]) -> anyhow::Result<Plan> {
         let words = ["bench", "-m", "x"].iter().chain(options).copied();
-        let line = Line::try_parse_from(crate::cmd::common::expand_shorts(words.map(Into::into)))?;
+        let mut parser = Line::command();
+        parser.build();
+        let spelled = crate::cmd::spelling::spell(words.map(Into::into), &parser).map_err(anyhow::Error::msg)?;
+        let line = Line::try_parse_from(spelled.args)?;
         Plan::new(&line.args.models)
     }
 
@@ -168,6 +169,17 @@ mod tests {
         let [setting] = plan.settings.as_slice() else { panic!("one setting: {:?}", plan.settings) };
         assert_eq!((setting.ubatch, setting.threads), (512, physical_cores()));
         assert_eq!((plan.batch, plan.precision, plan.image_sizes), (2048, Precision::Fast, vec![448]));
+        assert_eq!((setting.type_k, setting.type_v), (GgmlType::F16, GgmlType::F16));
+    }
+
+    #[test]
+    fn exact_work_keeps_keys_and_values_exactly_unless_told_otherwise() {
+        let types = |options: &[&str]| {
+            let plan = plan(options).unwrap();
+            plan.settings.iter().map(|s| (s.type_k, s.type_v)).collect::<Vec<_>>()
+        };
+        assert_eq!(types(&["--precision", "exact"]), [(GgmlType::F32, GgmlType::F32)]);
+        assert_eq!(types(&["--precision", "exact", "-ctv", "q8_0"]), [(GgmlType::F32, GgmlType::Q8_0)]);
     }
 
     #[test]

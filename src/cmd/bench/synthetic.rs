@@ -8,6 +8,7 @@ use ocelli_convert::mixture::FileType;
 use ocelli_convert::synth::{self, Preset, SynthOptions};
 use ocelli_convert::{ConvertOptions, VisionType};
 
+use crate::cmd::usage::usage;
 use crate::progress::Bar;
 use crate::sink::errln;
 
@@ -16,7 +17,7 @@ const PRESETS: [Preset; 3] = [Preset::MiniCpmV4, Preset::Small, Preset::Mini];
 
 /// Text and vision file of the model that `text` (`minicpm-v-4:Q8_0`) names; made unless they are there already.
 pub(super) fn files(text: &str, bar: &Bar) -> anyhow::Result<(PathBuf, PathBuf)> {
-    let (preset, file_type) = parse(text)?;
+    let (preset, file_type) = parse(text).map_err(usage)?;
     let outdir = folder().join(format!("{}-{}", preset.name(), file_type.name()));
     if let Some(pair) = find(&outdir)? {
         return Ok(pair);

@@ -25,14 +25,16 @@ const FILES: [(&str, &str); 3] = [
 ];
 
 impl Settings {
-    pub(super) fn new(args: &Args, session: &Session, assets: &Assets) -> Self {
+    pub(super) fn new(args: &Args, session: &Session, assets: &Assets) -> anyhow::Result<Self> {
         let (context, shape) = (session.context(), session.context().kv_shape());
         let precision = context.precision();
         let vision_precision = args.vision.vision_precision.map_or(precision, PrecisionArg::precision);
         let name = |precision| format!("{precision:?}").to_lowercase();
         let template: [u8; 32] = Sha256::digest(assets.template.source()).into();
+        // Every byte of the model is read for this, which only a file of answers is worth.
+        let model = args.answers.as_ref().map(|_| session.fingerprint()).transpose()?;
         let text = json!({
-            "model": hex(&session.fingerprint()),
+            "model": model.as_ref().map(hex),
             "chat_template": hex(&template),
             "predict": args.n_predict(),
             "precision": name(precision),
@@ -51,7 +53,7 @@ impl Settings {
             "video_max_slices": args.video_max_slices,
             "image_pillow": pillow,
         });
-        Self { text, vision }
+        Ok(Self { text, vision })
     }
 
     /// Names the vision file, by its digest.

@@ -80,7 +80,7 @@ fn crc(bytes: &[u8]) -> u32 {
     })
 }
 
-fn png_chunk(name: &[u8; 4], content: &[u8]) -> Vec<u8> {
+pub(in crate::image) fn png_chunk(name: &[u8; 4], content: &[u8]) -> Vec<u8> {
     let named = [&name[..], content].concat();
     let length = u32::try_from(content.len()).unwrap();
     [&length.to_be_bytes()[..], &named, &crc(&named).to_be_bytes()].concat()

@@ -7,38 +7,42 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::thread::JoinHandle;
+use std::process::Command;
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Frame, ImageError, Job, sample, video_error};
+use super::process::Running;
+use super::{Frame, ImageError, Job, check_work, sample, video_error};
 use crate::image::{Limits, Rgb8, byte_len, zeroed};
 
 /// Demuxers that read one file and nothing else.
 const FORMATS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,vvc,obu,ivf,flv,\
                        live_flv,ogg,asf,rm,nut,wtv,dv,mxf,gxf,swf,apng,mjpeg,yuv4mpegpipe,vc1,amv,nsv,roq,bink,smk,mpjpeg";
 
-/// How often a wait looks at the interrupt flag.
-const POLL: Duration = Duration::from_millis(50);
-
 /// The most that `ffprobe` may write.
 const MAX_PROBE_BYTES: u64 = 1 << 20;
 
-/// The most of a program's messages that is kept.
-const MAX_MESSAGE_BYTES: usize = 64 << 10;
+/// What the slowest machine reads and decodes in a second.
+const READ_BYTES: u64 = 10_000_000;
+const DECODED_PIXELS: u64 = 1 << 22;
 
-pub(super) fn frames(path: &Path, job: &mut Job<'_>) -> Result<(), ImageError> {
+/// The longest that is waited for an answer, and for a frame.
+const MAX_PROBE: Duration = Duration::from_mins(30);
+const MAX_FRAME: Duration = Duration::from_mins(10);
+
+/// The frames of the file at `path`, which has that many bytes.
+pub(super) fn frames(path: &Path, bytes: u64, job: &mut Job<'_>) -> Result<(), ImageError> {
     let absolute = std::path::absolute(path).map_err(|source| ImageError::Open { path: path.to_owned(), source })?;
     let mut input = std::ffi::OsString::from("file:");
     input.push(&absolute);
     let input =
         ["-protocol_whitelist".into(), "file".into(), "-format_whitelist".into(), FORMATS.into(), "-i".into(), input];
 
-    let video = probe(&input, job)?;
+    let video = probe(&input, bytes, job)?;
     let chosen = sample(video.frames, video.avg_fps, job.options.fps, job.options.max_frames);
+    let most = job.options.max_work_pixels.saturating_mul(2);
+    check_work(video.pixels.saturating_mul(chosen.len() as u64), chosen.len(), most)?;
     let mut command = Command::new(&job.options.ffmpeg);
     command.args(["-nostdin", "-v", "error"]).args(&input).args(["-map", "0:V:0", "-an", "-sn", "-dn"]);
     // One second per frame at one frame per second: whatever the frames' times, none is repeated and none left out.
@@ -58,12 +62,18 @@ pub(super) fn frames(path: &Path, job: &mut Job<'_>) -> Result<(), ImageError> {
             }
         }
     })?;
-    let mut delivered = 0;
-    while let Some(image) = running.next(job)? {
-        let Some(&index) = chosen.get(delivered) else { break };
+    let (mut delivered, mut next, mut pixels) = (0, 0, 0);
+    for &index in &chosen {
+        // All frames between are decoded too.
+        let passed = Duration::from_secs((index - next + 1) as u64 * video.pixels / DECODED_PIXELS);
+        next = index + 1;
+        let Some(image) = running.next(job, job.options.patience.saturating_add(passed).min(MAX_FRAME))? else { break };
+        let image = image?;
+        pixels += image.width() as u64 * image.height() as u64;
+        check_work(pixels, chosen.len(), most)?;
         #[allow(clippy::cast_precision_loss)]
         let seconds = Some(index as f64 / video.avg_fps);
-        job.deliver(Frame { index, seconds, image: image? }, chosen.len())?;
+        job.deliver(Frame { index, seconds, image, note: None }, chosen.len())?;
         delivered += 1;
     }
     // Packets that could not be decoded make the video shorter than counted, which is no failure by itself.
@@ -90,6 +100,8 @@ fn any_of(frames: &[usize]) -> String {
 /// What is known of a video beforehand.
 struct Video {
     frames: usize,
+    /// Of a frame.
+    pixels: u64,
     avg_fps: f64,
 }
 
@@ -114,7 +126,7 @@ struct Container {
     duration: Option<String>,
 }
 
-fn probe(input: &[std::ffi::OsString], job: &mut Job<'_>) -> Result<Video, ImageError> {
+fn probe(input: &[std::ffi::OsString], bytes: u64, job: &mut Job<'_>) -> Result<Video, ImageError> {
     let mut command = Command::new(&job.options.ffprobe);
     command.args(["-v", "error", "-select_streams", "V:0", "-count_packets", "-of", "json", "-show_entries"]);
     command.arg("stream=width,height,avg_frame_rate,nb_read_packets,duration:format=duration").args(input);
@@ -123,14 +135,17 @@ fn probe(input: &[std::ffi::OsString], job: &mut Job<'_>) -> Result<Video, Image
         let result = out.take(MAX_PROBE_BYTES).read_to_end(&mut text).map(|_| text);
         let _ = send(result.map_err(|e| video_error(format!("cannot read from ffprobe: {e}"))));
     })?;
-    let text = running.next(job)?.unwrap_or(Ok(Vec::new()));
+    // Counting reads the whole file.
+    let patience = job.options.patience.saturating_add(Duration::from_secs(bytes / READ_BYTES)).min(MAX_PROBE);
+    let text = running.next(job, patience)?.unwrap_or(Ok(Vec::new()));
     running.finish(job, false)?;
     let probe: Probe = serde_json::from_slice(&text?)
         .map_err(|e| video_error(format!("ffprobe gave an answer that cannot be read: {e}")))?;
     let Some(stream) = probe.streams.into_iter().next() else {
         return Err(video_error("the file has no video in it".into()));
     };
-    job.options.limits.check_size(stream.width.unwrap_or(0), stream.height.unwrap_or(0))?;
+    let (width, height) = (stream.width.unwrap_or(0), stream.height.unwrap_or(0));
+    job.options.limits.check_size(width, height)?;
     let frames = stream.nb_read_packets.and_then(|n| n.parse::<usize>().ok()).unwrap_or(0);
     if frames == 0 {
         return Err(video_error("the video has no frames".into()));
@@ -140,7 +155,7 @@ fn probe(input: &[std::ffi::OsString], job: &mut Job<'_>) -> Result<Video, Image
     #[allow(clippy::cast_precision_loss)]
     let avg_fps = stream.avg_frame_rate.as_deref().and_then(rate).or_else(|| duration.map(|d| frames as f64 / d));
     match avg_fps {
-        Some(avg_fps) => Ok(Video { frames, avg_fps }),
+        Some(avg_fps) => Ok(Video { frames, pixels: width * height, avg_fps }),
         None => Err(video_error("the video gives no frame rate; convert it to MP4".into())),
     }
 }
@@ -188,107 +203,3 @@ pub(super) fn read_ppm(from: &mut impl BufRead, limits: &Limits) -> Result<Optio
     from.read_exact(&mut data).map_err(broken)?;
     Rgb8::new(width, height, data).map(Some)
 }
-
-/// A program whose output is read by a thread, so that waiting for it can be interrupted. Dropping it ends the program.
-struct Running<T> {
-    program: String,
-    child: Child,
-    items: Option<Receiver<T>>,
-    reader: Option<JoinHandle<()>>,
-    messages: Option<JoinHandle<Vec<u8>>>,
-}
-
-impl<T: Send + 'static> Running<T> {
-    fn start(
-        mut command: Command,
-        read: impl FnOnce(std::process::ChildStdout, &dyn Fn(T) -> Result<(), ()>) + Send + 'static,
-    ) -> Result<Self, ImageError> {
-        let program = command.get_program().to_string_lossy().into_owned();
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => ImageError::NoFfmpeg { program: program.clone(), command: INSTALL },
-            _ => video_error(format!("cannot start `{program}`: {e}")),
-        })?;
-        let (send, items) = sync_channel(1);
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let reader = stdout.map(|out| std::thread::spawn(move || read(out, &|item| send.send(item).map_err(drop))));
-        let messages = stderr.map(|err| std::thread::spawn(move || read_messages(err)));
-        Ok(Self { program, child, items: Some(items), reader, messages })
-    }
-
-    /// The next thing read; nothing at the end.
-    fn next(&mut self, job: &Job<'_>) -> Result<Option<T>, ImageError> {
-        let Some(items) = &self.items else { return Ok(None) };
-        loop {
-            job.check_interrupt()?;
-            match items.recv_timeout(POLL) {
-                Ok(item) => return Ok(Some(item)),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Ok(None),
-            }
-        }
-    }
-
-    /// Waits for the end; an error with the program's last message if it failed, unless that does not matter.
-    fn finish(mut self, job: &Job<'_>, tolerant: bool) -> Result<(), ImageError> {
-        self.items = None;
-        let status = self.wait(job)?;
-        let messages = self.messages.take().and_then(|m| m.join().ok()).unwrap_or_default();
-        job.check_interrupt()?;
-        if status.success() || tolerant {
-            return Ok(());
-        }
-        let text = String::from_utf8_lossy(&messages);
-        let last = text.lines().map(str::trim).rfind(|line| !line.is_empty());
-        let last = last.map_or_else(|| "it gave no reason".to_owned(), |line| line.escape_debug().to_string());
-        Err(video_error(format!("{} failed ({status}): {last}", self.program)))
-    }
-
-    fn wait(&mut self, job: &Job<'_>) -> Result<ExitStatus, ImageError> {
-        loop {
-            let status = self.child.try_wait();
-            match status.map_err(|e| video_error(format!("cannot wait for {}: {e}", self.program)))? {
-                Some(status) => return Ok(status),
-                None => std::thread::sleep(POLL / 10),
-            }
-            job.check_interrupt()?;
-        }
-    }
-}
-
-impl<T> Drop for Running<T> {
-    fn drop(&mut self) {
-        self.items = None;
-        // Both fail only when the program has ended by itself.
-        drop(self.child.kill());
-        drop(self.child.wait());
-        if let Some(reader) = self.reader.take() {
-            drop(reader.join());
-        }
-        if let Some(messages) = self.messages.take() {
-            drop(messages.join());
-        }
-    }
-}
-
-/// The end of what a program says, read to the last so that it never blocks.
-fn read_messages(mut from: ChildStderr) -> Vec<u8> {
-    let mut kept = Vec::new();
-    let mut buffer = [0; 4096];
-    while let Ok(n @ 1..) = from.read(&mut buffer) {
-        kept.extend_from_slice(&buffer[..n]);
-        if kept.len() > 2 * MAX_MESSAGE_BYTES {
-            kept.drain(..kept.len() - MAX_MESSAGE_BYTES);
-        }
-    }
-    kept
-}
-
-/// How to install ffmpeg.
-const INSTALL: &str = if cfg!(target_os = "macos") {
-    "brew install ffmpeg"
-} else if cfg!(target_os = "windows") {
-    "winget install ffmpeg"
-} else {
-    "sudo apt install ffmpeg, sudo dnf install ffmpeg or sudo pacman -S ffmpeg"
-};

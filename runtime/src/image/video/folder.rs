@@ -3,8 +3,15 @@
 use std::cmp::Ordering;
 use std::path::Path;
 
-use super::{Frame, ImageError, Job, sample, video_error};
-use crate::image::decode::read;
+use super::{Frame, ImageError, Job, check_work, sample, video_error};
+use crate::image::decode::{decode_with_notes, read_as, size};
+use crate::image::open::{Pipes, open as open_file, read_up_to};
+
+/// The start of a file in which its size is looked for beforehand.
+const HEADER_BYTES: u64 = 64 << 10;
+
+/// The most pictures that are looked at; days of film.
+const MAX_PICTURES: usize = 1 << 20;
 
 const EXTENSIONS: [&str; 6] = ["png", "jpg", "jpeg", "webp", "gif", "bmp"];
 
@@ -16,6 +23,9 @@ pub(super) fn frames(path: &Path, job: &mut Job<'_>) -> Result<(), ImageError> {
         let extension = Path::new(&name).extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
         if EXTENSIONS.contains(&extension.as_str()) && !name.as_encoded_bytes().starts_with(b".") {
             names.push(name);
+            if names.len() > MAX_PICTURES {
+                return Err(video_error(format!("the folder has more than {MAX_PICTURES} pictures; divide it")));
+            }
         }
     }
     if names.is_empty() {
@@ -24,11 +34,28 @@ pub(super) fn frames(path: &Path, job: &mut Job<'_>) -> Result<(), ImageError> {
     }
     names.sort_by(|a, b| natural(a.as_encoded_bytes(), b.as_encoded_bytes()));
     let chosen = sample(names.len(), 1.0, 1.0, job.options.max_frames);
-    for &index in &chosen {
+    let chosen: Vec<_> = chosen.into_iter().filter_map(|index| Some((index, path.join(names.get(index)?)))).collect();
+    // By the headers first, so that what is too much is refused before anything is decoded.
+    let mut pixels = 0u64;
+    for (_, path) in &chosen {
         job.check_interrupt()?;
-        let Some(name) = names.get(index) else { break };
-        let image = read(&path.join(name), &job.decode_options())?;
-        job.deliver(Frame { index, seconds: None, image }, chosen.len())?;
+        let open = |source| ImageError::Open { path: path.clone(), source };
+        let (file, metadata) = open_file(path, Pipes::Refuse).map_err(open)?;
+        let start = read_up_to(file, &metadata, HEADER_BYTES).map_err(open)?;
+        if let Some((width, height)) = size(&start) {
+            job.options.limits.check_size(width.into(), height.into()).map_err(|e| e.in_file(path))?;
+            pixels += u64::from(width) * u64::from(height);
+        }
+    }
+    check_work(pixels, chosen.len(), job.options.max_work_pixels)?;
+    pixels = 0;
+    for (index, path) in &chosen {
+        job.check_interrupt()?;
+        let bytes = read_as(path, &job.options.limits, Pipes::Refuse)?;
+        let (image, note) = decode_with_notes(&bytes, &job.decode_options()).map_err(|e| e.in_file(path))?;
+        pixels += image.width() as u64 * image.height() as u64;
+        check_work(pixels, chosen.len(), job.options.max_work_pixels)?;
+        job.deliver(Frame { index: *index, seconds: None, image, note }, chosen.len())?;
     }
     Ok(())
 }

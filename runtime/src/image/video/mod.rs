@@ -7,13 +7,15 @@
 mod animation;
 mod ffmpeg;
 mod folder;
+mod process;
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::container::{self, Format};
-use super::{DecodeOptions, ImageError, Limits, Orientation, Rgb8};
+use super::open::{Pipes, open, read_up_to};
+use super::{DecodeNote, DecodeOptions, ImageError, Limits, Orientation, Rgb8, png};
 
 /// The largest [`VideoOptions::max_frames`].
 pub const MAX_FRAMES: usize = 1024;
@@ -30,6 +32,13 @@ pub struct VideoOptions {
     pub limits: Limits,
     /// Pixels that [`frames`] holds at most in all frames together; 2²⁹, 64 frames of 3840x2160.
     pub max_total_pixels: u64,
+    /// Pixels that are decoded and handed on at most, those of frames that others build on included; 2³⁰, 64 frames of
+    /// 3840x2160 that each cover the canvas. It is held against the file's structure before anything is decoded. Of
+    /// frames from `ffmpeg`, which are only handed on, there may be twice as many.
+    pub max_work_pixels: u64,
+    /// How long `ffprobe` and `ffmpeg` may give nothing, beside the time that the length of the file or of the part to
+    /// the next frame accounts for (10 MB or 4 million pixels a second); 20 seconds.
+    pub patience: Duration,
     /// The `ffmpeg` program: a name that is looked up in `PATH`, or a path.
     pub ffmpeg: PathBuf,
     /// The `ffprobe` program that comes with it.
@@ -43,6 +52,8 @@ impl Default for VideoOptions {
             max_frames: 64,
             limits: Limits::default(),
             max_total_pixels: 1 << 29,
+            max_work_pixels: 1 << 30,
+            patience: Duration::from_secs(20),
             ffmpeg: "ffmpeg".into(),
             ffprobe: "ffprobe".into(),
         }
@@ -72,6 +83,8 @@ pub struct Frame {
     pub seconds: Option<f64>,
     /// Its pixels.
     pub image: Rgb8,
+    /// What a user should know about it.
+    pub note: Option<DecodeNote>,
 }
 
 /// All sampled frames of the video at `path`, in order. `progress` is told how many are done, and of how many.
@@ -116,29 +129,40 @@ pub fn each_frame(
     sink: &mut dyn FnMut(Frame) -> Result<(), ImageError>,
 ) -> Result<(), ImageError> {
     options.check()?;
-    let open = |source| ImageError::Open { path: path.to_owned(), source };
-    let metadata = std::fs::metadata(path).map_err(open)?;
+    let error = |source| ImageError::Open { path: path.to_owned(), source };
     let mut job = Job { options, progress, interrupt, sink, done: 0 };
-    let result = if metadata.is_dir() {
+    let result = if std::fs::metadata(path).map_err(error)?.is_dir() {
         folder::frames(path, &mut job)
-    } else if metadata.is_file() {
-        let mut start = Vec::new();
-        std::fs::File::open(path).map_err(open)?.take(512).read_to_end(&mut start).map_err(open)?;
+    } else {
+        let (file, metadata) = open(path, Pipes::Refuse).map_err(error)?;
+        let start = read_up_to(file, &metadata, 64 << 10).map_err(error)?;
         match container::format(&start) {
             Ok(Format::Gif) => animation::gif(path, &mut job),
             Ok(Format::WebP) => animation::webp(path, &mut job),
-            Ok(still) => Err(video_error(format!("a {} picture is no video; give it as an image", still.name()))),
+            Ok(Format::Png) if png::is_animated(&start) => ffmpeg::frames(path, metadata.len(), &mut job),
+            Ok(still) => Err(video_error(format!("a {} picture is not a video; give it as an image", still.name()))),
             Err(ImageError::Empty) => Err(video_error("the video is empty (0 bytes)".into())),
-            Err(_) => ffmpeg::frames(path, &mut job),
+            Err(_) => ffmpeg::frames(path, metadata.len(), &mut job),
         }
-    } else {
-        Err(video_error("no file and no folder; save the video to a file first".into()))
     };
     result.map_err(|e| e.in_file(path))
 }
 
 fn video_error(problem: String) -> ImageError {
     ImageError::Video { problem }
+}
+
+/// Refuses to decode and hand on more than `allowed` pixels for so many frames.
+fn check_work(pixels: u64, frames: usize, allowed: u64) -> Result<(), ImageError> {
+    if pixels <= allowed {
+        return Ok(());
+    }
+    Err(ImageError::Limit {
+        what: format!("{frames} frames take {pixels} pixels to decode"),
+        limit: "max_work_pixels",
+        allowed,
+        remedy: "take fewer frames, or scale the video down or cut it",
+    })
 }
 
 /// What every source of frames needs.
@@ -184,5 +208,9 @@ pub fn sample(total: usize, avg_fps: f64, fps: f64, max_frames: usize) -> Vec<us
     (0..max_frames).map(|i| ((i as f64 * gap + gap / 2.0) as usize).min(left - 1) * step).collect()
 }
 
+#[cfg(test)]
+mod hostile_tests;
+#[cfg(all(test, unix))]
+mod stand_in_tests;
 #[cfg(test)]
 mod tests;

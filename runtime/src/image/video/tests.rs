@@ -1,7 +1,6 @@
 //! Sampling against the published rule, sources of frames, and the plumbing with programs that stand in for ffmpeg.
 
 use std::io::Cursor;
-use std::path::PathBuf;
 use std::process::Command;
 
 use ::image::codecs::gif::GifEncoder;
@@ -31,7 +30,7 @@ fn sampling() {
     assert_eq!(sample(usize::MAX, 1e300, 1e-300, 64), [0]);
 }
 
-fn run(path: &Path, options: &VideoOptions) -> Result<Vec<Frame>, ImageError> {
+pub(super) fn run(path: &Path, options: &VideoOptions) -> Result<Vec<Frame>, ImageError> {
     let mut seen = 0;
     let mut progress = |done, of: Option<usize>| {
         seen += 1;
@@ -188,126 +187,6 @@ fn ppm() {
     }
     let huge = read_ppm(&mut Cursor::new("P6\n65000 65000\n255\n"), &limits).unwrap_err();
     assert!(matches!(huge, ImageError::Limit { .. }));
-}
-
-#[cfg(unix)]
-mod stand_ins {
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-
-    /// A folder with programs and a file that is no picture.
-    struct Programs {
-        dir: tempfile::TempDir,
-        options: VideoOptions,
-    }
-
-    impl Programs {
-        fn new(ffprobe: &str, ffmpeg: &str) -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let write = |name: &str, text: &str| -> PathBuf {
-                let path = dir.path().join(name);
-                std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-                path
-            };
-            let options = VideoOptions {
-                ffprobe: write("ffprobe", ffprobe),
-                ffmpeg: write("ffmpeg", ffmpeg),
-                ..VideoOptions::default()
-            };
-            std::fs::write(dir.path().join("-y video.mp4"), b"no picture").unwrap();
-            Self { dir, options }
-        }
-
-        fn run(&self) -> Result<Vec<Frame>, ImageError> {
-            // A program that was written a moment ago may still be open for writing in a process that another test is
-            // starting; the system then refuses to run it.
-            loop {
-                match run(&self.dir.path().join("-y video.mp4"), &self.options) {
-                    Err(e) if e.to_string().contains("Text file busy") => std::thread::yield_now(),
-                    result => return result,
-                }
-            }
-        }
-    }
-
-    const PROBE: &str = r#"printf '%s\n' "$@" > "$0.args"
-echo '{"streams":[{"width":2,"height":1,"avg_frame_rate":"25/1","nb_read_packets":"60"}],"format":{"duration":"2.4"}}'"#;
-    const THREE: &str = r#"printf '%s\n' "$@" > "$0.args"
-printf 'P6\n2 1\n255\naaaaaaP6\n2 1\n255\nbbbbbbP6\n2 1\n255\ncccccc'"#;
-
-    #[test]
-    fn frames_and_arguments() {
-        let programs = Programs::new(PROBE, THREE);
-        let frames = programs.run().unwrap();
-        assert_eq!(
-            frames.iter().map(|f| (f.index, f.seconds)).collect::<Vec<_>>(),
-            [(0, Some(0.0)), (25, Some(1.0)), (50, Some(2.0))]
-        );
-        assert_eq!(frames[2].image.data(), b"cccccc");
-        for program in ["ffprobe", "ffmpeg"] {
-            let args = std::fs::read_to_string(programs.dir.path().join(format!("{program}.args"))).unwrap();
-            let args: Vec<_> = args.lines().collect();
-            let input = args.iter().position(|&a| a == "-i").unwrap();
-            assert_eq!(args[input + 1], format!("file:{}/-y video.mp4", programs.dir.path().display()));
-            assert_eq!(args[input - 4..input - 1], ["-protocol_whitelist", "file", "-format_whitelist"]);
-            if program == "ffmpeg" {
-                assert!(args.contains(&"-nostdin"));
-                assert!(args.contains(&"select='(eq(n,0)+(eq(n,25)+eq(n,50)))',setpts=N/TB"), "{args:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn failures_say_what_the_program_said() {
-        let failing = "echo first >&2; printf 'moov atom not \\033[1mfound\\n\\n' >&2; exit 3";
-        for (ffprobe, ffmpeg, name) in [(failing, THREE, "ffprobe"), (PROBE, failing, "ffmpeg")] {
-            let message = Programs::new(ffprobe, ffmpeg).run().unwrap_err().to_string();
-            assert!(
-                message.contains(&format!("{name} failed (exit status: 3): moov atom not \\u{{1b}}[1mfound")),
-                "{message}"
-            );
-            assert!(message.contains("-y video.mp4: "), "{message}");
-        }
-        let half = "printf 'P6\\n2 1\\n255\\naaaaaaP6\\n2 1\\n255\\nb'";
-        assert!(Programs::new(PROBE, half).run().unwrap_err().to_string().contains("ends within a frame"));
-        assert!(Programs::new(PROBE, "true").run().unwrap_err().to_string().contains("no frame"));
-        assert!(Programs::new("echo nonsense", THREE).run().unwrap_err().to_string().contains("cannot be read"));
-        assert!(Programs::new("echo '{}'", THREE).run().unwrap_err().to_string().contains("no video in it"));
-        let huge =
-            r#"echo '{"streams":[{"width":60000,"height":60000,"avg_frame_rate":"25/1","nb_read_packets":"60"}]}'"#;
-        assert!(Programs::new(huge, THREE).run().unwrap_err().to_string().contains("max_pixels"));
-        let rateless = r#"echo '{"streams":[{"width":6,"height":6,"avg_frame_rate":"0/0","nb_read_packets":"60"}]}'"#;
-        assert!(Programs::new(rateless, THREE).run().unwrap_err().to_string().contains("no frame rate"));
-    }
-
-    #[test]
-    fn a_missing_program_is_named_with_the_way_to_get_it() {
-        let mut programs = Programs::new(PROBE, THREE);
-        programs.options.ffprobe = programs.dir.path().join("nowhere");
-        let message = programs.run().unwrap_err().to_string();
-        assert!(message.contains("nowhere") && message.contains("install") && message.contains("ffmpeg"), "{message}");
-    }
-
-    #[test]
-    fn an_interrupt_ends_the_program() {
-        let slow = r#"echo $$ > "$0.pid"; printf 'P6\n2 1\n255\naaaaaa'; exec sleep 1000"#;
-        let programs = Programs::new(PROBE, slow);
-        let interrupt = AtomicBool::new(false);
-        let path = programs.dir.path().join("-y video.mp4");
-        let error = loop {
-            let mut progress = |_, _| interrupt.store(true, Ordering::Relaxed);
-            match frames(&path, &programs.options, &mut progress, &interrupt).unwrap_err() {
-                e if e.to_string().contains("Text file busy") => {}
-                e => break e,
-            }
-        };
-        assert!(matches!(error, ImageError::Interrupted), "{error}");
-        let pid = std::fs::read_to_string(programs.dir.path().join("ffmpeg.pid")).unwrap();
-        let alive = Command::new("kill").args(["-0", pid.trim()]).stderr(std::process::Stdio::null()).status().unwrap();
-        assert!(!alive.success(), "the program still runs");
-    }
 }
 
 /// A film of 100 frames at 25 per second, one grey value for each frame; with REQUIRE_FFMPEG=1 it cannot be skipped.
