@@ -159,6 +159,18 @@ fn pull_list_show_and_rm() {
     let table = world.done(&["list"]);
     assert!(table.contains("RUNS") && table.contains("no: not a GGUF file"), "{table}");
     assert_eq!(world.done(&["show", "minicpm-v-4"]), world.done(&["inspect", paths[0].to_str().unwrap()]));
+    assert_eq!(world.done(&["show", "minicpm-v-4", "--key", "general.architecture"]), "llama\n");
+    assert_eq!(
+        world.done(&["show", "minicpm-v-4", "--key", "llama.block_count", "--json"]).trim().parse::<u32>().unwrap(),
+        2
+    );
+    let template: String =
+        serde_json::from_str(&world.done(&["show", "minicpm-v-4", "--key", "tokenizer.chat_template", "--json"]))
+            .unwrap();
+    assert_eq!(world.done(&["show", "minicpm-v-4", "--template"]), template + "\n");
+    let tokens = world.done(&["show", "minicpm-v-4", "--key", "tokenizer.ggml.token_type"]);
+    assert!(tokens.lines().count() > 100 && tokens.lines().all(|line| line.parse::<i32>().is_ok()));
+    world.refused(&["show", "minicpm-v-4", "--key", "x.block_count"], &["llama.block_count"]);
     assert!(world.done(&["rm", "openbmb/MiniCPM-V-4-gguf:q8_0"]).contains("1 file, 3.0 kB"));
     world.refused(&["rm", "openbmb/MiniCPM-V-4-gguf:Q8_0"], &["Q8_0", "Q4_K_M"]);
     world.done(&["rm", "minicpm-v-4"]);
