@@ -162,7 +162,7 @@ fn pull_list_show_and_rm() {
     assert_eq!(world.done(&["show", "minicpm-v-4", "--key", "general.architecture"]), "llama\n");
     assert_eq!(
         world.done(&["show", "minicpm-v-4", "--key", "llama.block_count", "--json"]).trim().parse::<u32>().unwrap(),
-        2
+        4
     );
     let template: String =
         serde_json::from_str(&world.done(&["show", "minicpm-v-4", "--key", "tokenizer.chat_template", "--json"]))

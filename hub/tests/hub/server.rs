@@ -83,15 +83,23 @@ pub(crate) struct HubFile {
     pub(crate) bytes: Arc<Vec<u8>>,
     /// Kept in the storage, with its SHA-256 as ETag; otherwise sent by the hub itself.
     pub(crate) large: bool,
+    etag: String,
 }
 
 impl HubFile {
+    fn new(bytes: Vec<u8>) -> Self {
+        let large = bytes.len() >= 1000;
+        let etag = if large {
+            hex(Sha256::digest(&bytes))
+        } else {
+            let blob = format!("blob {}\0", bytes.len());
+            hex(Sha1::new_with_prefix(blob).chain_update(&bytes).finalize())
+        };
+        Self { bytes: Arc::new(bytes), large, etag }
+    }
+
     pub(crate) fn etag(&self) -> String {
-        if self.large {
-            return hex(Sha256::digest(&*self.bytes));
-        }
-        let blob = format!("blob {}\0", self.bytes.len());
-        hex(Sha1::new_with_prefix(blob).chain_update(&*self.bytes).finalize())
+        self.etag.clone()
     }
 }
 
@@ -154,8 +162,7 @@ impl FakeHub {
     }
 
     pub(crate) fn add(&self, repo: &str, path: &str, bytes: Vec<u8>) {
-        let large = bytes.len() >= 1000;
-        let file = HubFile { bytes: Arc::new(bytes), large };
+        let file = HubFile::new(bytes);
         self.state().files.insert((repo.to_owned(), path.to_owned()), file);
     }
 
