@@ -1,6 +1,7 @@
 //! Requests: who may see the token, where redirects may lead, what statuses mean.
 
 use std::io::Read as _;
+use std::net::ToSocketAddrs as _;
 
 use ureq::http::{HeaderMap, Response};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
@@ -247,17 +248,28 @@ pub(crate) fn protocol(url: &Url, what: impl Into<String>) -> Fault {
 
 /// A request without an answer.
 fn broken(url: &Url, error: &ureq::Error) -> Fault {
-    use std::io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
     let (again, unreachable) = match error {
         ureq::Error::HostNotFound => (true, true),
-        ureq::Error::Io(e) => (true, matches!(e.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)),
+        ureq::Error::Io(e) => (true, is_unreachable(url, e)),
         ureq::Error::Timeout(ureq::Timeout::Resolve | ureq::Timeout::Connect) => (true, true),
         ureq::Error::Timeout(_) | ureq::Error::ConnectionFailed => (true, false),
-        ureq::Error::Protocol(_) => (false, false),
         _ => (false, false),
     };
     let error = HubError::Network { url: url.to_string(), reason: error.to_string(), unreachable };
     if again { Fault::Again(error, None) } else { Fault::Final(error) }
+}
+
+/// Whether there was no connection at all. That a name is unknown has no kind of its own among errors, so it is tried.
+fn is_unreachable(url: &Url, error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{
+        AddrNotAvailable, BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable,
+        NetworkDown, NetworkUnreachable, TimedOut, UnexpectedEof,
+    };
+    match error.kind() {
+        ConnectionRefused | HostUnreachable | NetworkUnreachable | NetworkDown | AddrNotAvailable => true,
+        BrokenPipe | ConnectionAborted | ConnectionReset | TimedOut | UnexpectedEof => false,
+        _ => url.address().to_socket_addrs().is_err(),
+    }
 }
 
 /// An answer that ended before its end.

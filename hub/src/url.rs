@@ -95,6 +95,11 @@ impl Url {
         }
     }
 
+    /// Host and port to connect to.
+    pub(crate) fn address(&self) -> (&str, u16) {
+        (self.host.trim_matches(['[', ']']), self.port)
+    }
+
     pub(crate) fn is_https(&self) -> bool {
         self.https
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use ocelli_convert::inspect::{FileReport, InspectError, Kind, Severity, inspect_file};
+use ocelli_convert::inspect::{Fault, FileReport, InspectError, Kind, Severity, inspect_file};
 use ocelli_hub::{LocalModel, Store};
 use serde::Serialize;
 
@@ -14,6 +14,9 @@ use crate::sink;
 
 /// What `clip.projector_type` a vision file must have to be used.
 const PROJECTOR: &str = "resampler";
+
+/// What supplies the rope factors that a file lacks.
+const ROPE_FACTORS: &str = "--rope-factors minicpm-v-4";
 
 /// Options of `ocelli list`.
 #[derive(Debug, clap::Args)]
@@ -39,6 +42,8 @@ struct Row {
     architecture: Option<String>,
     /// Whether this build can run it.
     runs: bool,
+    /// Options that it needs.
+    with: Option<&'static str>,
     /// Why not.
     why: Option<String>,
 }
@@ -63,7 +68,7 @@ fn describe(model: LocalModel) -> Row {
     };
     let verdict = match report {
         Err(error) => Err(without_path(&error.to_string(), model.path())),
-        Ok(report) => can_run(&report).and_then(|()| can_see(model.vision.as_deref())),
+        Ok(report) => can_run(&report).and_then(|with| can_see(model.vision.as_deref()).map(|()| with)),
     };
     Row {
         store: model.store.title(),
@@ -74,6 +79,7 @@ fn describe(model: LocalModel) -> Row {
         vision: model.vision.as_ref().map(|path| path.display().to_string()),
         architecture,
         runs: verdict.is_ok(),
+        with: verdict.as_ref().ok().copied().flatten(),
         why: verdict.err(),
         name: model.name,
     }
@@ -89,7 +95,8 @@ fn quant_of(report: &FileReport) -> Option<String> {
     report.file_type.as_ref().and_then(|t| t.name).map(str::to_owned)
 }
 
-fn can_run(report: &FileReport) -> Result<(), String> {
+/// `Ok` with the options that the model needs, or why it cannot be run.
+fn can_run(report: &FileReport) -> Result<Option<&'static str>, String> {
     let known = ocelli_runtime::architectures();
     if report.kind != Kind::Text {
         return Err("not a text model".to_owned());
@@ -101,9 +108,12 @@ fn can_run(report: &FileReport) -> Result<(), String> {
             return Err(format!("architecture {found} is not run (only {})", known.join(", ")));
         }
     }
-    match report.faults.iter().find(|fault| fault.severity == Severity::Error) {
+    // Published files of MiniCPM-V 4.0 lack them; the program has them.
+    let supplied = |fault: &Fault| fault.code == "missing-rope-factors" && fault.remedy.contains(ROPE_FACTORS);
+    let mut errors = report.faults.iter().filter(|fault| fault.severity == Severity::Error);
+    match errors.clone().find(|fault| !supplied(fault)) {
         Some(fault) => Err(fault.what.clone()),
-        None => Ok(()),
+        None => Ok(errors.next().map(|_| ROPE_FACTORS)),
     }
 }
 
@@ -125,7 +135,11 @@ fn table(rows: &[Row]) -> String {
         .iter()
         .map(|row| {
             let vision = if row.vision.is_some() { "yes" } else { "no" };
-            let runs = row.why.as_deref().map_or("yes".to_owned(), |why| format!("no: {why}"));
+            let runs = match (&row.why, row.with) {
+                (Some(why), _) => format!("no: {why}"),
+                (None, Some(with)) => format!("with {with}"),
+                (None, None) => "yes".to_owned(),
+            };
             let path = match row.parts {
                 1 => row.path.clone(),
                 n => format!("{} and {} more", row.path, n - 1),
