@@ -1,16 +1,39 @@
-#!/bin/sh
-# Runs fuzz targets: fuzz/run.sh [SECONDS [TARGET...]]; all targets for 60 seconds each by default.
+#!/usr/bin/env bash
+# Runs fuzz targets: fuzz/run.sh [SECONDS [TARGET...]]; all targets for 60 seconds each by default, as many at a time as there
+# are processors.
 #
-# Needs `cargo install cargo-fuzz`. A nightly compiler gives the address sanitizer; with a stable one only coverage is
-# used (`--sanitizer none`), which finds all that matters here because the code under test has no unsafe blocks.
-# Memory beyond 512 MiB and inputs that take over 5 seconds count as findings.
-set -eu
+# Needs nothing but a stable compiler and a C++ compiler for libFuzzer, which comes as a crate. SANITIZER=address adds the
+# address sanitizer. Without it all is found that matters here, since the readers have no unsafe blocks: panics, failed
+# assertions, overflows (checked in this build), memory beyond 512 MiB and inputs that take over 5 seconds. An input that a
+# target fails on is printed in base64 and kept in fuzz/artifacts.
+set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-60}
 [ $# -gt 0 ] && shift
-targets=${*:-gguf_read gguf_split gguf_roundtrip inspect safetensors_header tokenizer_model tokenizer_json imatrix tokenizer_gguf chat_template image_bytes}
-sanitizer=${SANITIZER:-none}
-export RUSTC_BOOTSTRAP=1
+targets=("$@")
+if [ ${#targets[@]} = 0 ]; then
+    mapfile -t targets < <(sed -n 's/^path = "fuzz_targets\/\(.*\)\.rs"$/\1/p' fuzz/Cargo.toml)
+fi
+
+# Coverage as libFuzzer takes it, of all crates. Naming the machine keeps these flags from what is run during the build.
+flags="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+-Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares \
+-Cllvm-args=-simplifycfg-branch-fold-threshold=0 --cfg fuzzing"
+if [ -n "${SANITIZER:-}" ]; then
+    export RUSTC_BOOTSTRAP=1
+    flags+=" -Zsanitizer=$SANITIZER"
+fi
+host=$(rustc -vV | sed -n 's/^host: //p')
+folder=${CARGO_TARGET_DIR:-$PWD/target}
+bins=()
+for target in "${targets[@]}"; do
+    bins+=(--bin "$target")
+done
+# In a folder of its own, so that a build elsewhere in the workspace does not have to end first.
+CARGO_TARGET_DIR="$folder/fuzz" cargo build -q -p ocelli-gguf --example interop --locked
+interop=$folder/fuzz/debug/examples/interop
+RUSTFLAGS="$flags" CARGO_TARGET_DIR="$folder/fuzz" \
+    cargo build --release --locked --manifest-path fuzz/Cargo.toml --target "$host" "${bins[@]}"
 
 # Seeds: the corpus of malformed files, and sound ones.
 seed() { mkdir -p "fuzz/corpus/$1"; }
@@ -18,7 +41,7 @@ for target in gguf_read gguf_split gguf_roundtrip inspect; do
     seed "$target"
     cp gguf/tests/corpus/*.gguf "fuzz/corpus/$target/"
     for alignment in 1 32 64; do
-        cargo run -q -p ocelli-gguf --example interop -- write "fuzz/corpus/$target/sound-$alignment.gguf" "$alignment"
+        "$interop" write "fuzz/corpus/$target/sound-$alignment.gguf" "$alignment"
     done
 done
 seed safetensors_header
@@ -59,8 +82,72 @@ bmp Qk1uAAAAAAAAAEYAAAAoAAAABwAAAAUAAAABAAgAAAAAACgAAADEDgAAxA4AAAQAAAAEAAAAZsTS
 jpeg-colour /9j/4AAQSkZJRgABAQAAAQABAAD/2wBDACgcHiMeGSgjISMtKygwPGRBPDc3PHtYXUlkkYCZlo+AjIqgtObDoKrarYqMyP/L2u71////m8H////6/+b9//j/2wBDASstLTw1PHZBQXb4pYyl+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj/wAARCAAFAAcDASIAAhEBAxEB/8QAFAABAAAAAAAAAAAAAAAAAAAAAP/EABsQAAMAAgMAAAAAAAAAAAAAAAABAgMREyGR/8QAFAEBAAAAAAAAAAAAAAAAAAAAAv/EABgRAAMBAQAAAAAAAAAAAAAAAAABAhEx/9oADAMBAAIRAxEAPwBmdcc06TV9ta0/QAF3UvEJcP/Z
 EOF
 
-for target in $targets; do
-    case $target in gguf_*) features=--no-default-features ;; *) features= ;; esac
-    cargo fuzz run --sanitizer "$sanitizer" $features "$target" -- \
-        -max_total_time="$seconds" -rss_limit_mb=512 -timeout=5 -print_final_stats=1
+# Questions, as lines of JSON and as a table; the first bytes choose the format, the rules and the style.
+seed eval_file
+printf '\0\0{"id":"1","task":"t","turns":[{"question":"what?","answers":["a","b"],"score":"vqa"},{"question":"which?","answers":["A"],"score":"choice","options":["x","y"]}]}\n' \
+    >fuzz/corpus/eval_file/conversation
+for rules in 0 1 2 3 4 5 6; do
+    printf '\377\%o\0index\timage\tquestion\tanswer\thint\tcategory\tA\tB\n1\tR0lGODdh\twhat?\tA\tlook\tc\tx\ty\n2\t1\t"so ""it"" is?"\t[\047B\047]\t\tc\tx\ty\n' \
+        "$rules" >"fuzz/corpus/eval_file/table-$rules"
 done
+# A chunk of four tokens, of three that there are.
+seed logits_file
+printf '_logits_\4\0\0\0\3\0\0\0\1\0\0\0\1\0\0\0\2\0\0\0\0\0\0\0\1\0\0\0\0\0\200\77\0\0\200\277\1\0\2\0\3\0\0\0' \
+    >fuzz/corpus/logits_file/four-tokens
+# A picture of one slice, one query and one value.
+seed image_cache
+for version in 1 2 3; do
+    { printf 'OCELLIIM\%o\0\0\0%96s' "$version" ''; head -c 200 /dev/zero; } >"fuzz/corpus/image_cache/version-$version"
+done
+seed session
+printf '\2\0{"messages":[{"role":"user","content":"a"}],"images":[],"profile":"reference","text":"a","ids":[1,2],"spans":[]}' \
+    >fuzz/corpus/session/note
+printf '\1\0\100\0\0\0\377' >fuzz/corpus/session/changed
+seed sampler
+printf 'temperature;top_k;top_p \0' >fuzz/corpus/sampler/order
+printf '%-24s\0' '15043-1.5' >fuzz/corpus/sampler/bias
+for target in template_grammar animation; do
+    seed "$target"
+    for n in 1 2 3 4 5 6; do
+        # Anything is well-formed there; texts that differ are as good as others.
+        printf '%s' "$n $target chooses rules by these bytes, $n of 6" >"fuzz/corpus/$target/$n"
+    done
+done
+
+mkdir -p fuzz/artifacts
+log=$(mktemp -d)
+trap 'rm -rf "$log"' EXIT
+run_one() { # run_one TARGET: fuzzes it, and says in one line how that went
+    local target=$1 status=0 limits='-rss_limit_mb=512 -timeout=5'
+    case $target in
+    # In the fuzzer's own process to find panics; templates of strangers run in one that is limited.
+    chat_template) limits='-rss_limit_mb=4096 -timeout=60' ;;
+    template_grammar) limits='-rss_limit_mb=512 -timeout=20' ;;
+    esac
+    # shellcheck disable=SC2086
+    "$folder/fuzz/$host/release/$target" "fuzz/corpus/$target" -max_total_time="$seconds" $limits \
+        -artifact_prefix="fuzz/artifacts/$target-" -print_final_stats=1 >"$log/$target" 2>&1 || status=$?
+    local runs edges
+    runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log/$target")
+    edges=$(sed -n 's/^#.*cov: \([0-9]*\) .*/\1/p' "$log/$target" | tail -1)
+    if [ "$status" = 0 ] && [ "${runs:-0}" -gt 0 ] && [ "${edges:-0}" -gt 0 ]; then
+        printf 'fuzz %-20s ok      %9s inputs, %6s places reached\n' "$target" "$runs" "$edges"
+        return
+    fi
+    touch "$log/$target.failed"
+    printf 'fuzz %-20s FAILED  (status %s, %s inputs)\n' "$target" "$status" "${runs:-0}"
+    grep -v '^#' "$log/$target" | tail -40
+    local input
+    input=$(sed -n 's/.*Test unit written to //p' "$log/$target" | tail -1)
+    if [ -n "$input" ] && [ -f "$input" ]; then
+        printf 'the input, in base64: '
+        base64 -w 0 "$input"
+        echo
+    fi
+}
+export -f run_one
+export log folder host seconds
+printf '%s\n' "${targets[@]}" | xargs -P "$(nproc)" -I{} bash -c 'run_one {}'
+failed=$(find "$log" -name '*.failed' | wc -l)
+echo "result: $((${#targets[@]} - failed)) passed, $failed failed, 0 skipped"
+[ "$failed" = 0 ]

@@ -1,5 +1,7 @@
 //! The `ocelli` command: argument parsing and terminal output; the work is done by the library crates.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};

@@ -38,7 +38,7 @@ fn text_for_people() {
     assert!(text.contains("[missing-rope-factors]") && text.contains("remedy"), "{text}");
     assert!(text.lines().any(|l| l.starts_with("  token_embd.weight Q8_0") && l.contains("32 × 2")), "{text}");
     // A name in the file must not steer the terminal.
-    assert!(text.contains(r"red \u{1b}[31m\u{7} and\nmore"), "{text}");
+    assert!(text.contains(r"red \u001b[31m\u0007 and\u000amore"), "{text}");
     assert!(text.chars().all(|c| !c.is_control() || c == '\n'), "{text}");
 }
 

@@ -333,8 +333,9 @@ fn signals_leave_nothing_and_the_next_run_clears_what_a_kill_left() {
             until_working(&mut child, &out);
             signal(&child, signals);
             let done = child.wait_with_output().unwrap();
-            let code = 128 + signals[0].as_raw();
-            assert_eq!(done.status.code(), Some(code), "{args:?} {signals:?}: {}", stderr(&done));
+            // Of two signals that come at once, the system may deliver either first.
+            let codes: Vec<_> = signals.iter().map(|signal| Some(128 + signal.as_raw())).collect();
+            assert!(codes.contains(&done.status.code()), "{args:?} {signals:?}: {} {}", done.status, stderr(&done));
             assert_eq!(names(&out), [held], "{args:?} {signals:?}");
         }
         let mut child = start(dir.path(), args);
@@ -367,6 +368,8 @@ fn signals_in_the_middle_of_quantize_and_of_the_bundled_model_leave_nothing() {
             assert_eq!(is_working(&folder), signals == [Signal::KILL], "{args:?} {signals:?}: {:?}", names(&folder));
         }
         assert!(dir.run(args).status.success());
-        assert_eq!(names(&folder).len(), 1, "{:?}", names(&folder));
+        // What holds the bundled model has a lock beside it, for programs that start at once.
+        let left: Vec<_> = names(&folder).into_iter().filter(|name| name != ".lock").collect();
+        assert_eq!(left.len(), 1, "{left:?}");
     }
 }

@@ -382,6 +382,31 @@ fn importances_of_another_model_are_refused() {
     assert!(!output.status.success() && text.contains("512 importances") && text.contains("256"), "{text}");
 }
 
+/// What a matrix did is told as it is: used, used in part, or not at all and why.
+#[test]
+fn an_importance_matrix_that_was_not_used_is_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    write_inputs(dir.path());
+    let notes = |model: &str, ty: &str, imatrix: &str, more: &[&str]| {
+        let args = [&["--dry-run", model, ty, "--imatrix", imatrix], more].concat();
+        let output = quantize(dir.path(), &args);
+        assert!(output.status.success(), "{}", stderr(&output));
+        stderr(&output)
+    };
+    // One tensor has no entry, by the way the file is made.
+    let partly = notes("text.gguf", "Q4_K_M", "text.imatrix", &[]);
+    assert!(partly.contains(" entries, ") && partly.contains("without importances: blk.1.attn_q.weight"), "{partly}");
+    assert!(!partly.contains("was not used"), "{partly}");
+    let foreign = notes("text.gguf", "Q4_K_M", "vision.imatrix", &[]);
+    assert!(foreign.contains("vision.imatrix was not used: it has no entry for any of the "), "{foreign}");
+    // Nothing is gained by listing every tensor and every entry, too.
+    assert!(!foreign.contains("without importances") && !foreign.contains("unused entries"), "{foreign}");
+    let copied = notes("text.gguf", "COPY", "text.imatrix", &[]);
+    assert!(copied.contains("text.imatrix was not used: no tensor changes its format"), "{copied}");
+    let excluded = notes("text.gguf", "Q4_K_M", "text.imatrix", &["--include-weights", "attn_norm"]);
+    assert!(excluded.contains("text.imatrix was not used: it has no entries"), "{excluded}");
+}
+
 #[test]
 fn a_dry_run_says_what_the_file_will_hold() {
     let dir = tempfile::tempdir().unwrap();

@@ -76,7 +76,7 @@ fn refuses_with_one_line() {
     std::fs::write(&text, "no model").unwrap();
     let missing = dir.path().join("missing");
     for (model, args, input, expected) in [
-        (&good, &["--stdin"][..], &b"ab\xff"[..], "standard input is not UTF-8 text (byte 2)"),
+        (&good, &["--stdin"][..], &b"ab\xff"[..], "standard input: not UTF-8 text (byte 2); save it as UTF-8"),
         (&good, &["-f", missing.to_str().unwrap()], b"", "missing"),
         (&text, &["-p", "a"], b"", "not a GGUF file"),
         (&missing, &["-p", "a"], b"", "missing"),

@@ -10,7 +10,8 @@ use ocelli_runtime::template::{ChatTemplate, Message, RenderOptions, known_forma
 fuzz_target!(|input: &str| {
     // A template and a message; alone, a text is both.
     let (source, text) = input.split_once('\0').unwrap_or((input, input));
-    let options = RenderOptions { bos_token: "<s>", eos_token: "</s>", add_generation_prompt: true, ..Default::default() };
+    let options =
+        RenderOptions { bos_token: "<s>", eos_token: "</s>", add_generation_prompt: true, ..Default::default() };
     let messages = [Message::new("system", text), Message::new("user", "b c"), Message::new(text, "d\ne")];
     for name in known_formats().split(", ") {
         let template = ChatTemplate::from_choice(name, None).expect("a known format");

@@ -33,7 +33,8 @@ fuzz_target!(|bytes: &[u8]| {
     let kept = |(key, _): &&(String, ocelli_gguf::MetaValue)| key != "general.alignment";
     let (before, after) = (gguf.metadata().to_owned_pairs(), again.metadata().to_owned_pairs());
     // Compared as text: NaN differs from itself.
-    let text = |pairs: &[(String, ocelli_gguf::MetaValue)]| format!("{:?}", pairs.iter().filter(kept).collect::<Vec<_>>());
+    let text =
+        |pairs: &[(String, ocelli_gguf::MetaValue)]| format!("{:?}", pairs.iter().filter(kept).collect::<Vec<_>>());
     assert_eq!(text(&before), text(&after));
     for (a, b) in gguf.tensors().iter().zip(again.tensors()) {
         assert_eq!((a.name, a.dims, a.ty), (b.name, b.dims, b.ty));

@@ -4,10 +4,11 @@
 use std::sync::atomic::AtomicBool;
 
 use libfuzzer_sys::fuzz_target;
+use ocelli_fuzz::let_decoders_panic;
 use ocelli_runtime::image::video::{VideoOptions, frames};
 use ocelli_runtime::image::{DecodeOptions, Limits, Profile, SliceOptions, decode, plan, slice};
 
-fuzz_target!(|bytes: &[u8]| {
+fuzz_target!(init: let_decoders_panic(), |bytes: &[u8]| {
     let limits = Limits { max_pixels: 1 << 16, max_side: 4096, max_aspect_ratio: 200, ..Limits::default() };
     if let Ok(image) = decode(bytes, &DecodeOptions { limits, ..DecodeOptions::default() }) {
         assert!(image.width() * image.height() <= 1 << 16);

@@ -124,12 +124,6 @@ impl Kernels {
         self.table.name
     }
 
-    /// Whether some product of legal codes can saturate in this table. None of ours does; tests ask.
-    #[must_use]
-    pub fn may_saturate(&self) -> bool {
-        self.table.may_saturate
-    }
-
     /// Whether fast products of F16 and BF16 weights, and attention within spans, are those of 16-bit fixed-point numbers.
     #[must_use]
     pub fn fixed_point(&self) -> bool {
@@ -221,10 +215,9 @@ mod tests {
     }
 
     #[test]
-    fn the_scalar_table_is_last_and_none_saturates() {
+    fn the_scalar_table_is_last() {
         let all = Kernels::available();
         assert_eq!(all.last().expect("never empty").name(), "scalar");
         assert_eq!(all[0].name(), Kernels::best().name());
-        assert!(all.iter().all(|k| !k.may_saturate()));
     }
 }

@@ -75,8 +75,6 @@ pub(crate) struct KernelTable {
     pub(crate) panels: usize,
     /// Tokens that one call of the integer micro-tile takes at full speed.
     pub(crate) nr: usize,
-    /// Whether some product of legal codes can saturate. No table of ours does.
-    pub(crate) may_saturate: bool,
     /// One entry per format, indexed by `GgmlType as usize`.
     pub(crate) formats: Vec<FormatKernels>,
     /// `out[c][r] (+)= Σ_k panel[k][r]·x[c][k]` in f32.

@@ -161,7 +161,9 @@ fn is_older(bytes: &[u8]) -> bool {
     version.is_some_and(|version| version < VERSION)
 }
 
-fn decode(bytes: &[u8], key: &[u8; 32]) -> Option<ImageEmbedding> {
+/// The image that a file of the cache holds, if it is sound and kept under `key`.
+#[must_use]
+pub fn decode(bytes: &[u8], key: &[u8; 32]) -> Option<ImageEmbedding> {
     let (body, sum) = bytes.split_at_checked(bytes.len().checked_sub(SUM_LEN)?)?;
     let (head, values) = body.split_at_checked(HEAD_LEN)?;
     let word = |at: usize| Some(u32::from_le_bytes(*head.get(at..)?.first_chunk()?));

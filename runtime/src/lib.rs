@@ -52,6 +52,8 @@ pub use error::RuntimeError;
 pub use generate::{Assets, Completion, Watch, complete};
 pub use identity::IdentityCache;
 pub use image_cache::ImageCache;
+#[doc(hidden)]
+pub use image_cache::decode as decode_image_file;
 pub use layers::LayerProbe;
 pub use mmap::{FileOptions, ModelFile};
 pub use model::{BuiltinFactors, LoadOptions, Model, architectures};

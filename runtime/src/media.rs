@@ -205,6 +205,12 @@ impl Media {
         &self.model
     }
 
+    /// The instruction set of the encoder; `None` while no picture had to be encoded.
+    #[must_use]
+    pub fn isa(&self) -> Option<&'static str> {
+        self.encoder.as_ref().map(VisionEncoder::isa)
+    }
+
     /// How pictures are taken in.
     #[must_use]
     pub fn options(&self) -> &MediaOptions {

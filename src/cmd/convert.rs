@@ -76,6 +76,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             _ => None,
         },
     };
+    // Refuses an `OCELLI_ISA` that cannot be honoured; the codecs themselves go by it silently.
+    ocelli_kernels::Kernels::select(None)?;
     let started = Instant::now();
     let bar = Bar::new(false)?;
     let report = convert(&args.checkpoint, &options, &bar).map_err(advise)?;

@@ -78,14 +78,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         errln!("image {}: {}", path.display(), describe(shown));
     }
     if args.json {
-        sink::json(&report(args, &shown))?;
+        sink::json(&report(args, media.isa(), &shown))?;
     } else {
         errln!("{}: {} pictures", args.output.display(), shown.len());
     }
     Ok(())
 }
 
-fn report(args: &Args, shown: &[Shown]) -> serde_json::Value {
+fn report(args: &Args, isa: Option<&str>, shown: &[Shown]) -> serde_json::Value {
     let images: Vec<_> = args
         .images
         .iter()
@@ -103,7 +103,7 @@ fn report(args: &Args, shown: &[Shown]) -> serde_json::Value {
             })
         })
         .collect();
-    serde_json::json!({ "output": args.output.to_string_lossy(), "images": images })
+    serde_json::json!({ "output": args.output.to_string_lossy(), "isa": isa, "images": images })
 }
 
 /// The mean of all rows.

@@ -9,6 +9,8 @@ use anyhow::{Context, bail};
 use ocelli_convert::imatrix::Imatrix;
 use ocelli_convert::mixture::{FileType, TensorOverride, TypeOptions, parse_type};
 use ocelli_convert::requantize::{Options, Plan, Source, Target, TensorPlan};
+use ocelli_kernels::Kernels;
+use ocelli_kernels::quantize::RowCodec;
 use ocelli_quant::GgmlType;
 
 use super::usage::usage;
@@ -150,6 +152,8 @@ impl Request {
 
 /// Re-quantises, or says what would be done.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    // Refuses an `OCELLI_ISA` that cannot be honoured; the codecs themselves go by it silently.
+    Kernels::select(None)?;
     let request = sort_out(&args.positional).map_err(usage)?;
     let imatrix = args.imatrix.as_deref().map(|path| read_imatrix(path, args)).transpose()?;
     let options = Options {
@@ -276,13 +280,24 @@ impl Report<'_> {
             );
         }
         if let Some(imatrix) = self.imatrix {
-            let without = self.without_importance();
-            if without.len() < tensors.iter().filter(|t| t.is_converted()).count() || !without.is_empty() {
-                errln!("{}: {} entries, {} not used", imatrix.path().display(), imatrix.len(), self.unused().len());
-            }
-            for (what, names) in [("without importances", without), ("unused entries", self.unused())] {
-                if !names.is_empty() {
-                    errln!("ocelli: warning: {what}: {}", shorten(&names));
+            let coverage = Coverage {
+                entries: imatrix.len(),
+                converted: tensors.iter().filter(|t| t.is_converted()).count(),
+                without: self.without_importance(),
+                unused: self.unused(),
+            };
+            let file = imatrix.path().display();
+            match coverage.useless() {
+                Some(why) => errln!("ocelli: warning: {file} was not used: {why}"),
+                None => {
+                    errln!("{file}: {} entries, {} not used", coverage.entries, coverage.unused.len());
+                    for (what, names) in
+                        [("without importances", coverage.without), ("unused entries", coverage.unused)]
+                    {
+                        if !names.is_empty() {
+                            errln!("ocelli: warning: {what}: {}", shorten(&names));
+                        }
+                    }
                 }
             }
         }
@@ -320,6 +335,7 @@ impl Report<'_> {
             "written": written.iter().map(|p| p.display().to_string()).collect::<Vec<_>>(),
             "seconds": seconds,
             "obstacle": obstacle,
+            "codec": RowCodec::chosen().name(),
             "n_weights": self.plan.n_elements(),
             "source_bytes": self.plan.source_bytes(),
             "bytes": self.plan.target_bytes(),
@@ -331,6 +347,34 @@ impl Report<'_> {
             })),
             "tensors": tensors,
         })
+    }
+}
+
+/// How far an importance matrix and the converted tensors of a model go together.
+struct Coverage<'a> {
+    /// Entries of the matrix.
+    entries: usize,
+    /// Tensors that get another format.
+    converted: usize,
+    /// Those of them that the matrix has no entry for.
+    without: Vec<&'a str>,
+    /// Entries that no converted tensor uses.
+    unused: Vec<&'a str>,
+}
+
+impl Coverage<'_> {
+    /// Why the matrix made no difference, if it made none.
+    fn useless(&self) -> Option<String> {
+        if self.entries == 0 {
+            Some("it has no entries, or none that --include-weights and --exclude-weights leave".to_owned())
+        } else if self.converted == 0 {
+            Some("no tensor changes its format".to_owned())
+        } else if self.without.len() == self.converted {
+            let n = self.converted;
+            Some(format!("it has no entry for any of the {n} converted tensors; give the one made for this model"))
+        } else {
+            None
+        }
     }
 }
 

@@ -169,7 +169,8 @@ fn perplexity_reports_and_compares() {
     let plain = ocelli(&plain, words.as_bytes());
     assert!(text(&plain.stdout).starts_with("Final estimate: PPL = "), "{}", text(&plain.stdout));
     refused(&["perplexity", "-m", &model, "-f", "-"], b"few words", &["at least two chunks"]);
-    refused(&["perplexity", "-m", &model, "-f", "-"], b"\xff\xfe", &["not UTF-8"]);
+    refused(&["perplexity", "-m", &model, "-f", "-"], b"\xff\xfe", &["UTF-16"]);
+    refused(&["perplexity", "-m", &model, "-f", "-"], b"caf\xe9", &["not UTF-8"]);
 }
 
 #[test]
@@ -313,7 +314,7 @@ fn exact_work_keeps_keys_and_values_in_f32() {
         &["run", "-p", "x", "-n", "1"],
         &["chat", "-n", "1"],
         &["perplexity", "-f", "-", "--chunks", "2"],
-        &["probe", "-p", "x", "-o", &at("p")],
+        &["probe", "-p", "x", "-o", &at("p"), "--overwrite"],
     ];
     let words = "word ".repeat(300);
     for command in commands {

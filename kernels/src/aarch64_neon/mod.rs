@@ -197,7 +197,6 @@ macro_rules! table {
                             mr: body::MR,
                             panels: 1,
                             nr: body::NR,
-                            may_saturate: false,
                             formats: tune(ocelli_quant::for_each_format!(formats_by), TUNED),
                             gemm_f32,
                             // `smlal` multiplies as many numbers at once as `fmla` does.

@@ -59,6 +59,33 @@ impl RowCodec {
         &Self::available()[0]
     }
 
+    /// The codec that goes with a table of kernels: the widest that needs no more than the table does.
+    #[must_use]
+    pub fn of(kernels: Kernels) -> &'static RowCodec {
+        let names: &[&str] = match kernels.name() {
+            "avx512vnni" => &["avx512", "avx2"],
+            "avxvnni" | "avx2" => &["avx2"],
+            _ => &[],
+        };
+        let all = Self::available();
+        // The portable codec is the last, and always there.
+        all.iter().find(|codec| names.contains(&codec.name)).unwrap_or(&all[all.len() - 1])
+    }
+
+    /// The codec of [`quantize_row`] and [`dequantize_row`]: the best, or the one of the table that the environment variable
+    /// `OCELLI_ISA` names. A name that [`Kernels::select`] refuses changes nothing here: ask there first.
+    #[must_use]
+    pub fn chosen() -> &'static RowCodec {
+        static CHOSEN: OnceLock<&RowCodec> = OnceLock::new();
+        CHOSEN.get_or_init(|| {
+            let named = std::env::var_os("OCELLI_ISA").is_some_and(|name| !name.is_empty());
+            match Kernels::select(None) {
+                Ok(kernels) if named => Self::of(kernels),
+                _ => Self::best(),
+            }
+        })
+    }
+
     /// Name of the instruction set.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -93,7 +120,7 @@ impl RowCodec {
 /// # Errors
 /// As [`GgmlType::quantize_row`].
 pub fn quantize_row(ty: GgmlType, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) -> Result<(), QuantError> {
-    RowCodec::best().quantize_row(ty, row, importance, out)
+    RowCodec::chosen().quantize_row(ty, row, importance, out)
 }
 
 /// Expands one row, to the same values as [`GgmlType::dequantize_row`] whatever the machine.
@@ -101,7 +128,7 @@ pub fn quantize_row(ty: GgmlType, row: &[f32], importance: Option<&[f32]>, out: 
 /// # Errors
 /// As [`GgmlType::dequantize_row`].
 pub fn dequantize_row(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
-    RowCodec::best().dequantize_row(ty, bytes, out)
+    RowCodec::chosen().dequantize_row(ty, bytes, out)
 }
 
 /// Quantises one row to Q8_0 with the same scale for every two blocks, as [`crate::WeightRef::in_pairs`] takes it: 64 weights

@@ -4,6 +4,7 @@ use ocelli_quant::lanes::Portable;
 use ocelli_quant::{Format, GgmlType, QuantError, formats};
 
 use super::RowCodec;
+use crate::Kernels;
 
 /// Pseudo-random rows of several kinds: bell-shaped, with outliers, with zeros, over many magnitudes.
 fn row(seed: u32, n: usize) -> Vec<f32> {
@@ -48,6 +49,21 @@ fn every_codec_stores_the_same_bytes() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn every_table_has_its_codec() {
+    let names: Vec<_> = RowCodec::available().iter().map(RowCodec::name).collect();
+    for kernels in Kernels::available() {
+        let codec = RowCodec::of(kernels).name();
+        assert!(names.contains(&codec));
+        let fits: &[&str] = match kernels.name() {
+            "avx512vnni" => &["avx512", "avx2"],
+            "avxvnni" | "avx2" => &["avx2"],
+            _ => &["portable"],
+        };
+        assert!(fits.contains(&codec), "{} goes with {codec}", kernels.name());
     }
 }
 

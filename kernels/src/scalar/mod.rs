@@ -80,7 +80,6 @@ pub(crate) fn table() -> &'static KernelTable {
         mr: MR,
         panels: 1,
         nr: 1,
-        may_saturate: false,
         formats: ocelli_quant::for_each_format!(formats),
         gemm_f32: matmul::gemm_f32,
         fixed: Some(FixedKernels {

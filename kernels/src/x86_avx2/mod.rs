@@ -130,7 +130,6 @@ pub(crate) fn table() -> Option<&'static KernelTable> {
                     mr: MR,
                     panels: 1,
                     nr: NR,
-                    may_saturate: false,
                     formats,
                     gemm_f32: gemm::gemm_f32,
                     fixed: Some(FixedKernels {

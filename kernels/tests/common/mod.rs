@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example or a test, not the command")]
 #![allow(dead_code, reason = "every test file uses its own part")]
 
+use std::io::Write as _;
 use std::sync::Once;
 
 use ocelli_kernels::{Kernels, Pool};
@@ -44,7 +45,8 @@ pub(crate) fn tables() -> Vec<Kernels> {
     REPORT.call_once(|| {
         for (name, needs) in Kernels::candidates() {
             if let Some(needs) = needs {
-                eprintln!("skipped: {name} (not on this machine: needs {needs})");
+                // Not by `eprintln!`, which the test runner shows of failed tests only.
+                let _ = writeln!(std::io::stderr(), "\nskipped: {name} (this machine lacks it: {needs})");
             }
         }
         if let Ok(required) = std::env::var("REQUIRE_ISA") {
