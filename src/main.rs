@@ -49,7 +49,14 @@ enum Command {
     Convert(cmd::convert::Args),
     /// List the tensor formats that can be written.
     Formats(cmd::formats::Args),
+    /// Fetch a model by name from the Hugging Face hub.
+    Pull(cmd::pull::Args),
+    /// List the models on this machine, those of other programs too, and whether they can be run.
+    List(cmd::list::Args),
+    /// Remove models from the cache.
+    Rm(cmd::rm::Args),
     /// Say what a GGUF file or folder holds and what is wrong with it.
+    #[command(visible_alias = "show")]
     Inspect(cmd::inspect::Args),
     /// Show how a model cuts a text into tokens.
     Tokenize(cmd::tokenize::Args),
@@ -99,6 +106,9 @@ fn main() -> ExitCode {
         Command::Probe(args) => cmd::probe::run(&args),
         Command::Convert(args) => cmd::convert::run(args),
         Command::Formats(args) => cmd::formats::run(&args),
+        Command::Pull(args) => cmd::pull::run(&args),
+        Command::List(args) => cmd::list::run(&args),
+        Command::Rm(args) => cmd::rm::run(&args),
         Command::Inspect(args) => cmd::inspect::run(&args),
         Command::Tokenize(args) => cmd::tokenize::run(args),
         Command::Synth(args) => cmd::synth::run(&args),

@@ -16,6 +16,7 @@ use ocelli_runtime::{
     Assets, BuiltinFactors, Completion, Context, ContextOptions, FileOptions, LoadOptions, Model, Precision, Watch,
 };
 
+use super::names;
 use super::usage::Usage;
 use crate::bundled::Bundled;
 use crate::cache_folder;
@@ -59,9 +60,16 @@ pub(crate) fn kv_type(name: &str) -> Result<GgmlType, String> {
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
-    /// Model file (.gguf), the first part of a split one is enough; the small model that Ocelli brings if not given
-    #[arg(short = 'm', long = "model", value_name = "FILE")]
+    /// Model file (.gguf), the first part of a split one is enough, or the name of a model, which is fetched if it is not
+    /// here (see `ocelli pull --help`); if not given, the one that OCELLI_MODEL names, else the small model that Ocelli brings
+    #[arg(short = 'm', long = "model", value_name = "FILE|NAME")]
     pub(crate) model: Option<PathBuf>,
+    /// [-hf] Model of a repository at the hub
+    #[arg(long, value_name = "USER/REPO[:QUANT]", conflicts_with = "model")]
+    pub(crate) hf_repo: Option<String>,
+    /// [-hff] This file of the repository
+    #[arg(long, value_name = "FILE", requires = "hf_repo")]
+    pub(crate) hf_file: Option<String>,
     /// Context in tokens; 0: as long as the model was trained for
     #[arg(short = 'c', long = "ctx-size", value_name = "N", default_value_t = 0)]
     pub(crate) ctx_size: usize,
@@ -104,9 +112,21 @@ pub(crate) struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// The model's file: the one that was named, or the bundled model's.
+    /// The model's file: the one that was named, fetched if need be, or the bundled model's.
     pub(crate) fn file(&self) -> anyhow::Result<PathBuf> {
-        self.model.clone().map_or_else(|| Ok(Bundled::open()?.model()), Ok)
+        match self.name()? {
+            Some(name) => Ok(names::find(&name)?.text),
+            None => Ok(Bundled::open()?.model()),
+        }
+    }
+
+    /// What was named on the command line, else in the environment.
+    fn name(&self) -> anyhow::Result<Option<PathBuf>> {
+        match (&self.hf_repo, &self.model) {
+            (Some(repo), _) => names::of_repo(repo, self.hf_file.as_deref()).map(Some),
+            (None, Some(model)) => Ok(Some(model.clone())),
+            (None, None) => Ok(names::of_environment()),
+        }
     }
 
     pub(crate) fn load_options(&self) -> anyhow::Result<LoadOptions> {

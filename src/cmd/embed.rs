@@ -10,6 +10,7 @@ use ocelli_runtime::{FileOptions, Precision};
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::common::{self, PrecisionArg};
+use super::names;
 use super::usage::bail_usage;
 use super::vision::{Bar, VisionArgs, describe, open_vision, tell_warnings};
 use crate::cache_folder;
@@ -63,6 +64,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.ignore_orientation {
         options.decode.orientation = ocelli_runtime::image::Orientation::Ignore;
     }
+    let mmproj = &names::find_vision(mmproj)?;
     let interrupt = Arc::new(AtomicBool::new(false));
     common::watch_signals(&interrupt)?;
     let inputs = outputs::inputs(args.images.iter().chain([mmproj]));

@@ -1,19 +1,24 @@
 //! `ocelli inspect`: what a GGUF file or a folder holds, and what is wrong with it.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ocelli_convert::inspect::{
     self, Fault, FileReport, Kind, Report, Severity,
     report::{CheckpointReport, SpecialToken, TextModel, Tokenizer, VisionModel},
 };
 
+use ocelli_gguf::{HeaderSet, MetaArray, MetaValue};
+use serde_json::Value as Json;
+
+use super::names;
 use crate::sink;
 
 /// Options of `ocelli inspect`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A GGUF file (of a split model, any part), a folder of them, or a checkpoint folder.
+    /// A GGUF file (of a split model, any part), a folder of them, a checkpoint folder, or the name of a model that is here.
+    #[arg(value_name = "PATH|NAME")]
     path: PathBuf,
     /// List every tensor with shape, format and place.
     #[arg(long)]
@@ -21,11 +26,22 @@ pub(crate) struct Args {
     /// Print one JSON object instead of text.
     #[arg(long)]
     json: bool,
+    /// Print the value of one metadata key, such as general.name.
+    #[arg(long, value_name = "KEY", conflicts_with_all = ["tensors", "template"])]
+    key: Option<String>,
+    /// Print the chat template.
+    #[arg(long, conflicts_with_all = ["tensors", "json"])]
+    template: bool,
 }
 
 /// Prints the report.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let report = inspect::inspect(&args.path, args.tensors)?;
+    let path = names::find_here(&args.path)?;
+    let key = args.template.then_some(CHAT_TEMPLATE).or(args.key.as_deref());
+    if let Some(key) = key {
+        return print_value(&path, key, args.json);
+    }
+    let report = inspect::inspect(&path, args.tensors)?;
     if args.json {
         return sink::json(&report);
     }
@@ -45,6 +61,48 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         _ => anyhow::bail!("this kind of report can only be printed with --json"),
     }
     Ok(sink::out(&page.0)?)
+}
+
+/// The metadata key that holds a model's chat template.
+const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
+
+/// Prints what a file has under `key`: text as it is, an array with one element a line.
+fn print_value(path: &Path, key: &str, json: bool) -> anyhow::Result<()> {
+    let header = HeaderSet::read(path)?;
+    let set = header.view()?;
+    let Some(value) = set.metadata().get(key) else {
+        let part = key.rsplit('.').next().unwrap_or(key);
+        let near: Vec<&str> =
+            set.metadata().iter().map(|entry| entry.key).filter(|known| known.contains(part)).collect();
+        let near = if near.is_empty() { String::new() } else { format!("; it has {}", near.join(", ")) };
+        anyhow::bail!("{} has no key `{}`{near}", path.display(), key.escape_debug());
+    };
+    let value = json_of(&MetaValue::from(value));
+    if json {
+        return sink::json(&value);
+    }
+    let shown = |value: &Json| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let text = match &value {
+        Json::Array(elements) => elements.iter().map(shown).collect::<Vec<_>>().join("\n"),
+        one => shown(one),
+    };
+    Ok(sink::out(&format!("{text}\n"))?)
+}
+
+fn json_of(value: &MetaValue) -> Json {
+    // The shortest digits that mean this value, not those of the nearest f64.
+    let f32_of = |v: f32| v.to_string().parse::<f64>().map_or(Json::Null, Json::from);
+    macro_rules! json {
+        ($($variant:ident),+) => {
+            match value {
+                MetaValue::F32(v) => f32_of(*v),
+                MetaValue::Array(MetaArray::F32(all)) => all.iter().copied().map(f32_of).collect(),
+                $(MetaValue::$variant(v) => Json::from(v.clone()),
+                MetaValue::Array(MetaArray::$variant(all)) => all.iter().cloned().map(Json::from).collect(),)+
+            }
+        };
+    }
+    json!(U8, I8, U16, I16, U32, I32, Bool, String, U64, I64, F64)
 }
 
 /// Text under construction. Every line is made safe on its way in: names in a file must not look like lines of ours.
@@ -284,7 +342,7 @@ fn count(n: u64) -> String {
 }
 
 /// Sizes in powers of 1000, as files are listed.
-fn bytes(n: u64) -> String {
+pub(crate) fn bytes(n: u64) -> String {
     match n {
         0..1_000 => format!("{n} B"),
         1_000..1_000_000 => format!("{:.1} kB", n as f64 / 1e3),

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
+use super::names;
 use crate::sink::{self, errln};
 use anyhow::Context;
 use ocelli_gguf::read_header;
@@ -12,8 +13,8 @@ use ocelli_runtime::tokenizer::Tokenizer;
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("text").required(true))]
 pub(crate) struct Args {
-    /// Model file (GGUF); the first part of a split model is enough.
-    #[arg(short, long, value_name = "FILE")]
+    /// Model file (GGUF; the first part of a split model is enough) or name of a model.
+    #[arg(short, long, value_name = "FILE|NAME")]
     model: PathBuf,
     /// The text.
     #[arg(short, long, value_name = "TEXT", group = "text", allow_hyphen_values = true)]
@@ -43,8 +44,9 @@ pub(crate) struct Args {
 
 /// Prints the tokens of a text.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    let shown = args.model.display();
-    let header = read_header(&args.model).with_context(|| format!("cannot read {shown}"))?;
+    let model = names::find(&args.model)?.text;
+    let shown = model.display();
+    let header = read_header(&model).with_context(|| format!("cannot read {shown}"))?;
     let gguf = header.view().with_context(|| format!("cannot read {shown}"))?;
     let tokenizer = Tokenizer::from_gguf(&gguf).with_context(|| format!("cannot use the vocabulary of {shown}"))?;
     for note in tokenizer.notes() {

@@ -1,6 +1,7 @@
 //! Whose fault an error is: arguments that cannot be are told by another exit status than files that cannot be used.
 
 use ocelli_convert::mixture::MixtureError;
+use ocelli_hub::HubError;
 use ocelli_runtime::RuntimeError;
 use ocelli_runtime::image::ImageError;
 use ocelli_runtime::sampler::SamplerError;
@@ -36,6 +37,7 @@ pub(crate) fn is_usage(error: &anyhow::Error) -> bool {
     error.is::<Usage>()
         || error.chain().any(|cause| {
             cause.is::<Usage>()
+                || matches!(cause.downcast_ref(), Some(HubError::Name { .. } | HubError::Setting { .. }))
                 || cause.downcast_ref().is_some_and(mixture)
                 || cause.downcast_ref().is_some_and(runtime)
                 || cause.downcast_ref().is_some_and(image)

@@ -16,6 +16,7 @@ use ocelli_runtime::vision::VisionModel;
 use ocelli_runtime::{Attachment, Context, FileOptions, ImageCache, Precision, find_beside};
 
 use super::common::PrecisionArg;
+use super::names;
 use crate::sink::{self, errln};
 
 /// Time between two lines where stderr is no terminal.
@@ -25,8 +26,8 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Vision")]
 pub(crate) struct VisionArgs {
-    /// [-mm] Vision file (mmproj .gguf); the one beside the model if not given
-    #[arg(long, value_name = "FILE")]
+    /// [-mm] Vision file (mmproj .gguf), or the name of the model it belongs to; the one beside the model if not given
+    #[arg(long, value_name = "FILE|NAME")]
     pub(crate) mmproj: Option<PathBuf>,
     /// How products of the vision tower are computed [default: as --precision]
     #[arg(long, value_name = "MODE")]
@@ -184,8 +185,11 @@ impl Vision {
 
     fn open(&self) -> anyhow::Result<Media> {
         let path = match &self.file {
-            Some(path) => path.clone(),
-            None => find_beside(&self.model, self.n_embd)?,
+            Some(name) => names::find_vision(name)?,
+            None => match names::vision_of(&self.model) {
+                Some(path) => path,
+                None => find_beside(&self.model, self.n_embd)?,
+            },
         };
         let media = open_vision(&path, self.load, self.options.clone())?;
         let width = media.model().config().projection_dim;

@@ -294,7 +294,8 @@ fn options_of_llama_cpp() {
     assert!(!plain.2.contains("no effect"), "{}", plain.2);
     assert_eq!(run(&["--prompt", "-sys", "-fa", "off", "-ub64"]).1, plain.1);
     assert_ne!(run(&["-p", "x", "-sys", "Be brief."]).1, run(&["-p", "x"]).1);
-    misused(&["run", "-hf", "openbmb/MiniCPM-V-4-gguf", "-p", "hi"], &["-hf", "-m"]);
+    misused(&["run", "-hf", "no-repository", "-p", "hi"], &["no-repository", "USER/REPO"]);
+    misused(&["run", "-hft", "x", "-p", "hi"], &["-hft", "HF_TOKEN"]);
     misused(&["run", "-p", "hi", "--lora", "x"], &["--lora", "merge"]);
     misused(&["run", "-m", &model, "-p", "hi", "-xyz"], &["`-xyz`", "ocelli run"]);
     misused(&["run", "-m", &model, "-p", "hi", "-hV"], &["`-hV`"]);

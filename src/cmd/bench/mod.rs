@@ -41,8 +41,8 @@ enum What {
 /// (FIRST-LAST, FIRST-LAST+STEP, FIRST-LAST*FACTOR).
 #[derive(Debug, clap::Args)]
 struct ModelsArgs {
-    /// Model file (.gguf); may be given several times
-    #[arg(short = 'm', long = "model", value_name = "FILE")]
+    /// Model file (.gguf) or name of a model; may be given several times
+    #[arg(short = 'm', long = "model", value_name = "FILE|NAME")]
     model: Vec<PathBuf>,
     /// Use a model with random weights: minicpm-v-4, small or mini, with `:TYPE` for another type than Q4_K_M; kept in the cache folder
     #[arg(long, value_name = "PRESET[:TYPE]")]

@@ -16,6 +16,7 @@ use super::output::{self, Fields, Format};
 use super::plan::{Plan, Setting};
 use super::row::{ModelInfo, Row, Test, markdown, speed};
 use super::{ModelsArgs, against, going_on, synthetic};
+use crate::cmd::names;
 use crate::cmd::usage::usage;
 use crate::progress::{self, Bar};
 use crate::sink::{self, errln};
@@ -59,11 +60,14 @@ fn streamed(args: &ModelsArgs) -> bool {
 }
 
 fn subjects(args: &ModelsArgs, bar: &Bar) -> anyhow::Result<Vec<Subject>> {
-    let mut subjects: Vec<Subject> =
-        args.model.iter().map(|path| Subject { text: path.clone(), vision: args.mmproj.clone() }).collect();
+    let given = args.mmproj.as_deref().map(names::find_vision).transpose()?;
+    let mut subjects = Vec::with_capacity(args.model.len() + args.synthetic.len());
+    for name in &args.model {
+        subjects.push(Subject { text: names::find(name)?.text, vision: given.clone() });
+    }
     for name in &args.synthetic {
         let (text, vision) = synthetic::files(name, bar)?;
-        let vision = args.mmproj.clone().or((!args.no_mmproj).then_some(vision));
+        let vision = given.clone().or((!args.no_mmproj).then_some(vision));
         subjects.push(Subject { text, vision });
     }
     Ok(subjects)

@@ -51,7 +51,10 @@ use Values::{Maybe, None as Nothing, One};
 
 const SWITCH: Values = Maybe(&["on", "off", "auto", "true", "false", "enabled", "disabled", "0", "1"]);
 
-const DOWNLOAD: &str = "this program downloads nothing: fetch the .gguf files yourself (text and mmproj), then give them with -m and --mmproj";
+const TOKEN: &str =
+    "a token on the command line can be seen by others: put it into HF_TOKEN, or into a file that HF_TOKEN_PATH names";
+const DOCKER: &str = "models come from the Hugging Face hub: -hf USER/REPO[:QUANT]";
+const SOUND: &str = "sound is neither heard nor made here; leave it out";
 const ADAPTER: &str =
     "adapters are not applied here: merge them into the checkpoint, convert it and give the result with -m";
 const DRAFT: &str = "there is no speculative decoding here; leave it out";
@@ -71,7 +74,10 @@ pub(super) const TABLE: &[Row] = &[
     same(&["-ub"], One, "--ubatch-size"),
     same(&["-ctk"], One, "--cache-type-k"),
     same(&["-ctv"], One, "--cache-type-v"),
-    same(&["-mm"], One, "--mmproj"),
+    same(&["-mm", "-mmu", "--mmproj-url"], One, "--mmproj"),
+    same(&["-mu", "--model-url"], One, "--model"),
+    same(&["-hf", "-hfr"], One, "--hf-repo"),
+    same(&["-hff"], One, "--hf-file"),
     same(&["-pg"], One, "--n-prompt-gen"),
     same(&["-sys", "--system-prompt"], One, "--system"),
     Row {
@@ -161,9 +167,10 @@ pub(super) const TABLE: &[Row] = &[
     no_effect(&["--offline"], Nothing),
     no_effect(&["--reasoning-format", "--reasoning-budget"], One),
     // What is not done here.
-    refused(&["-hf", "-hfr", "--hf-repo", "-hff", "--hf-file", "-hfv", "-hfrv", "--hf-repo-v"], One, DOWNLOAD),
-    refused(&["-hffv", "--hf-file-v", "-hfd", "-hfrd", "--hf-repo-draft", "-hft", "--hf-token"], One, DOWNLOAD),
-    refused(&["-mu", "--model-url", "-mmu", "--mmproj-url", "-dr", "--docker-repo"], One, DOWNLOAD),
+    refused(&["-hfv", "-hfrv", "--hf-repo-v", "-hffv", "--hf-file-v"], One, SOUND),
+    refused(&["-hfd", "-hfrd", "--hf-repo-draft"], One, DRAFT),
+    refused(&["-hft", "--hf-token"], One, TOKEN),
+    refused(&["-dr", "--docker-repo"], One, DOCKER),
     refused(&["--lora", "--lora-scaled", "--control-vector", "--control-vector-scaled"], One, ADAPTER),
     refused(&["-md", "--model-draft", "-devd", "--device-draft", "-ngld", "--gpu-layers-draft"], One, DRAFT),
     refused(
@@ -194,7 +201,7 @@ pub(super) const TABLE: &[Row] = &[
     refused(&["--prompt-cache"], One, SESSION),
     refused(&["--prompt-cache-all", "--prompt-cache-ro"], Nothing, SESSION),
     refused(&["--sampling-seq", "--sampler-seq"], One, "name the samplers with --samplers, separated by `;`"),
-    refused(&["--audio", "-mv", "--model-vocoder"], One, "sound is neither heard nor made here; leave it out"),
+    refused(&["--audio", "-mv", "--model-vocoder"], One, SOUND),
     refused(&["--image-min-tokens", "--image-max-tokens"], One, TOKENS_OF_IMAGES),
     refused(&["--override-kv"], One, OVERRIDES),
     refused(&["--rope-scaling", "--rope-scale", "--rope-freq-base", "--rope-freq-scale"], One, ROPE),

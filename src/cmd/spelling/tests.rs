@@ -200,11 +200,10 @@ fn what_makes_no_difference_is_told() {
 #[test]
 fn what_is_no_option_is_named() {
     for (line, words) in [
-        ("run -hf x/y -p hi", ["-hf", "-m"]),
-        ("run -hff x -p hi", ["-hff", "-m"]),
-        ("run --hf-repo=x/y", ["--hf-repo", "-m"]),
+        ("run -hft secret -p hi", ["-hft", "HF_TOKEN"]),
+        ("run --hf-repo-draft=x/y", ["--hf-repo-draft", "leave it out"]),
         ("chat --lora x", ["--lora", "merge"]),
-        ("run -dr x", ["-dr", "-m"]),
+        ("run -dr x", ["-dr", "-hf"]),
         ("run -sysf f -p hi", ["-sysf", "-sys"]),
         ("chat -no-cnv", ["-no-cnv", "ocelli run --raw"]),
         ("run -hV", ["`-hV`", "ocelli run"]),
