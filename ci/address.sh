@@ -12,8 +12,9 @@ fi
 export RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address" CARGO_INCREMENTAL=0
 export CARGO_PROFILE_DEV_OPT_LEVEL="${OPT_LEVEL:-1}"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/address"
-# Not those between guards, whose allocator takes the place of the sanitizer's.
-tests=(--lib)
+# Not those between guards, whose allocator takes the place of the sanitizer's; nor the unit tests, for which everything would
+# be compiled twice.
+tests=()
 for file in kernels/tests/*.rs; do
     [ "$file" = kernels/tests/guarded.rs ] || tests+=(--test "$(basename "$file" .rs)")
 done
