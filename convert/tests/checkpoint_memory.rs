@@ -1,4 +1,5 @@
 //! What it costs to read the files of a checkpoint: a few times their size, whatever they hold.
+#![allow(clippy::print_stdout, reason = "a test, not the command")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
