@@ -7,7 +7,8 @@ use ocelli_runtime::IdentityCache;
 
 /// The folder for this program's files, as desktop systems define it; `None` where the environment names none.
 pub(crate) fn folder() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    // A relative path would mean another folder in every folder; the specification of these variables has it ignored.
+    let set = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let all =
         set("XDG_CACHE_HOME").or_else(|| set("LOCALAPPDATA")).or_else(|| set("HOME").map(|home| home.join(".cache")));
     all.map(|all| all.join("ocelli"))

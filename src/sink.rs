@@ -89,12 +89,27 @@ fn raw(bytes: &[u8]) -> Result<(), OutputError> {
 /// Writes one line to standard error. A log that is full or gone must not cost the answer, so failures are passed over.
 pub(crate) fn err_line(text: fmt::Arguments<'_>) {
     let text = text.to_string();
-    let _ = io::stderr().lock().write_all(format!("{}\n", line(&text)).as_bytes());
+    let _ = io::stderr().lock().write_all(format!("{}\n", shortened(&line(&text))).as_bytes());
 }
 
 /// Writes text of several lines to standard error.
 pub(crate) fn err_page(text: &str) {
     let _ = io::stderr().lock().write_all(format!("{}\n", page(text)).as_bytes());
+}
+
+/// Characters of a line on standard error, at most: what a file holds may be quoted in it.
+const MAX_LINE: usize = 2000;
+
+/// The beginning and the end of a line that is too long to be read.
+pub(crate) fn shortened(line: &str) -> Cow<'_, str> {
+    let n = line.chars().count();
+    if n <= MAX_LINE {
+        return Cow::Borrowed(line);
+    }
+    let (first, last) = (MAX_LINE / 2, MAX_LINE / 4);
+    let start: String = line.chars().take(first).collect();
+    let end: String = line.chars().skip(n - last).collect();
+    Cow::Owned(format!("{start} … ({} characters left out) … {end}", n - first - last))
 }
 
 /// Text for one line: whatever could steer a terminal or begin another line is escaped.
@@ -104,7 +119,12 @@ pub(crate) fn line(text: &str) -> Cow<'_, str> {
 
 /// Text for several lines: line ends and tabs stay.
 pub(crate) fn page(text: &str) -> Cow<'_, str> {
-    escape(text, |c| !matches!(c, '\n' | '\t') && steers(c))
+    escape(text, steers_page)
+}
+
+/// Whether a character of a text of several lines could steer a terminal.
+pub(crate) fn steers_page(c: char) -> bool {
+    !matches!(c, '\n' | '\t') && steers(c)
 }
 
 /// Control characters (C0, DEL, C1), line and paragraph separators, and the controls of writing direction, which can
@@ -169,6 +189,18 @@ mod tests {
             assert_eq!(page(&text) == text, matches!(c, '\n' | '\t'), "{code:x}");
             assert_eq!(line(&text) == text, c == '\t', "{code:x}");
         }
+    }
+
+    #[test]
+    fn lines_have_an_end() {
+        let long = format!("begin {} end", "x".repeat(1 << 20));
+        let short = shortened(&long);
+        assert!(
+            short.chars().count() < MAX_LINE && short.starts_with("begin x") && short.ends_with("x end"),
+            "{short}"
+        );
+        assert!(short.contains("characters left out"));
+        assert_eq!(shortened("as it is"), "as it is");
     }
 
     /// Escaped JSON is JSON with the same value.

@@ -19,6 +19,9 @@ use crate::source;
 use crate::types::{self, VisionType};
 use crate::vocab::{self, VocabConfig};
 
+/// Threads that quantise, at most: more than any machine has.
+pub(crate) const MAX_THREADS: usize = 512;
+
 /// What to make of a checkpoint.
 #[derive(Debug, Clone)]
 pub struct ConvertOptions {
@@ -200,7 +203,7 @@ fn write(
 ) -> Result<Vec<WrittenFile>, ConvertError> {
     let outdir = &options.outdir;
     let folder = NewFolder::make(outdir).map_err(ConvertError::io("create", outdir))?;
-    let threads = options.threads.map_or(0, NonZeroUsize::get);
+    let threads = options.threads.map_or(0, NonZeroUsize::get).min(MAX_THREADS);
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build()

@@ -14,6 +14,9 @@ use thiserror::Error;
 
 use crate::nearest::nearest;
 
+/// Bytes of a file in the older form, at most: ten times what the largest models make.
+const MAX_LEGACY: u64 = 1 << 30;
+
 #[cfg(test)]
 mod tests;
 
@@ -83,7 +86,13 @@ impl Imatrix {
         } else {
             file.rewind().map_err(io)?;
             let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes).map_err(io)?;
+            file.take(MAX_LEGACY + 1).read_to_end(&mut bytes).map_err(io)?;
+            if bytes.len() as u64 > MAX_LEGACY {
+                return Err(ImatrixError::Content {
+                    path: path.to_owned(),
+                    what: "it is longer than any importance matrix".to_owned(),
+                });
+            }
             parse_legacy(&bytes).map_err(|what| ImatrixError::Content { path: path.to_owned(), what })?
         };
         imatrix.path = path.to_owned();

@@ -16,6 +16,8 @@ use crate::read::{self, ReadError};
 
 /// Largest configuration file read; real ones are kilobytes.
 const MAX_BYTES: u64 = 64 << 20;
+/// Longest context of a model, in tokens.
+const MAX_CONTEXT: u32 = 1 << 26;
 /// Deepest nesting accepted.
 const MAX_DEPTH: usize = 128;
 /// Most keys of an object that is read key by key.
@@ -280,6 +282,23 @@ impl Section {
             let whole = v.as_u64().or_else(|| v.as_f64().filter(|x| x.fract() == 0.0 && *x >= 1.0).map(|x| x as u64));
             whole.and_then(|n| u32::try_from(n).ok()).filter(|n| (1..=0x7fff_ffff).contains(n))
         })
+    }
+
+    /// A number above zero that stays one as an f32, which is how GGUF files keep it, if present.
+    pub(crate) fn positive_f32(&self, key: &str) -> Result<Option<f64>, ConvertError> {
+        self.take(key, "a positive number of single precision", |v| {
+            v.as_f64().filter(|x| (*x as f32).is_finite() && (*x as f32) > 0.0)
+        })
+    }
+
+    /// A context length, if present: as long as a context can be made.
+    pub(crate) fn context(&self, key: &str) -> Result<Option<u32>, ConvertError> {
+        match self.size(key)? {
+            Some(n) if n > MAX_CONTEXT => {
+                Err(self.error(key, n.to_string(), format!("a number of tokens up to {MAX_CONTEXT}")))
+            }
+            n => Ok(n),
+        }
     }
 
     /// A positive integer that must be present.

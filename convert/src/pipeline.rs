@@ -92,8 +92,11 @@ pub(crate) fn write_file<W: Write + Send>(
         let (used_tx, used_rx) = channel::<Vec<u8>>();
         let (done_tx, done_rx) = sync_channel::<Encoded>(QUEUE);
         let (free_tx, free_rx) = channel::<Vec<u8>>();
-        scope.spawn(move || read_strips(plan, checkpoint, &strip_tx, &used_rx));
-        let writer = scope.spawn(move || write_strips(plan, sink, &done_rx, &free_tx));
+        let failed = |e: std::io::Error| ConvertError::Threads(e.to_string());
+        let thread = std::thread::Builder::new;
+        thread().spawn_scoped(scope, move || read_strips(plan, checkpoint, &strip_tx, &used_rx)).map_err(failed)?;
+        let writer = thread().spawn_scoped(scope, move || write_strips(plan, sink, &done_rx, &free_tx));
+        let writer = writer.map_err(failed)?;
         let encoder = Encoder { plan, checkpoint, pool, progress };
         let encoded = encoder.run(strip_rx, &used_tx, done_tx, &free_rx);
         // When the encoder fails the writer reports an incomplete tensor, which is only the consequence; when the

@@ -63,7 +63,7 @@ impl Rope {
         if is_old && other.keys().next().is_some() && !same(&params, &other)? {
             warnings.push("rope_scaling and rope_parameters of config.json differ: rope_scaling was taken".into());
         }
-        let (inside, outside) = (params.f64("rope_theta")?, config.f64("rope_theta")?);
+        let (inside, outside) = (params.positive_f32("rope_theta")?, config.positive_f32("rope_theta")?);
         if let (Some(a), Some(b)) = (inside, outside)
             && a != b
         {
@@ -71,18 +71,15 @@ impl Rope {
                 "rope_theta is {a} among the rope parameters of config.json and {b} beside: {a} was taken"
             ));
         }
-        let theta = inside.or(outside).or(other.f64("rope_theta")?).unwrap_or(DEFAULT_THETA);
-        if theta <= 0.0 {
-            return Err(config.error("rope_theta", theta.to_string(), "a positive number"));
-        }
+        let theta = inside.or(outside).or(other.positive_f32("rope_theta")?).unwrap_or(DEFAULT_THETA);
         for section in [config, &params] {
             if let Some(part) = section.f64("partial_rotary_factor")?.filter(|p| *p != 1.0) {
                 return Err(section.error("partial_rotary_factor", part.to_string(), "1: whole heads are rotated"));
             }
         }
-        let original = match params.size("original_max_position_embeddings")? {
+        let original = match params.context("original_max_position_embeddings")? {
             Some(n) => Some(n),
-            None => config.size("original_max_position_embeddings")?,
+            None => config.context("original_max_position_embeddings")?,
         };
         let scaling = match params.str(type_key)?.map(|kind| kind.to_lowercase()).as_deref() {
             None | Some("default" | "dynamic") => Scaling::None,
@@ -216,7 +213,7 @@ fn llama3(params: &Section, head_dim: u32, theta: f64) -> Result<Vec<f32>, Conve
     let factor = positive(params, "factor", Some(8.0))? as f32;
     let low = positive(params, "low_freq_factor", Some(1.0))?;
     let high = positive(params, "high_freq_factor", Some(4.0))?;
-    let original = f64::from(params.size("original_max_position_embeddings")?.unwrap_or(8192));
+    let original = f64::from(params.context("original_max_position_embeddings")?.unwrap_or(8192));
     if low >= high {
         return Err(params.error("low_freq_factor", low.to_string(), format!("less than high_freq_factor, {high}")));
     }

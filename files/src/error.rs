@@ -94,6 +94,14 @@ pub enum FileError {
         /// The system's answer.
         error: std::io::Error,
     },
+    /// Adding to a file that grows failed; what was whole stays.
+    #[error("cannot add to {}: {error}; what was written before is kept", path.display())]
+    Append {
+        /// The output.
+        path: PathBuf,
+        /// The system's answer.
+        error: std::io::Error,
+    },
     /// Writing to a device, pipe or socket failed.
     #[error("cannot write to {}: {error}", path.display())]
     Through {
@@ -145,7 +153,10 @@ impl FileError {
     /// As an error of [`std::io::Write`], with the kind it had.
     pub(crate) fn into_io(self) -> std::io::Error {
         let kind = match &self {
-            Self::Write { error, .. } | Self::Through { error, .. } | Self::Open { error, .. } => error.kind(),
+            Self::Write { error, .. }
+            | Self::Append { error, .. }
+            | Self::Through { error, .. }
+            | Self::Open { error, .. } => error.kind(),
             // Not `Interrupted`, which callers take as a request to try again.
             _ => std::io::ErrorKind::Other,
         };

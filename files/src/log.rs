@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::target::Target;
-use crate::{FileError, Output, WriteOptions};
+use crate::{FileError, Output, WriteOptions, sys};
 
 /// A file that gains a piece at a time and ends with a whole one: what was paid for stays, whatever ends the program.
 #[derive(Debug)]
@@ -57,17 +57,21 @@ impl Log {
     /// Adds a piece, whole or not at all.
     ///
     /// # Errors
-    /// [`FileError::Write`], or as [`Output::put`].
+    /// [`FileError::Append`], or as [`Output::put`].
     pub fn append(&mut self, piece: &[u8]) -> Result<(), FileError> {
         match &mut self.sink {
             Sink::Through(output) => output.put(piece),
             Sink::File { file, whole } => {
-                if let Err(error) = file.write_all(piece) {
+                let end = whole.saturating_add(piece.len() as u64);
+                // Beyond its limit, a process is ended by the system before it can clean up.
+                let is_allowed = sys::size_limit().is_none_or(|limit| end <= limit);
+                let written = if is_allowed { file.write_all(piece) } else { Err(sys::too_large()) };
+                if let Err(error) = written {
                     // What could be written of it, on a disk that is full, is no piece.
                     let _ = file.set_len(*whole);
-                    return Err(FileError::Write { path: self.path.clone(), error });
+                    return Err(FileError::Append { path: self.path.clone(), error });
                 }
-                *whole += piece.len() as u64;
+                *whole = end;
                 Ok(())
             }
         }
@@ -76,12 +80,12 @@ impl Log {
     /// Brings everything to the disk.
     ///
     /// # Errors
-    /// [`FileError::Write`].
+    /// [`FileError::Append`].
     pub fn sync(&mut self) -> Result<(), FileError> {
         match &self.sink {
             Sink::Through(_) => Ok(()),
             Sink::File { file, .. } => {
-                file.sync_data().map_err(|error| FileError::Write { path: self.path.clone(), error })
+                file.sync_data().map_err(|error| FileError::Append { path: self.path.clone(), error })
             }
         }
     }

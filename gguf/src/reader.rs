@@ -215,6 +215,11 @@ fn read_header_from(path: &Path) -> Result<HeaderBuf, GgufError> {
         let context = context.to_owned();
         move |error| GgufError::Io { context, error }
     };
+    // Looked at before it is opened: a pipe without a writer would be waited for.
+    if !path.metadata().map_err(io("cannot open the file"))?.is_file() {
+        let error = std::io::Error::other("not a regular file");
+        return Err(io("cannot read a header from it")(error));
+    }
     let file = File::open(path).map_err(io("cannot open the file"))?;
     let file_len = file.metadata().map_err(io("cannot find the file's size"))?.len();
     let mut prefix = Vec::new();

@@ -59,6 +59,10 @@ impl ModelFile {
     /// `mlock` is refused by the system.
     pub fn open(path: &Path, options: FileOptions) -> Result<Self, RuntimeError> {
         let io = |source| RuntimeError::Open { path: path.to_owned(), source };
+        // Looked at before it is opened: a pipe without a writer would be waited for.
+        if !path.metadata().map_err(io)?.is_file() {
+            return Err(RuntimeError::NotAFile { path: path.to_owned() });
+        }
         let file = File::open(path).map_err(io)?;
         let meta = file.metadata().map_err(io)?;
         if !meta.is_file() {

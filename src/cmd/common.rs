@@ -11,7 +11,7 @@ use ocelli_quant::GgmlType;
 use ocelli_runtime::kv::KV_TYPES;
 use ocelli_runtime::memory::human;
 use ocelli_runtime::sampler::{Order, SamplerChain, SamplerOverrides, parse_logit_bias};
-use ocelli_runtime::template::Worker;
+use ocelli_runtime::template::{ChatTemplate, Worker};
 use ocelli_runtime::{
     Assets, BuiltinFactors, Completion, Context, ContextOptions, FileOptions, LoadOptions, Model, Precision, Watch,
 };
@@ -313,6 +313,10 @@ fn load(
     worker: Option<&Worker>,
 ) -> anyhow::Result<(Context, Assets)> {
     let file = args.file()?;
+    if let Some(choice) = chat_template {
+        // Its faults are not the model's.
+        ChatTemplate::from_choice(choice, worker).with_context(|| format!("--chat-template {choice}"))?;
+    }
     let started = Instant::now();
     let (model, assets) = Model::load(&file, &args.load_options()?, |meta| Assets::read(meta, chat_template, worker))?;
     let loaded = started.elapsed();
@@ -361,15 +365,26 @@ fn describe(context: &Context, loaded: Duration) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Bytes of a text, at most: two hundred times what the longest context holds.
+const MAX_TEXT: u64 = 256 << 20;
+
 /// The whole text of `path`, `-` being standard input; a byte-order mark is not part of it.
+///
+/// # Errors
+/// When it cannot be read, is longer than [`MAX_TEXT`], or is no UTF-8.
 pub(crate) fn read_text(path: &Path) -> anyhow::Result<String> {
     let mut bytes = Vec::new();
     let mut name = path.display().to_string();
+    // A device or a pipe may have no end.
     if path.as_os_str() == "-" {
-        std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
         name = "standard input".to_owned();
+        std::io::stdin().lock().take(MAX_TEXT + 1).read_to_end(&mut bytes).context("cannot read standard input")?;
     } else {
-        bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let read = std::fs::File::open(path).and_then(|file| file.take(MAX_TEXT + 1).read_to_end(&mut bytes));
+        read.with_context(|| format!("cannot read {}", path.display()))?;
+    }
+    if bytes.len() as u64 > MAX_TEXT {
+        anyhow::bail!("{name}: longer than the {} MiB that a text may have; give a part of it", MAX_TEXT >> 20);
     }
     ocelli_convert::read::decode_text(bytes).map_err(|fault| anyhow::anyhow!("{name}: {fault}"))
 }

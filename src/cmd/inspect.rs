@@ -111,7 +111,7 @@ struct Page(String);
 
 impl Page {
     fn line(&mut self, text: &str) {
-        self.0.push_str(&sink::line(text));
+        self.0.push_str(&sink::shortened(&sink::line(text)));
         self.0.push('\n');
     }
 

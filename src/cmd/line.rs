@@ -3,6 +3,7 @@
 //! Lines are read on a thread of their own, one whenever one is wanted, so that a signal is heard while nobody types and
 //! while a pipe is silent. What was typed or pasted ahead waits in the editor's buffer or in the terminal.
 
+use std::borrow::Cow;
 use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -11,7 +12,7 @@ use anyhow::Context as _;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use rustyline::completion::{Completer, FilenameCompleter, Pair};
 use rustyline::error::ReadlineError;
-use rustyline::highlight::Highlighter;
+use rustyline::highlight::{CmdKind, Highlighter};
 use rustyline::hint::Hinter;
 use rustyline::history::DefaultHistory;
 use rustyline::validate::Validator;
@@ -214,7 +215,8 @@ impl Completer for Commands {
         let start = line.get(..pos).unwrap_or(line);
         if self.wants_file(start) {
             let (from, mut files) = self.files.complete_path(start, pos)?;
-            // Names of files are shown before anybody chose one.
+            // Names of files are shown before anybody chose one, and written as they are when one is chosen.
+            files.retain(|file| sink::line(&file.replacement) == file.replacement.as_str());
             files.iter_mut().for_each(|file| file.display = sink::line(&file.display).into_owned());
             return Ok((from, files));
         }
@@ -226,7 +228,20 @@ impl Completer for Commands {
 impl Hinter for Commands {
     type Hint = String;
 }
-impl Highlighter for Commands {}
+impl Highlighter for Commands {
+    /// What was pasted is shown without what could steer the terminal. The line itself keeps it.
+    fn highlight<'l>(&self, line: &'l str, _: usize) -> Cow<'l, str> {
+        if line.contains(sink::steers_page) {
+            Cow::Owned(line.replace(sink::steers_page, ""))
+        } else {
+            Cow::Borrowed(line)
+        }
+    }
+
+    fn highlight_char(&self, line: &str, _: usize, _: CmdKind) -> bool {
+        line.contains(sink::steers_page)
+    }
+}
 impl Validator for Commands {}
 impl Helper for Commands {}
 

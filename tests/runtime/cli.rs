@@ -305,6 +305,33 @@ fn options_of_llama_cpp() {
     assert_eq!(ocelli(&["--help"], b"").status.code(), Some(0));
 }
 
+/// A pipe without a writer is not waited for where a model belongs.
+#[test]
+#[cfg(unix)]
+fn pipes_are_no_models() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe").to_str().unwrap().to_owned();
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let model = model();
+    refused(&["run", "-m", &pipe, "-p", "x"], b"", &["pipe", "regular file"]);
+    refused(&["inspect", &pipe], b"", &["pipe"]);
+    refused(&["tokenize", "-m", &pipe, "-p", "x"], b"", &["pipe", "regular file"]);
+    refused(&["perplexity", "-m", &model, "--kl-against", &pipe], b"", &["pipe", "regular file"]);
+}
+
+/// A text that has no end is refused before it fills the memory.
+#[test]
+#[cfg(unix)]
+fn endless_texts_are_refused() {
+    let model = model();
+    let zero = "/dev/zero";
+    refused(&["run", "-m", &model, "-p", "x", "--chat-template", zero], b"", &["chat template", "bytes long"]);
+    refused(&["run", "-m", &model, "-f", zero], b"", &[zero, "MiB"]);
+    refused(&["perplexity", "-m", &model, "-f", zero], b"", &[zero, "MiB"]);
+    refused(&["tokenize", "-m", &model, "-f", zero], b"", &[zero, "MiB"]);
+    refused(&["quantize", "--imatrix", zero, &model, "Q4_0"], b"", &[zero]);
+}
+
 /// In exact work keys and values are kept as they are computed, unless they are to be rounded.
 #[test]
 fn exact_work_keeps_keys_and_values_in_f32() {

@@ -70,7 +70,7 @@ fn long_conversations_and_many_callers() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let source = "{% for m in messages %}{{ m.content }}{% endfor %}";
     let template = ChatTemplate::from_choice(source, Some(&worker().with_deadline(Duration::from_secs(60)))).unwrap();
-    let text = "Long. ".repeat(1 << 20);
+    let text = "Long. ".repeat(1 << 19);
     let rendered =
         template.render(&[Message::new("user", &text), Message::new("user", "ß")], &RenderOptions::default());
     assert_eq!(rendered.unwrap(), text + "ß");

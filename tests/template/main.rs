@@ -37,7 +37,7 @@ fn fault(worker: &Worker, row: &Row, longest: &AtomicU64) -> Option<String> {
     let text = match outcome {
         _ if took > Duration::from_secs(5) => Some(format!("took {took:?}")),
         Ok(text) if *end == End::Refused => Some(format!("made a prompt of {} bytes", text.len())),
-        Ok(text) => (text.len() > 16 << 20).then(|| "made a longer prompt than the limit".to_owned()),
+        Ok(text) => (text.len() > 4 << 20).then(|| "made a longer prompt than the limit".to_owned()),
         Err(error) if !error.is_about_the_template() => Some(format!("blames something else: {error}")),
         Err(error) => {
             let told = error.to_string();

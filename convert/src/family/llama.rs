@@ -88,11 +88,8 @@ impl LlamaText {
             let found = format!("{layers}, but the checkpoint has only {stored} tensors");
             return Err(c.error("num_hidden_layers", found, "the number of layers in the checkpoint"));
         }
-        let context = c.size("max_position_embeddings")?.unwrap_or(2048);
-        let rms_eps = c.f64("rms_norm_eps")?.unwrap_or(1e-6);
-        if rms_eps < 0.0 {
-            return Err(c.error("rms_norm_eps", rms_eps.to_string(), "a small positive number"));
-        }
+        let context = c.context("max_position_embeddings")?.unwrap_or(2048);
+        let rms_eps = c.positive_f32("rms_norm_eps")?.unwrap_or(1e-6);
         Ok(Self {
             hidden,
             vocab: c.need_size("vocab_size")?,

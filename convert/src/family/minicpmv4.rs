@@ -23,6 +23,8 @@ pub(super) const FAMILY: Family =
 
 /// `clip.minicpmv_version` of this model.
 const VERSION_CODE: i32 = 5;
+/// Longest side of a slice, in pixels.
+const MAX_SLICE: u32 = 65_536;
 /// Side of the resampler's position table, in patches.
 const TABLE_SIDE: u32 = 70;
 /// Width of a resampler head, fixed in the model's code.
@@ -140,6 +142,11 @@ impl Vision {
         if image < patch {
             return Err(v.error("image_size", image.to_string(), format!("at least the patch size, {patch}")));
         }
+        let slice = c.size("image_size")?.unwrap_or(448);
+        if !(patch..=MAX_SLICE).contains(&slice) {
+            let expected = format!("the side of a slice in pixels, from the patch size {patch} to {MAX_SLICE}");
+            return Err(c.error("image_size", slice.to_string(), expected));
+        }
         Ok(Self {
             text_hidden,
             hidden,
@@ -149,9 +156,9 @@ impl Vision {
             channels: size("num_channels", 3)?,
             patch,
             side: image / patch,
-            norm_eps: v.f64("layer_norm_eps")?.unwrap_or(1e-6),
+            norm_eps: v.positive_f32("layer_norm_eps")?.unwrap_or(1e-6),
             queries: c.size("query_num")?.unwrap_or(64),
-            slice: c.size("image_size")?.unwrap_or(448),
+            slice,
         })
     }
 

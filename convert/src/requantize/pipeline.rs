@@ -46,7 +46,7 @@ pub(super) fn write_part(
     threads: usize,
     progress: &dyn Progress,
 ) -> Result<(), ConvertError> {
-    let threads = threads.max(1);
+    let threads = threads.clamp(1, crate::convert::MAX_THREADS);
     let depth = 2 * threads + 2;
     let mut sink = header.start(BufWriter::with_capacity(1 << 20, out))?;
     std::thread::scope(|scope| {

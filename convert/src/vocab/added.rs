@@ -27,6 +27,8 @@ pub(super) struct AddedToken {
     pub(super) id: i64,
     pub(super) content: String,
     pub(super) special: Option<bool>,
+    /// Whether it takes the blanks beside it with it, or is found between words only.
+    pub(super) has_conditions: bool,
 }
 
 /// A token as all files together have it.
@@ -45,6 +47,15 @@ struct Fields {
     id: Option<i64>,
     content: Option<String>,
     special: Option<bool>,
+    lstrip: Option<bool>,
+    rstrip: Option<bool>,
+    single_word: Option<bool>,
+}
+
+impl Fields {
+    fn has_conditions(&self) -> bool {
+        [self.lstrip, self.rstrip, self.single_word].contains(&Some(true))
+    }
 }
 
 /// `added_tokens` of a `tokenizer.json`.
@@ -65,9 +76,10 @@ pub(super) fn list(path: &Path, raw: &RawValue) -> Result<Vec<AddedToken>, Vocab
                     while let Some(fields) = seq.next_element::<Fields>()? {
                         let bad = |what| A::Error::custom(format!("entry {}: {what}", out.len()));
                         let id = fields.id.ok_or_else(|| bad("no number under \"id\""))?;
+                        let has_conditions = fields.has_conditions();
                         let content = fields.content.ok_or_else(|| bad("no text under \"content\""))?;
                         room_for_one(&mut out);
-                        out.push(AddedToken { id, content, special: fields.special });
+                        out.push(AddedToken { id, content, special: fields.special, has_conditions });
                     }
                     Ok(List(out))
                 }
@@ -99,9 +111,10 @@ pub(super) fn decoder(config: Option<&Object>) -> Result<Vec<AddedToken>, VocabE
                         let bad = |what| A::Error::custom(format!("entry {key:?}: {what}"));
                         let id = key.trim().parse().map_err(|_| bad("the key must be a token id"))?;
                         let fields = map.next_value::<Fields>()?;
+                        let has_conditions = fields.has_conditions();
                         let content = fields.content.ok_or_else(|| bad("no text under \"content\""))?;
                         room_for_one(&mut out);
-                        out.push(AddedToken { id, content, special: fields.special });
+                        out.push(AddedToken { id, content, special: fields.special, has_conditions });
                     }
                     Ok(Map(out))
                 }
@@ -156,6 +169,14 @@ pub(super) fn collect(n: usize, sources: &Sources, warnings: &mut Vec<String>) -
     }
     for (text, id) in sources.listed.iter().flat_map(|table| table.iter()) {
         all.add(LISTED, i64::from(id), text, None)?;
+    }
+    let mut conditional = sources.tokenizer.iter().flat_map(|t| &t.added).chain(&sources.decoder);
+    if let Some(token) = conditional.find(|token| token.has_conditions) {
+        warnings.push(format!(
+            "token {:?} is found with lstrip, rstrip or single_word in Hugging Face, which GGUF files cannot say: texts with \
+             blanks beside such tokens may get other ids",
+            token.content
+        ));
     }
     let All { mut list, flags, .. } = all;
     if let Some((text, special, old, new)) = flags.first() {

@@ -97,6 +97,10 @@ impl LogitsReader {
     pub fn open(path: &Path, n_vocab: usize) -> Result<Self, RuntimeError> {
         let io = |source| RuntimeError::Open { path: path.to_owned(), source };
         let bad = |what: &str| evaluation(format!("{}: {what}", path.display()));
+        // Looked at before it is opened: a pipe without a writer would be waited for.
+        if !path.metadata().map_err(io)?.is_file() {
+            return Err(bad("is not a regular file"));
+        }
         let file = File::open(path).map_err(io)?;
         let len = file.metadata().map_err(io)?.len();
         let mut input = BufReader::new(file);

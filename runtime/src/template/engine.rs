@@ -16,7 +16,7 @@ use super::json;
 /// Work one rendering may do: about one unit per instruction and per 64 bytes made.
 const FUEL: u64 = 1_000_000;
 /// Longest prompt a template may make.
-pub(super) const MAX_OUTPUT: usize = 16 << 20;
+pub(super) const MAX_OUTPUT: usize = 4 << 20;
 /// Longest template accepted.
 pub(super) const MAX_SOURCE: usize = 1 << 20;
 /// Deepest nesting of calls.

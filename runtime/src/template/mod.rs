@@ -2,10 +2,10 @@
 //!
 //! A model file carries its format as a Jinja template: a program from an untrusted source. It runs in an interpreter
 //! that knows no files, no network and no other templates, with a budget for its work, a limit on its depth and a limit
-//! on its output ([`engine`]). Because no budget of an interpreter covers all that a hostile template can do, it does so
-//! in a process of its own, whose time, memory and stack the system limits ([`worker`]). Only the formats that this
+//! on its output (`engine`). Because no budget of an interpreter covers all that a hostile template can do, it does so
+//! in a process of its own, whose time, memory and stack the system limits (`worker`). Only the formats that this
 //! crate brings run in the caller's process; there, a conversation comes in as values of limited size, number and depth
-//! ([`wire`]), never as part of a template.
+//! (`wire`), never as part of a template.
 //!
 //! The dialect is the one Hugging Face models are published with: block tags swallow the line end behind and the blanks
 //! before them, Python's methods exist on strings and dictionaries, and there are `raise_exception`, `strftime_now`,
@@ -21,6 +21,8 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use ocelli_gguf::Metadata;
@@ -149,11 +151,14 @@ impl ChatTemplate {
         let path = Path::new(choice);
         let unknown =
             |reason| TemplateError::UnknownChoice { choice: one_line(choice), known: builtin::names(), reason };
-        let bytes = std::fs::metadata(path).map_err(unknown)?.len();
-        if bytes > MAX_SOURCE as u64 {
-            return Err(TemplateError::TooLong { bytes });
+        let file = File::open(path).map_err(unknown)?;
+        let bytes = file.metadata().map_err(unknown)?.len();
+        // A device or a pipe does not tell its length, and may have no end.
+        let mut source = Vec::new();
+        file.take(MAX_SOURCE as u64 + 1).read_to_end(&mut source).map_err(unknown)?;
+        if source.len() > MAX_SOURCE {
+            return Err(TemplateError::TooLong { bytes: bytes.max(source.len() as u64) });
         }
-        let source = std::fs::read(path).map_err(unknown)?;
         let source = String::from_utf8(source).map_err(|_| TemplateError::NotText { path: path.to_owned() })?;
         Self::untrusted(&source, Origin::File(path.to_owned()), worker)
     }

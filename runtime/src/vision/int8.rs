@@ -170,7 +170,10 @@ impl Work<'_> {
             Ok(())
         };
         std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            // Where the system gives no more threads, those that there are do the work.
+            let helper = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();
+            let threads: Vec<_> = (1..threads).map_while(helper).collect();
+            work()?;
             threads.into_iter().try_for_each(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         })?;
         Ok(counts.into_iter().map(|counts| counts.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())

@@ -28,7 +28,7 @@ impl Pair {
 
 /// The rows of a file that `ocelli bench -o json`, `-o jsonl` or llama-bench wrote.
 pub(super) fn read(path: &Path) -> anyhow::Result<Vec<Fields>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = crate::cmd::common::read_text(path)?;
     parse(&text).with_context(|| {
         format!("{} holds no rows of a bench; make it with `ocelli bench … -o json` or -o jsonl", path.display())
     })

@@ -128,13 +128,31 @@ impl<T: Send + 'static> Running<T> {
     fn wait(&mut self, job: &Job<'_>) -> Result<Option<ExitStatus>, ImageError> {
         let started = Instant::now();
         loop {
-            let status = self.child.try_wait();
+            let status = self.ended();
             match status.map_err(|e| video_error(format!("cannot wait for {}: {e}", self.program)))? {
                 None if started.elapsed() < LAST_WORDS => std::thread::sleep(POLL / 10),
                 status => return Ok(status),
             }
             job.check_interrupt()?;
         }
+    }
+}
+
+impl<T> Running<T> {
+    /// Whether the program has ended; what it started ends with it.
+    fn ended(&mut self) -> std::io::Result<Option<ExitStatus>> {
+        #[cfg(unix)]
+        {
+            use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+            let leader = Pid::from_child(&self.child);
+            // Looked at and not yet waited for: until then its number, which is the group's, cannot be another's.
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+            if waitid(WaitId::Pid(leader), options)?.is_none() {
+                return Ok(None);
+            }
+            let _ = kill_process_group(leader, Signal::KILL);
+        }
+        self.child.try_wait()
     }
 }
 
@@ -145,7 +163,7 @@ impl<T> Drop for Running<T> {
         #[cfg(unix)]
         {
             // Once the leader has been waited for, its number can be another's.
-            if matches!(self.child.try_wait(), Ok(None)) {
+            if matches!(self.ended(), Ok(None)) {
                 let group = rustix::process::Pid::from_child(&self.child);
                 let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
             }
