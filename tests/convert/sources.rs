@@ -213,3 +213,29 @@ fn an_equal_vision_file_is_kept() {
         assert_eq!(std::fs::read_dir(&out).unwrap().count(), 3);
     }
 }
+
+/// What the runtime would refuse in the written file is refused before it is written.
+#[test]
+fn values_that_no_file_can_use_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for (key, value) in [
+        ("rope_theta", json!(1e39)),
+        ("rope_theta", json!(-1)),
+        ("rms_norm_eps", json!(1e300)),
+        ("rms_norm_eps", json!(0)),
+        ("rms_norm_eps", json!(1e-60)),
+        ("max_position_embeddings", json!(2_147_483_647)),
+    ] {
+        let path = Fixture::llama(&json!({ key: value })).write(dir.path(), "m");
+        let error = go(dir.path(), &path).unwrap_err().to_string();
+        assert!(error.contains(key) && error.contains("config.json"), "{key} {value}: {error}");
+    }
+    for (extra, words) in [
+        (json!({"image_size": 2_147_483_647}), ["image_size", "65536"]),
+        (json!({"image_size": 1}), ["image_size", "65536"]),
+    ] {
+        let path = Fixture::minicpmv(&extra).write(dir.path(), "v");
+        let error = go(dir.path(), &path).unwrap_err().to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{extra}: {error}");
+    }
+}

@@ -339,6 +339,19 @@ fn renamed_pieces_are_taken_with_a_warning() {
     assert!(vocab.warnings[0].contains("\"ab\" in tokenizer.model and \"<x>\" in tokenizer.json"));
 }
 
+/// GGUF files cannot say that a token takes blanks beside it with it; whoever converts is told.
+#[test]
+fn conditions_of_tokens_are_told() {
+    for (flag, told) in [("lstrip", 1), ("rstrip", 1), ("single_word", 1), ("normalized", 0)] {
+        let listed = format!(r#"[{{"id": 6, "content": "<|x|>", "special": true, "{flag}": true}}]"#);
+        let dir = dir(&[("tokenizer.json", same_pieces("", &listed).as_str())]);
+        fs::write(dir.path().join("tokenizer.model"), pieces(PIECES)).unwrap();
+        let warnings = load(dir.path(), &config(r#"{"vocab_size": 10}"#)).unwrap().warnings;
+        let about = warnings.iter().filter(|w| w.contains("<|x|>") && w.contains("lstrip")).count();
+        assert_eq!(about, told, "{flag}: {warnings:?}");
+    }
+}
+
 #[test]
 fn special_tokens_that_files_see_differently() {
     let special = |files: &[(&str, &str)], config_text: &str| {
