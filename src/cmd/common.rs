@@ -13,7 +13,8 @@ use ocelli_runtime::memory::human;
 use ocelli_runtime::sampler::{Order, SamplerChain, SamplerOverrides, parse_logit_bias};
 use ocelli_runtime::template::{ChatTemplate, Worker};
 use ocelli_runtime::{
-    Assets, BuiltinFactors, Completion, Context, ContextOptions, FileOptions, LoadOptions, Model, Precision, Watch,
+    Assets, BuiltinFactors, Completion, Context, ContextOptions, FileOptions, LoadOptions, Model, Precision,
+    RuntimeError, Watch,
 };
 
 use super::names;
@@ -315,7 +316,9 @@ fn load(
     let file = args.file()?;
     if let Some(choice) = chat_template {
         // Its faults are not the model's.
-        ChatTemplate::from_choice(choice, worker).with_context(|| format!("--chat-template {choice}"))?;
+        ChatTemplate::from_choice(choice, worker)
+            .map_err(RuntimeError::from)
+            .with_context(|| format!("--chat-template {choice}"))?;
     }
     let started = Instant::now();
     let (model, assets) = Model::load(&file, &args.load_options()?, |meta| Assets::read(meta, chat_template, worker))?;
