@@ -11,7 +11,7 @@ use ocelli_quant::GgmlType;
 use ocelli_runtime::kv::KV_TYPES;
 use ocelli_runtime::memory::human;
 use ocelli_runtime::sampler::{Order, SamplerChain, SamplerOverrides, parse_logit_bias};
-use ocelli_runtime::template::{ChatTemplate, Worker};
+use ocelli_runtime::template::Worker;
 use ocelli_runtime::{
     Assets, BuiltinFactors, Completion, Context, ContextOptions, FileOptions, LoadOptions, Model, Precision,
     RuntimeError, Watch,
@@ -314,14 +314,15 @@ fn load(
     worker: Option<&Worker>,
 ) -> anyhow::Result<(Context, Assets)> {
     let file = args.file()?;
-    if let Some(choice) = chat_template {
-        // Its faults are not the model's.
-        ChatTemplate::from_choice(choice, worker)
-            .map_err(RuntimeError::from)
-            .with_context(|| format!("--chat-template {choice}"))?;
-    }
     let started = Instant::now();
-    let (model, assets) = Model::load(&file, &args.load_options()?, |meta| Assets::read(meta, chat_template, worker))?;
+    let read = Model::load(&file, &args.load_options()?, |meta| Assets::read(meta, chat_template, worker));
+    let (model, assets) = read.map_err(|error| match (error, chat_template) {
+        // A fault of the template that was asked for is not the model's.
+        (RuntimeError::InFile { source, .. }, Some(choice)) if matches!(*source, RuntimeError::Template(_)) => {
+            anyhow::Error::new(*source).context(format!("--chat-template {choice}"))
+        }
+        (error, _) => error.into(),
+    })?;
     let loaded = started.elapsed();
     for note in model.warnings().iter().chain(assets.tokenizer.notes()) {
         errln!("ocelli: warning: {note}");
