@@ -1,11 +1,24 @@
 //! How an error is told: in one line, with the option that helps.
 
+use ocelli_runtime::RuntimeError;
+
 use crate::{cmd, outputs};
 
 /// The error, its causes, and what to do.
 pub(crate) fn line(error: &anyhow::Error) -> String {
-    let remedy = outputs::remedy(error).map(|remedy| format!("; {remedy}")).unwrap_or_default();
+    let remedy = outputs::remedy(error).or_else(|| remedy(error));
+    let remedy = remedy.map(|remedy| format!("; {remedy}")).unwrap_or_default();
     cmd::template::with_remedy(error, causes(error)) + &remedy
+}
+
+/// The option that helps, where a library knows of none.
+fn remedy(error: &anyhow::Error) -> Option<&'static str> {
+    match error.chain().find_map(|cause| cause.downcast_ref::<RuntimeError>())? {
+        RuntimeError::ContextFull { .. } => Some(
+            "use a larger context (-c) or a shorter input; `ocelli chat --context-shift` drops the oldest turns by itself",
+        ),
+        _ => None,
+    }
 }
 
 /// The error and its causes. Library errors often repeat the text of their cause; what was said is not said again.
@@ -26,6 +39,13 @@ fn causes(error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::line;
+
+    #[test]
+    fn a_full_context_comes_with_its_options() {
+        let full = ocelli_runtime::RuntimeError::ContextFull { wanted: 9, n_ctx: 8 };
+        let told = line(&anyhow::Error::new(full).context("x.png"));
+        assert!(told.contains("9 tokens do not fit the context of 8; use a larger context (-c)"), "{told}");
+    }
 
     #[test]
     fn causes_are_named_once() {

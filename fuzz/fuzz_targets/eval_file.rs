@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use ocelli_fuzz::Bytes;
-use ocelli_runtime::eval::{Dataset, PromptStyle, Rules};
+use ocelli_eval::questions::{Dataset, PromptStyle, Rules};
 
 fuzz_target!(|input: &[u8]| {
     const RULES: [Rules; 7] =

@@ -7,13 +7,13 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use ocelli_fuzz::{Bytes, chat};
-use ocelli_runtime::Chat;
+use ocelli_engine::Chat;
 use ocelli_runtime::sampler::SamplerChain;
 use sha2::{Digest, Sha256};
 
 struct Silent;
 
-impl ocelli_runtime::Watch for Silent {
+impl ocelli_engine::Watch for Silent {
     fn text(&mut self, _: &str) {}
 }
 

@@ -72,7 +72,8 @@ mod mini {
     use ocelli_convert::synth::{Preset, SynthOptions, write_checkpoint};
     use ocelli_convert::{ConvertOptions, convert};
     use ocelli_runtime::image::Profile;
-    use ocelli_runtime::{Assets, Chat, Context, ContextOptions, LoadOptions, Model, Session};
+    use ocelli_engine::{Assets, Chat, Session};
+    use ocelli_runtime::{Context, ContextOptions, LoadOptions, Model};
 
     fn load() -> (Model, Assets) {
         let dir = tempfile::tempdir().expect("a temporary folder");

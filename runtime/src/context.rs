@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ocelli_kernels::{JoinTimes, Kernels, Pool, Precision};
 use ocelli_quant::GgmlType;
 
-use crate::kv::{BlockTable, KvCache, KvShape};
+use crate::batch::Batch;
+use crate::kv::{KvPool, KvShape, Sequence};
 use crate::layers::{Engine, LayerProbe, Pass, Workspace};
 use crate::prompt::PromptView;
 use crate::rope::Rope;
@@ -15,8 +16,12 @@ use crate::{Model, RuntimeError, memory, threads};
 /// How a context is set up. `None` and 0 mean: choose.
 #[derive(Debug, Clone)]
 pub struct ContextOptions {
-    /// Positions of the cache (`-c`); 0: as many as the model was trained for.
+    /// Positions of one conversation, at most (`-c`); 0: as many as the model was trained for.
     pub n_ctx: usize,
+    /// Positions of all conversations together; at least as many as one may have.
+    pub n_positions: usize,
+    /// Conversations that are computed together, at most.
+    pub n_parallel: usize,
     /// Upper bound of `n_ubatch` (`-b`).
     pub n_batch: usize,
     /// Tokens computed together (`-ub`).
@@ -39,6 +44,8 @@ impl Default for ContextOptions {
     fn default() -> Self {
         Self {
             n_ctx: 0,
+            n_positions: 0,
+            n_parallel: 1,
             n_batch: 2048,
             n_ubatch: 512,
             n_threads: 0,
@@ -48,23 +55,6 @@ impl Default for ContextOptions {
             precision: Precision::Fast,
             isa: None,
         }
-    }
-}
-
-/// The tokens of one conversation and where their keys and values lie.
-#[derive(Debug)]
-pub struct Sequence {
-    pub(crate) table: BlockTable,
-    pub(crate) tokens: Vec<u32>,
-    /// One mark per token, as in a prompt.
-    pub(crate) marks: Vec<u64>,
-}
-
-impl Sequence {
-    /// The tokens computed so far.
-    #[must_use]
-    pub fn tokens(&self) -> &[u32] {
-        &self.tokens
     }
 }
 
@@ -80,12 +70,15 @@ pub struct Context {
     pool: Pool,
     pool_batch: Option<Pool>,
     rope: Rope,
-    pub(crate) kv: KvCache,
+    pub(crate) kv: KvPool,
     ws: Workspace,
     n_ctx: usize,
     n_ubatch: usize,
-    /// Row of the workspace's logits that belongs to the last position, if it was wanted.
-    last_logits: Option<usize>,
+    n_parallel: usize,
+    /// Rows of logits that the last pass left in the workspace.
+    n_logits: usize,
+    /// Reused by [`Context::decode`] and the like.
+    batch: Batch,
     interrupt: Arc<AtomicBool>,
 }
 
@@ -103,15 +96,22 @@ impl Context {
             if value == 0 { Err(RuntimeError::Option { option, problem }) } else { Ok(value) }
         };
         let n_batch = at_least_one("-b/--batch-size", options.n_batch)?.min(n_ctx);
-        let n_ubatch = at_least_one("-ub/--ubatch-size", options.n_ubatch)?.min(n_batch);
+        // A pass has at least room for a row of every conversation.
+        let n_parallel = at_least_one("-np/--parallel", options.n_parallel)?;
+        let n_ubatch = at_least_one("-ub/--ubatch-size", options.n_ubatch)?.min(n_batch).max(n_parallel);
+        // One conversation alone always fits.
+        let n_positions = options.n_positions.max(n_ctx);
         let rope = Rope::new(&config.rope, model.rope_factors(), n_ctx)?;
-        let shape = KvShape::of(config, n_ctx, options.type_k, options.type_v);
+        let shape = KvShape::of(config, n_positions, options.type_k, options.type_v);
         // Together, for pages are only taken when they are first written: each alone would find the other's still free.
         let kv_bytes = shape.bytes()?.and_then(|(k, v)| k.checked_add(v));
-        let all = kv_bytes.and_then(|kv| kv.checked_add(Workspace::bytes(config, n_ubatch)?));
-        memory::check(format!("the KV cache of {n_ctx} positions with the workspace for {n_ubatch} tokens"), all)?;
-        let kv = KvCache::new(shape, kernels, options.precision, config.n_head)?;
-        let ws = Workspace::new(config, model.weights(), options.precision, n_ubatch, n_ctx)?;
+        let all = kv_bytes.and_then(|kv| kv.checked_add(Workspace::bytes(config, n_ubatch, n_parallel)?));
+        memory::check(
+            format!("the KV cache of {n_positions} positions with the workspace for {n_ubatch} tokens"),
+            all,
+        )?;
+        let kv = KvPool::new(shape, kernels, options.precision, config.n_head)?;
+        let ws = Workspace::new(config, model.weights(), options.precision, n_ubatch, n_parallel, n_ctx)?;
         let n_threads = if options.n_threads == 0 { threads::physical_cores() } else { options.n_threads };
         let batch = if options.n_threads_batch == 0 { n_threads } else { options.n_threads_batch };
         Ok(Self {
@@ -124,7 +124,9 @@ impl Context {
             ws,
             n_ctx,
             n_ubatch,
-            last_logits: None,
+            n_parallel,
+            n_logits: 0,
+            batch: Batch::new(),
             interrupt: Arc::default(),
             model,
         })
@@ -140,6 +142,12 @@ impl Context {
     #[must_use]
     pub fn n_ctx(&self) -> usize {
         self.n_ctx
+    }
+
+    /// Conversations computed together, at most.
+    #[must_use]
+    pub fn n_parallel(&self) -> usize {
+        self.n_parallel
     }
 
     /// Tokens computed together.
@@ -216,37 +224,62 @@ impl Context {
         self.kv.bytes()
     }
 
-    /// An empty sequence. Give it back with [`Context::clear`].
+    /// The pool of keys and values.
+    #[must_use]
+    pub fn kv(&self) -> &KvPool {
+        &self.kv
+    }
+
+    pub(crate) fn kv_mut(&mut self) -> &mut KvPool {
+        &mut self.kv
+    }
+
+    /// An empty sequence that takes no part in the prefix cache.
     #[must_use]
     pub fn new_sequence(&self) -> Sequence {
-        Sequence {
-            table: self.kv.new_table(),
-            tokens: Vec::with_capacity(self.n_ctx),
-            marks: Vec::with_capacity(self.n_ctx),
-        }
+        self.kv.new_sequence(self.n_ctx, false)
     }
 
-    /// Forgets all positions of `seq` from `len` on.
-    pub fn truncate(&mut self, seq: &mut Sequence, len: usize) {
-        self.kv.truncate(&mut seq.table, len);
-        seq.tokens.truncate(len);
-        seq.marks.truncate(len);
-        self.last_logits = None;
-    }
-
-    /// Forgets everything of `seq`.
-    pub fn clear(&mut self, seq: &mut Sequence) {
-        self.truncate(seq, 0);
+    /// A sequence that begins with as much of `prompt` as the prefix cache knows, but for its last position, and whose own
+    /// positions will be found by others.
+    #[must_use]
+    pub fn find_sequence<'p>(&self, prompt: impl Into<PromptView<'p>>) -> Sequence {
+        self.kv.find(prompt.into(), self.n_ctx)
     }
 
     /// A second sequence that shares the first `len` positions of `seq`; nothing is computed or copied.
-    pub fn fork(&mut self, seq: &Sequence, len: usize) -> Sequence {
-        let mut copy = self.new_sequence();
-        copy.table = self.kv.fork(&seq.table, len);
-        let len = len.min(seq.tokens.len());
-        copy.tokens.extend_from_slice(&seq.tokens[..len]);
-        copy.marks.extend_from_slice(&seq.marks[..len]);
-        copy
+    #[must_use]
+    pub fn fork(&self, seq: &Sequence, len: usize) -> Sequence {
+        self.kv.fork(seq, len, self.n_ctx)
+    }
+
+    /// Adds `tokens` to the end of `seq` and to `batch`, with the logits of those from index `wanted` on. After
+    /// [`Context::forward`] the caller commits or reverts the sequence.
+    ///
+    /// # Errors
+    /// When a token is not in the vocabulary, the sequence would be longer than a context, or the pool is full; nothing has
+    /// changed then.
+    pub fn append<'p>(
+        &mut self,
+        batch: &mut Batch,
+        seq: &mut Sequence,
+        tokens: impl Into<PromptView<'p>>,
+        wanted: usize,
+    ) -> Result<(), RuntimeError> {
+        let tokens = tokens.into();
+        self.check(seq, tokens)?;
+        self.kv.append(seq, tokens)?;
+        batch.push(seq, tokens, wanted);
+        Ok(())
+    }
+
+    /// Runs all rows of `batch` through the model and computes the logits wanted: see [`Context::logits_of`].
+    ///
+    /// # Errors
+    /// [`RuntimeError::Interrupted`] when `stop` says so between two layers.
+    pub fn forward(&mut self, batch: &Batch, stop: &dyn Fn() -> bool) -> Result<(), RuntimeError> {
+        self.layers(batch, stop, None)?;
+        self.output(batch.n_wanted(), &mut |_, _| Ok(()))
     }
 
     /// Appends `tokens` to `seq` and computes the logits of the last one; read them with [`Context::logits`].
@@ -289,11 +322,33 @@ impl Context {
     }
 
     /// The logits of the last token that [`Context::decode`] took, one per token of the vocabulary; `None` before the
-    /// first call and after a sequence was shortened.
+    /// first call and where it failed.
     #[must_use]
     pub fn logits(&self) -> Option<&[f32]> {
+        self.logits_of(self.n_logits.checked_sub(1)?)
+    }
+
+    /// The logits of wanted row `row` of the last [`Context::forward`]; `None` where there is no such row. Of more rows than
+    /// conversations are computed together, only the last ones are there.
+    #[must_use]
+    pub fn logits_of(&self, row: usize) -> Option<&[f32]> {
         let n_vocab = self.model.config().n_vocab;
-        self.last_logits.map(|row| &self.ws.logits[row * n_vocab..(row + 1) * n_vocab])
+        (row < self.n_logits).then(|| &self.ws.logits[row * n_vocab..(row + 1) * n_vocab])
+    }
+
+    fn check(&self, seq: &Sequence, tokens: PromptView<'_>) -> Result<(), RuntimeError> {
+        let (n_vocab, n_embd) = (self.model.config().n_vocab, self.model.config().n_embd);
+        if let Some(found) = tokens.foreign_width(n_embd) {
+            return Err(RuntimeError::ImageWidth { found, n_embd });
+        }
+        if let Some(id) = tokens.tokens().iter().copied().find(|id| *id as usize >= n_vocab) {
+            return Err(RuntimeError::Token { id, n_vocab });
+        }
+        let wanted = seq.end() + tokens.len();
+        if wanted > self.n_ctx {
+            return Err(RuntimeError::ContextFull { wanted, n_ctx: self.n_ctx });
+        }
+        Ok(())
     }
 
     fn run(
@@ -304,95 +359,90 @@ impl Context {
         mut probe: Option<&mut dyn LayerProbe>,
         each: &mut EachLogits<'_>,
     ) -> Result<(), RuntimeError> {
-        let (n_vocab, n_embd) = (self.model.config().n_vocab, self.model.config().n_embd);
-        if let Some(found) = tokens.foreign_width(n_embd) {
-            return Err(RuntimeError::ImageWidth { found, n_embd });
-        }
-        if let Some(id) = tokens.tokens().iter().copied().find(|id| *id as usize >= n_vocab) {
-            return Err(RuntimeError::Token { id, n_vocab });
-        }
-        let (old, wanted) = (seq.tokens.len(), seq.tokens.len() + tokens.len());
-        if wanted > self.n_ctx {
-            return Err(RuntimeError::ContextFull { wanted, n_ctx: self.n_ctx, shift: false });
-        }
-        self.kv.grow(&mut seq.table, tokens.len())?;
-        self.last_logits = None;
-        let done = self.run_all(seq, tokens, from, &mut probe, each);
-        match done {
-            Ok(()) => {
-                seq.tokens.extend_from_slice(tokens.tokens());
-                tokens.append_marks(&mut seq.marks);
-            }
-            Err(_) => self.kv.truncate(&mut seq.table, old),
+        self.check(seq, tokens)?;
+        let before = seq.len();
+        let mut batch = std::mem::take(&mut self.batch);
+        let done = self.run_all(&mut batch, seq, tokens, from, &mut probe, each);
+        self.batch = batch;
+        if done.is_err() {
+            seq.revert();
+            seq.truncate(before);
         }
         done
     }
 
     fn run_all(
         &mut self,
-        seq: &Sequence,
+        batch: &mut Batch,
+        seq: &mut Sequence,
         tokens: PromptView<'_>,
         from: usize,
         probe: &mut Option<&mut dyn LayerProbe>,
         each: &mut EachLogits<'_>,
     ) -> Result<(), RuntimeError> {
+        let interrupt = Arc::clone(&self.interrupt);
         let mut done = 0;
         while done < tokens.len() {
             let chunk = tokens.part(done..tokens.len().min(done + self.n_ubatch));
             let wanted = from.saturating_sub(done).min(chunk.len());
-            self.run_ubatch(&seq.table, seq.tokens.len() + done, chunk, wanted, probe)?;
-            self.run_output(chunk.len() - wanted, &mut |row, logits| each(done + wanted + row, logits))?;
+            batch.clear();
+            self.append(batch, seq, chunk, wanted)?;
+            let probe = probe.as_mut().map(|p| &mut **p as &mut dyn LayerProbe);
+            self.layers(batch, &|| interrupt.load(Ordering::Relaxed), probe)?;
+            self.output(batch.n_wanted(), &mut |row, logits| each(done + wanted + row, logits))?;
+            seq.commit();
             done += chunk.len();
         }
         Ok(())
     }
 
-    /// Runs one micro-batch through the layers. Afterwards the residual stream begins with the wanted rows.
-    fn run_ubatch(
+    /// Runs a batch through the layers. Afterwards the residual stream begins with the wanted rows.
+    fn layers(
         &mut self,
-        table: &BlockTable,
-        first: usize,
-        tokens: PromptView<'_>,
-        wanted: usize,
-        probe: &mut Option<&mut dyn LayerProbe>,
+        batch: &Batch,
+        stop: &dyn Fn() -> bool,
+        mut probe: Option<&mut dyn LayerProbe>,
     ) -> Result<(), RuntimeError> {
+        self.n_logits = 0;
         let model = &*self.model;
         let (config, graph) = (model.config(), model.graph());
-        let (n, n_embd) = (tokens.len(), config.n_embd);
+        let (n, n_embd) = (batch.len(), config.n_embd);
         let pool = if n == 1 { &self.pool } else { self.pool_batch.as_ref().unwrap_or(&self.pool) };
         let engine = Engine { pool, kernels: self.kernels, precision: self.precision, weights: model.weights() };
         let x = &mut self.ws.x[..n * n_embd];
-        engine.embed(&graph.token_embd, tokens.tokens(), x)?;
-        tokens.overlay(x, n_embd);
+        engine.embed(&graph.token_embd, batch.ids(), x)?;
+        batch.overlay(x, n_embd);
         let mut pass = Pass {
             config,
             engine,
             ws: &mut self.ws,
             kv: &mut self.kv,
-            table,
             rope: &self.rope,
-            first,
+            batch,
             n,
-            wanted,
             keep_all: probe.is_some(),
+            dropped: false,
         };
         pass.prepare_rope();
         for il in 0..config.n_layer {
-            if self.interrupt.load(Ordering::Relaxed) {
+            if stop() {
                 return Err(RuntimeError::Interrupted);
             }
             graph.layers.layer(il, &mut pass)?;
-            if let Some(probe) = probe {
+            if let Some(probe) = &mut probe {
+                // Probes see one sequence at a time.
+                let first = batch.positions().first().map_or(0, |at| *at as usize);
                 probe.layer(il, first, &pass.ws.x[..pass.n * n_embd]);
             }
         }
-        let skipped = pass.n - (n - wanted);
-        pass.ws.x.copy_within(skipped * n_embd..pass.n * n_embd, 0);
+        if !pass.dropped {
+            batch.gather(&mut pass.ws.x, n_embd);
+        }
         Ok(())
     }
 
     /// Final norm and output matrix for the first `n` rows of the residual stream, some rows at a time.
-    fn run_output(&mut self, n: usize, each: &mut EachLogits<'_>) -> Result<(), RuntimeError> {
+    fn output(&mut self, n: usize, each: &mut EachLogits<'_>) -> Result<(), RuntimeError> {
         let model = &*self.model;
         let (n_embd, n_vocab, ws) = (model.config().n_embd, model.config().n_vocab, &mut self.ws);
         let at_once = ws.logits.len() / n_vocab;
@@ -408,7 +458,7 @@ impl Context {
             for (row, logits) in logits.chunks_exact(n_vocab).enumerate() {
                 each(start + row, logits)?;
             }
-            self.last_logits = Some(rows - 1);
+            self.n_logits = rows;
         }
         Ok(())
     }

@@ -154,15 +154,32 @@ pub enum RuntimeError {
         /// Elements of one head.
         head_dim: usize,
     },
-    /// More tokens than the context holds.
-    #[error("{wanted} tokens do not fit the context of {n_ctx}; use a larger context (-c){}", if *shift { " or shorten the input" } else { ", a shorter input, or --context-shift to drop the oldest turns" })]
+    /// More tokens than a conversation may have.
+    #[error("{wanted} tokens do not fit the context of {n_ctx}")]
     ContextFull {
         /// Tokens the sequence would have.
         wanted: usize,
         /// The context.
         n_ctx: usize,
-        /// Whether dropping turns was allowed (and did not help).
-        shift: bool,
+    },
+    /// A prompt of no tokens.
+    #[error("the prompt has no tokens; say something")]
+    EmptyPrompt,
+    /// A forward pass that failed for all conversations in it.
+    #[error("{problem}")]
+    Pass {
+        /// What was wrong.
+        problem: String,
+    },
+    /// More positions than the pool of all conversations has left.
+    #[error(
+        "{need} more positions do not fit what is left of the KV cache, {have}; wait for another conversation to end, or give the cache more positions"
+    )]
+    PoolFull {
+        /// Positions that were asked for, in whole blocks.
+        need: usize,
+        /// Positions left.
+        have: usize,
     },
     /// A token id that is not in the vocabulary.
     #[error("token id {id} is outside the vocabulary of {n_vocab}")]

@@ -11,14 +11,11 @@
 //! a model; [`kv`] is the paged cache, [`rope`] the rotary embedding, [`weights`] the checked view of a file's tensors.
 #![deny(unsafe_code)]
 
+mod batch;
 pub mod bench;
-mod chat;
-mod chat_note;
 mod config;
 mod context;
 mod error;
-pub mod eval;
-mod generate;
 pub mod identity;
 pub mod image;
 mod image_cache;
@@ -30,14 +27,10 @@ pub mod memory;
 mod mmap;
 mod model;
 mod models;
-pub mod perplexity;
-mod placement;
-pub mod probe;
 mod prompt;
 pub mod rope;
 pub mod sampler;
-mod session;
-mod session_file;
+pub mod session_file;
 pub mod template;
 mod threads;
 pub mod tokenizer;
@@ -45,21 +38,19 @@ pub mod vision;
 mod vision_file;
 pub mod weights;
 
-pub use chat::{Chat, SavedChat, render};
+pub use batch::Batch;
 pub use config::Config;
-pub use context::{Context, ContextOptions, EachLogits, Sequence};
+pub use context::{Context, ContextOptions, EachLogits};
 pub use error::RuntimeError;
-pub use generate::{Assets, Completion, Watch, complete};
 pub use identity::IdentityCache;
 pub use image_cache::ImageCache;
 #[doc(hidden)]
 pub use image_cache::decode as decode_image_file;
+pub use kv::Sequence;
 pub use layers::LayerProbe;
 pub use mmap::{FileOptions, ModelFile};
 pub use model::{BuiltinFactors, LoadOptions, Model, architectures};
 pub use ocelli_kernels::Precision;
-pub use placement::{Attachment, compose, conversation_prompt, marker, text_prompt, without_markers};
-pub use prompt::{ImageEmbedding, Prompt, PromptView};
-pub use session::{Prefill, SavedSession, Session, SessionKind, Stop};
+pub use prompt::{Attachment, ImageEmbedding, Prompt, PromptView};
 pub use threads::physical_cores;
 pub use vision_file::find_beside;

@@ -25,8 +25,7 @@ use crate::image::{
     may_be_noted, read_file, slice,
 };
 use crate::image_cache::{Cached, ImageCache};
-use crate::placement::Attachment;
-use crate::prompt::ImageEmbedding;
+use crate::prompt::{Attachment, ImageEmbedding};
 use crate::vision::{Positions, VisionEncoder, VisionModel, VisionOptions, VisionProbe};
 use crate::{Precision, RuntimeError};
 

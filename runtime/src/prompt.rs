@@ -9,6 +9,7 @@
 //! Two positions are the same exactly when id and mark are the same, so that a cache of keys and values can be compared
 //! with a prompt without keeping any image.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -50,6 +51,15 @@ impl ImageEmbedding {
         let word = |at: usize| self.key[at..at + 8].iter().fold(0u64, |acc, b| acc << 8 | u64::from(*b));
         (word(0) ^ (row as u64 + 1).wrapping_mul(word(8) | 1)) | 1 << 63
     }
+}
+
+/// An image in a conversation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attachment {
+    /// Its rows.
+    pub image: Arc<ImageEmbedding>,
+    /// Whether it gets a number that text can refer to; frames of a video get none.
+    pub numbered: bool,
 }
 
 /// Rows of one image at consecutive positions.
@@ -105,8 +115,14 @@ impl Prompt {
     }
 
     /// First position, rows and image of every run of image rows.
-    pub(crate) fn image_spans(&self) -> impl Iterator<Item = (usize, Range<usize>, &Arc<ImageEmbedding>)> {
+    pub fn image_spans(&self) -> impl Iterator<Item = (usize, Range<usize>, &Arc<ImageEmbedding>)> {
         self.spans.iter().map(|s| (s.start, s.rows.clone(), &s.image))
+    }
+
+    /// Makes room for `n` more positions, so that adding them allocates nothing.
+    pub fn reserve(&mut self, n: usize) {
+        self.tokens.reserve(n);
+        self.marks.reserve(n);
     }
 
     /// Appends tokens.
@@ -175,14 +191,27 @@ impl<'a> From<&'a Prompt> for PromptView<'a> {
 }
 
 impl<'a> PromptView<'a> {
+    /// Positions that are known by ids and marks alone; rows of images cannot be computed from them.
+    pub(crate) fn marked(tokens: &'a [u32], marks: &'a [u64]) -> Self {
+        Self { tokens, marks, spans: &[], offset: 0 }
+    }
+
     /// The ids.
-    pub(crate) fn tokens(self) -> &'a [u32] {
+    #[must_use]
+    pub fn tokens(self) -> &'a [u32] {
         self.tokens
     }
 
     /// Positions.
-    pub(crate) fn len(self) -> usize {
+    #[must_use]
+    pub fn len(self) -> usize {
         self.tokens.len()
+    }
+
+    /// Whether there is no position at all.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.tokens.is_empty()
     }
 
     /// The mark at `i`.
@@ -191,37 +220,43 @@ impl<'a> PromptView<'a> {
     }
 
     /// Appends the marks to `marks`.
-    pub(crate) fn append_marks(self, marks: &mut Vec<u64>) {
+    pub fn append_marks(self, marks: &mut Vec<u64>) {
         let len = marks.len() + self.len();
         marks.extend_from_slice(self.marks);
         marks.resize(len, 0);
     }
 
     /// How many positions from the start on are the same as `tokens` with `marks`.
-    pub(crate) fn same_as(self, tokens: &[u32], marks: &[u64]) -> usize {
+    #[must_use]
+    pub fn same_as(self, tokens: &[u32], marks: &[u64]) -> usize {
         let held = tokens.iter().zip(marks);
         let own = self.tokens.iter().enumerate();
         own.zip(held).take_while(|((i, token), (t, m))| token == t && self.mark(*i) == **m).count()
     }
 
-    /// The positions `range`, which must lie inside.
-    pub(crate) fn part(self, range: Range<usize>) -> Self {
+    /// The positions `range`.
+    ///
+    /// # Panics
+    /// When it does not lie inside.
+    #[must_use]
+    pub fn part(self, range: Range<usize>) -> Self {
         let marks = if self.marks.is_empty() { self.marks } else { &self.marks[range.clone()] };
         Self { tokens: &self.tokens[range.clone()], marks, offset: self.offset + range.start, ..self }
     }
 
-    /// Writes image rows over the embeddings of this piece: `x` is `[len, n_embd]`.
-    pub(crate) fn overlay(self, x: &mut [f32], n_embd: usize) {
+    /// The marks of all positions.
+    pub(crate) fn all_marks(self) -> Cow<'a, [u64]> {
+        if self.marks.is_empty() { vec![0; self.len()].into() } else { self.marks.into() }
+    }
+
+    /// Where in this piece image rows stand, which, and of which image.
+    pub(crate) fn overlays(self) -> impl Iterator<Item = (usize, Range<usize>, &'a Arc<ImageEmbedding>)> {
         let (from, to) = (self.offset, self.offset + self.len());
-        for span in self.spans {
+        self.spans.iter().filter_map(move |span| {
             let (start, end) = (span.start.max(from), (span.start + span.rows.len()).min(to));
-            if start >= end {
-                continue;
-            }
-            let row = span.rows.start + (start - span.start);
-            let src = &span.image.rows[row * n_embd..(row + end - start) * n_embd];
-            x[(start - from) * n_embd..(end - from) * n_embd].copy_from_slice(src);
-        }
+            let row = span.rows.start + start.saturating_sub(span.start);
+            (start < end).then(|| (start - from, row..row + (end - start), &span.image))
+        })
     }
 
     /// Width of the image rows, if there is one that differs from `n_embd`.
@@ -256,17 +291,11 @@ mod tests {
         prompt.push(&[7]);
         prompt.push_rows(&picture, 2..6, 0);
         assert_eq!(prompt.tokens(), [5, 6, 0, 0, 7, 0, 0, 0, 0]);
-        let mut x = vec![-1.0; 9 * 3];
-        prompt.view().overlay(&mut x, 3);
-        assert_eq!(x[6..12], picture.rows[..6]);
-        assert_eq!((x[5], x[12]), (-1.0, -1.0));
-        assert_eq!(x[15..], picture.rows[6..]);
+        let overlays = |view: PromptView<'_>| view.overlays().map(|(at, rows, _)| (at, rows)).collect::<Vec<_>>();
+        assert_eq!(overlays(prompt.view()), [(2, 0..2), (5, 2..6)]);
         // A cut through both pieces.
-        let mut part = vec![-1.0; 4 * 3];
-        prompt.view().part(3..7).overlay(&mut part, 3);
-        assert_eq!(part[..3], picture.rows[3..6]);
-        assert_eq!(part[3..6], [-1.0; 3]);
-        assert_eq!(part[6..], picture.rows[6..12]);
+        assert_eq!(overlays(prompt.view().part(3..7)), [(0, 1..2), (2, 2..4)]);
+        assert_eq!(overlays(prompt.view().part(0..2)), []);
     }
 
     #[test]
@@ -294,9 +323,7 @@ mod tests {
         tail.push_rows(&picture, 0..2, 0);
         let mut whole = Prompt::from(vec![1, 2]);
         whole.append(&tail);
-        let mut x = vec![0.0; 12];
-        whole.view().overlay(&mut x, 3);
-        assert_eq!(x[6..], picture.rows[..]);
+        assert_eq!(whole.view().overlays().map(|(at, rows, _)| (at, rows)).collect::<Vec<_>>(), [(2, 0..2)]);
         assert_eq!(whole.image_rows(), 2);
         assert_eq!(whole.view().foreign_width(3), None);
         assert_eq!(whole.view().foreign_width(4), Some(3));

@@ -177,16 +177,10 @@ impl Rope {
         self.magnitude
     }
 
-    /// Fills one row of `n_pairs` (cosine, sine) pairs per position, starting at position `first`; `rows` is
-    /// `[n, 2·n_pairs]`, row-major.
-    ///
-    /// # Panics
-    /// When `rows` is no whole number of rows.
-    pub fn fill(&self, first: usize, rows: &mut [f32]) {
-        let len = 2 * self.n_pairs();
-        assert!(rows.len().is_multiple_of(len));
-        for (i, row) in rows.chunks_exact_mut(len).enumerate() {
-            let position = (first + i) as f32;
+    /// Fills one row of `n_pairs` (cosine, sine) pairs per position; `rows` is `[positions.len(), 2·n_pairs]`, row-major.
+    pub fn fill(&self, positions: &[u32], rows: &mut [f32]) {
+        for (position, row) in positions.iter().zip(rows.chunks_exact_mut(2 * self.n_pairs())) {
+            let position = *position as f32;
             for (pair, inv) in row.as_chunks_mut::<2>().0.iter_mut().zip(&self.inv_freq) {
                 let (sine, cosine) = f64::from(position * inv).sin_cos();
                 *pair = [cosine as f32 * self.magnitude, sine as f32 * self.magnitude];

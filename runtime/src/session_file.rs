@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use ocelli_files::{FileError, FileKind, Inputs, Output, Replace, WriteOptions};
 use sha2::{Digest, Sha256};
 
-use crate::context::Sequence;
-use crate::kv::{KvCache, KvShape};
+use crate::kv::{KvPool, KvShape, Sequence};
+use crate::prompt::PromptView;
 use crate::{Context, RuntimeError};
 
 const MAGIC: &[u8; 8] = b"OCELLISN";
@@ -71,10 +71,10 @@ impl<W: Write> Write for Summed<W> {
 ///
 /// # Errors
 /// When the file cannot be written; the old one, if any, is untouched then.
-pub(crate) fn save(
+pub fn save(
     path: &Path,
     fingerprint: &[u8; 32],
-    kv: &KvCache,
+    kv: &KvPool,
     seq: &Sequence,
     keep: usize,
     note: &[u8],
@@ -83,9 +83,8 @@ pub(crate) fn save(
         Ok(error) => RuntimeError::Output(error),
         Err(source) => RuntimeError::Write { path: path.to_owned(), source },
     };
-    let table = &seq.table;
-    let keep = keep.min(seq.tokens.len());
-    let (tokens, marks) = (&seq.tokens[..keep], &seq.marks[..keep]);
+    let keep = keep.min(seq.len());
+    let (tokens, marks) = (&seq.tokens()[..keep], &seq.marks()[..keep]);
     let options = WriteOptions::new(Inputs::none(), Replace::Only(KIND)).private();
     let file = Output::create(path, &options)?;
     let mut out = Summed { out: BufWriter::with_capacity(1 << 20, file), sum: Sha256::new() };
@@ -98,7 +97,7 @@ pub(crate) fn save(
             out.write_all(&mark.to_le_bytes())?;
         }
         out.write_all(note)?;
-        kv.for_each_run(table, tokens.len(), |run| out.write_all(run))
+        kv.for_each_run(seq, tokens.len(), |run| out.write_all(run))
     };
     body(&mut out).map_err(failed)?;
     let Summed { out: mut buffered, sum } = out;
@@ -109,12 +108,14 @@ pub(crate) fn save(
 
 /// A session file that was found sound and fitting; its keys and values are not yet read.
 #[derive(Debug)]
-pub(crate) struct Checked {
-    pub(crate) path: PathBuf,
+pub struct Checked {
+    /// The file.
+    pub path: PathBuf,
     file: BufReader<File>,
     tokens: Vec<u32>,
     marks: Vec<u64>,
-    pub(crate) note: Vec<u8>,
+    /// What was saved beside the cache.
+    pub note: Vec<u8>,
 }
 
 impl Checked {
@@ -122,7 +123,7 @@ impl Checked {
     ///
     /// # Errors
     /// When the file is missing, damaged, of another model or other KV types, or longer than the context.
-    pub(crate) fn open(path: &Path, fingerprint: &[u8; 32], context: &Context) -> Result<Self, RuntimeError> {
+    pub fn open(path: &Path, fingerprint: &[u8; 32], context: &Context) -> Result<Self, RuntimeError> {
         let io = |source| RuntimeError::Open { path: path.to_owned(), source };
         let bad = |problem: String| RuntimeError::Session { path: path.to_owned(), problem };
         let mut file = BufReader::with_capacity(1 << 20, File::open(path).map_err(io)?);
@@ -153,17 +154,17 @@ impl Checked {
     /// Reads the session into the empty `seq`; gives the note.
     ///
     /// # Errors
-    /// When the file cannot be read on; `seq` is still empty then.
-    pub(crate) fn read(mut self, kv: &mut KvCache, seq: &mut Sequence) -> Result<Vec<u8>, RuntimeError> {
-        kv.grow(&mut seq.table, self.tokens.len())?;
+    /// When the file cannot be read on, or the pool is full; `seq` is still empty then.
+    pub fn read(mut self, context: &mut Context, seq: &mut Sequence) -> Result<Vec<u8>, RuntimeError> {
+        let kv = context.kv_mut();
+        kv.append(seq, PromptView::marked(&self.tokens, &self.marks))?;
         let file = &mut self.file;
-        let done = kv.for_each_run_mut(&seq.table, self.tokens.len(), |run| file.read_exact(run));
+        let done = kv.for_each_run_mut(seq, self.tokens.len(), |run| file.read_exact(run));
         if let Err(source) = done {
-            kv.clear(&mut seq.table);
+            seq.revert();
             return Err(RuntimeError::Open { path: self.path, source });
         }
-        seq.tokens.extend_from_slice(&self.tokens);
-        seq.marks.extend_from_slice(&self.marks);
+        seq.commit();
         Ok(self.note)
     }
 }

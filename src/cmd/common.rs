@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use ocelli_engine::{Assets, Completion, Watch};
 use ocelli_quant::GgmlType;
 use ocelli_runtime::kv::KV_TYPES;
 use ocelli_runtime::memory::human;
 use ocelli_runtime::sampler::{Order, SamplerChain, SamplerOverrides, parse_logit_bias};
 use ocelli_runtime::template::Worker;
 use ocelli_runtime::{
-    Assets, BuiltinFactors, Completion, Context, ContextOptions, FileOptions, LoadOptions, Model, Precision,
-    RuntimeError, Watch,
+    BuiltinFactors, Context, ContextOptions, FileOptions, LoadOptions, Model, Precision, RuntimeError,
 };
 
 use super::names;
@@ -153,6 +153,7 @@ impl ModelArgs {
             type_v: self.cache_type_v.unwrap_or(self.precision.kv_type()),
             precision: self.precision.precision(),
             isa: self.isa.clone(),
+            ..ContextOptions::default()
         }
     }
 }

@@ -9,12 +9,13 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::Context as _;
+use ocelli_engine::{Assets, Session, Stop};
+use ocelli_eval::questions::{Conversation, Dataset, Item, Picture, PromptStyle, Rules, converse, greedy};
 use ocelli_files::Inputs;
-use ocelli_runtime::eval::{Conversation, Dataset, Item, Picture, PromptStyle, Rules, converse, greedy};
 use ocelli_runtime::media::{Media, Origin, Shown};
 use ocelli_runtime::memory::human;
 use ocelli_runtime::sampler::SamplerChain;
-use ocelli_runtime::{Assets, Attachment, RuntimeError, Session, Stop};
+use ocelli_runtime::{Attachment, RuntimeError};
 
 use super::common::{self, ModelArgs};
 use super::usage::{bail_usage, usage};

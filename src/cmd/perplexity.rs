@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use ocelli_eval::perplexity::{DivergenceSummary, Evaluation, LogitsReader, Nll, Report, compare, evaluate};
 use ocelli_files::{Output, Replace, WriteOptions};
 use ocelli_runtime::RuntimeError;
-use ocelli_runtime::perplexity::{DivergenceSummary, Evaluation, LogitsReader, Nll, Report, compare, evaluate};
 
 use super::common::{self, ModelArgs};
 use super::usage::bail_usage;

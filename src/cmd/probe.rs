@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
+use ocelli_eval::probe::{Probe, Stages};
 use ocelli_files::{Output, Replace, WriteOptions};
 use ocelli_runtime::media::Shown;
-use ocelli_runtime::probe::{Probe, Stages};
 
 use super::common::{self, ModelArgs};
 use super::vision::{Vision, VisionArgs, tell_warnings};

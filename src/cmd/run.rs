@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
+use ocelli_engine::{
+    Assets, Chat, Completion, SavedSession, Session, SessionKind, Stop, complete, compose, conversation_prompt,
+    text_prompt, without_markers,
+};
 use ocelli_runtime::image::Profile;
 use ocelli_runtime::sampler::SamplerChain;
 use ocelli_runtime::template::Message;
-use ocelli_runtime::{
-    Assets, Attachment, Chat, Completion, Context, Prompt, RuntimeError, SavedSession, Session, SessionKind, Stop,
-    complete, compose, conversation_prompt, text_prompt, without_markers,
-};
+use ocelli_runtime::{Attachment, Context, Prompt, RuntimeError};
 
 use super::common::{self, ModelArgs, SamplingArgs, Stream};
 use super::session;

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use ocelli_runtime::{Chat, RuntimeError, SavedChat};
+use ocelli_engine::{Chat, SavedChat};
+use ocelli_runtime::RuntimeError;
 
 use super::vision::Vision;
 use crate::sink::errln;

@@ -3,12 +3,13 @@
 use std::sync::atomic::Ordering;
 
 use ocelli_convert::mixture::FileType;
+use ocelli_engine::{Answer, Chat, Choice, Session, Stop, Watch};
 use ocelli_quant::GgmlType;
 use ocelli_runtime::image::Profile;
 use ocelli_runtime::sampler::{SamplerChain, SamplerOverrides};
-use ocelli_runtime::{Chat, Context, ContextOptions, Precision, RuntimeError, Session, Stop, Watch};
+use ocelli_runtime::{Context, ContextOptions, Precision, RuntimeError};
 
-use crate::fixture::{distance, load, mini, options};
+use crate::fixture::{Greedy, distance, load, mini, options, read};
 
 /// Collects the answer.
 #[derive(Default)]
@@ -47,27 +48,37 @@ fn what_follows_an_answer_is_computed_when_it_is_wanted() {
     let (model, _) = load(&mini(FileType::Q4_K_M));
     let answer = |pieces: &[usize]| {
         let mut session = Session::new(Context::new(model.clone(), &options(64, Precision::Fast)).unwrap());
-        session.prefill(&[5u32, 9, 7], &mut |_, _| {}).unwrap();
-        let mut answer = Vec::new();
+        let mut whole = vec![5u32, 9, 7];
         for n in pieces {
-            let best = |logits: &[f32]| logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0 as u32;
-            let mut pick = |logits: &[f32]| Ok(best(logits));
-            let stop = session.generate(*n, &|_| false, &mut pick, &mut |id| answer.push(id)).unwrap();
-            assert_eq!(stop, Stop::Length);
-            assert_eq!(session.tokens()[3..], answer[..answer.len() - 1], "all but the last");
-            assert_eq!(session.room(), 64 - 3 - answer.len(), "which keeps its place");
+            let mut greedy = Greedy::default();
+            let ended = session.answer(&whole.clone().into(), *n, &mut greedy).unwrap();
+            assert_eq!((ended.stop, ended.tokens), (Stop::Length, *n));
+            whole.extend(greedy.0);
+            assert_eq!(session.tokens(), &whole[..whole.len() - 1], "all but the last");
         }
-        let (mut next, mut none) = (vec![5u32, 9, 7], |_, _| {});
-        next.extend(&answer);
-        assert_eq!(session.prefill(&next, &mut none).unwrap().evaluated, 1);
-        (answer, session.context().logits().unwrap().to_vec())
+        assert_eq!(read(&mut session, whole.clone()).evaluated, 1);
+        (whole, session.context().logits().unwrap().to_vec())
     };
     let whole = answer(&[9]);
     assert_eq!(answer(&[1, 5, 3]), whole);
-    let mut session = Session::new(Context::new(model.clone(), &options(64, Precision::Fast)).unwrap());
-    session.prefill(&[5u32], &mut |_, _| {}).unwrap();
-    let foreign = session.generate(1, &|_| false, &mut |_| Ok(u32::MAX), &mut |_| panic!("shown"));
-    assert!(matches!(foreign, Err(RuntimeError::Token { .. })), "{foreign:?}");
+}
+
+#[test]
+fn a_token_outside_the_vocabulary_ends_its_answer_with_an_error() {
+    struct Foreign;
+    impl Answer for Foreign {
+        fn choose(&mut self, _: &[f32]) -> Result<Choice, RuntimeError> {
+            Ok(Choice::Token(u32::MAX))
+        }
+
+        fn token(&mut self, _: u32) -> Choice {
+            panic!("shown")
+        }
+    }
+    let mut session =
+        Session::new(Context::new(load(&mini(FileType::Q4_K_M)).0, &options(64, Precision::Fast)).unwrap());
+    let ended = session.answer(&vec![5u32].into(), 1, &mut Foreign);
+    assert!(matches!(ended, Err(RuntimeError::Token { .. })), "{ended:?}");
 }
 
 #[test]
@@ -140,7 +151,7 @@ fn after_a_shift_the_state_is_that_of_a_conversation_without_the_dropped_turns()
     }
     assert!(dropped > 0, "the context fills up");
     let mut fresh = Session::new(Context::new(load(&mini(FileType::F16)).0, &options(200, Precision::Exact)).unwrap());
-    fresh.prefill(shifting.session().tokens(), &mut |_, _| {}).unwrap();
+    read(&mut fresh, shifting.session().tokens().to_vec());
     let (fresh, shifted) = (fresh.context().logits().unwrap(), shifting.session().context().logits().unwrap());
     assert!(distance(fresh, shifted) < 1e-2);
 }

@@ -1,16 +1,15 @@
 //! The same tokens give the same logits, however they reach the model.
 
 use ocelli_convert::mixture::FileType;
+use ocelli_engine::Session;
+use ocelli_eval::perplexity::{Evaluation, LogitsReader, compare, evaluate};
+use ocelli_eval::probe::{Probe, Stages};
 use ocelli_files::{Inputs, Output, Replace, WriteOptions};
 use ocelli_kernels::Kernels;
 use ocelli_quant::GgmlType;
-use ocelli_runtime::perplexity::{Evaluation, LogitsReader, compare, evaluate};
-use ocelli_runtime::probe::{Probe, Stages};
-use ocelli_runtime::{
-    BuiltinFactors, Context, ContextOptions, LoadOptions, Model, Precision, Prompt, RuntimeError, Session,
-};
+use ocelli_runtime::{BuiltinFactors, Context, ContextOptions, LoadOptions, Model, Precision, Prompt, RuntimeError};
 
-use crate::fixture::{context, distance, grouped, load, mini, options, some_ids};
+use crate::fixture::{context, distance, grouped, load, mini, options, read, some_ids};
 
 fn last_logits(context: &mut Context, ids: &[u32], at_once: usize) -> Vec<f32> {
     let mut seq = context.new_sequence();
@@ -18,7 +17,6 @@ fn last_logits(context: &mut Context, ids: &[u32], at_once: usize) -> Vec<f32> {
         context.decode(&mut seq, chunk).unwrap();
     }
     let logits = context.logits().unwrap().to_vec();
-    context.clear(&mut seq);
     logits
 }
 
@@ -72,7 +70,6 @@ fn every_wanted_position_has_its_logits() {
             Ok(())
         })
         .unwrap();
-    context.clear(&mut seq);
     assert_eq!(rows.iter().map(|r| r.0).collect::<Vec<_>>(), (20..70).collect::<Vec<_>>());
     for (i, row) in rows.iter().step_by(17) {
         assert!(distance(row, &last_logits(&mut context, &ids[..=*i], 64)) < 1e-3, "position {i}");
@@ -121,13 +118,13 @@ fn threads_and_instruction_sets_agree() {
 fn a_second_prompt_computes_only_what_is_new() {
     let mut session = Session::new(context(FileType::F32, 128, Precision::Exact));
     let ids = some_ids(60, 5);
-    let first = session.prefill(&ids[..40], &mut |_, _| {}).unwrap();
+    let first = read(&mut session, ids[..40].to_vec());
     assert_eq!((first.reused, first.evaluated), (0, 40));
     let mut longer = ids[..30].to_vec();
     longer.extend(some_ids(25, 6));
-    let second = session.prefill(&longer, &mut |_, _| {}).unwrap();
+    let second = read(&mut session, longer.clone());
     assert_eq!((second.reused, second.evaluated), (30, 25));
-    let again = session.prefill(&longer, &mut |_, _| {}).unwrap();
+    let again = read(&mut session, longer.clone());
     assert_eq!((again.reused, again.evaluated), (54, 1), "the last token always runs");
     let reused = session.context().logits().unwrap().to_vec();
     let fresh = last_logits(&mut context(FileType::F32, 128, Precision::Exact), &longer, 32);
@@ -145,8 +142,6 @@ fn sequences_share_a_prefix_and_part_ways() {
     let forked = context.logits().unwrap().to_vec();
     context.decode(&mut first, &ids[70..]).unwrap();
     let original = context.logits().unwrap().to_vec();
-    context.clear(&mut first);
-    context.clear(&mut second);
     let mut other = ids[..66].to_vec();
     other.extend(some_ids(10, 8));
     assert!(distance(&forked, &last_logits(&mut context, &other, 32)) < 1e-3);

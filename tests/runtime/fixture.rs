@@ -9,10 +9,32 @@ use ocelli_convert::mixture::FileType;
 use ocelli_convert::progress::Silent;
 use ocelli_convert::synth::{Preset, SynthOptions, write_checkpoint};
 use ocelli_convert::{ConvertOptions, convert};
+use ocelli_engine::{Answer, Assets, Choice, Prefill, Session};
 use ocelli_gguf::{Gguf, GgufWriter, MetaValue, TensorType};
 use ocelli_runtime::template::Worker;
-use ocelli_runtime::{Assets, Context, ContextOptions, LoadOptions, Model, Precision};
+use ocelli_runtime::{Context, ContextOptions, LoadOptions, Model, Precision, Prompt, RuntimeError};
 use tempfile::TempDir;
+
+/// Takes the most likely token, always.
+#[derive(Debug, Default)]
+pub(crate) struct Greedy(pub(crate) Vec<u32>);
+
+impl Answer for Greedy {
+    fn choose(&mut self, logits: &[f32]) -> Result<Choice, RuntimeError> {
+        let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
+        Ok(Choice::Token(best as u32))
+    }
+
+    fn token(&mut self, id: u32) -> Choice {
+        self.0.push(id);
+        Choice::Token(id)
+    }
+}
+
+/// Computes `prompt` in `session`, and no token behind it.
+pub(crate) fn read(session: &mut Session, prompt: impl Into<Prompt>) -> Prefill {
+    session.answer(&prompt.into(), 0, &mut Greedy::default()).unwrap().prefill
+}
 
 struct Made {
     dir: TempDir,

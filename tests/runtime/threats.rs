@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use ocelli_convert::mixture::FileType;
+use ocelli_engine::Assets;
 use ocelli_gguf::{MetaValue, TensorType};
 use ocelli_quant::GgmlType;
-use ocelli_runtime::{Assets, Context, LoadOptions, Model, Precision, RuntimeError};
+use ocelli_runtime::{Context, LoadOptions, Model, Precision, RuntimeError};
 
 use crate::fixture::{Parts, mini, options, worker};
 

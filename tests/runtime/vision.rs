@@ -5,19 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use ocelli_convert::mixture::FileType;
+use ocelli_engine::{Chat, Session, Watch, compose, conversation_prompt};
 use ocelli_quant::GgmlType;
 use ocelli_runtime::image::Profile;
 use ocelli_runtime::media::{Media, MediaOptions, Origin, Shown};
 use ocelli_runtime::sampler::{SamplerChain, SamplerOverrides};
 use ocelli_runtime::template::Message;
 use ocelli_runtime::vision::VisionModel;
-use ocelli_runtime::{
-    Attachment, Chat, Context, FileOptions, ImageCache, Precision, Prompt, Session, Watch, compose,
-    conversation_prompt, find_beside,
-};
+use ocelli_runtime::{Attachment, Context, FileOptions, ImageCache, Precision, Prompt, find_beside};
 
 use crate::cli::{misused, ocelli, refused, text};
-use crate::fixture::{distance, load, mini, options};
+use crate::fixture::{distance, load, mini, options, read};
 
 struct Silent;
 impl Watch for Silent {
@@ -175,7 +173,7 @@ fn rows_replace_embeddings_in_one_prefill() {
         let (type_k, type_v) = (GgmlType::F32, GgmlType::F32);
         let options = ocelli_runtime::ContextOptions { n_ubatch, type_k, type_v, ..options(256, Precision::Exact) };
         let mut session = Session::new(Context::new(model, &options).unwrap());
-        session.prefill(&prompt, &mut |_, _| {}).unwrap();
+        read(&mut session, prompt.clone());
         session.context().logits().unwrap().to_vec()
     };
     let whole = logits(256);
@@ -283,8 +281,8 @@ fn a_vision_file_that_was_tampered_with_has_its_own_pictures() {
         let mut session =
             Session::new(Context::new(load(&mini(FileType::F16)).0, &options(256, Precision::Exact)).unwrap());
         let right = prompt(&[first.numbered()], Profile::Reference);
-        session.prefill(&right, &mut |_, _| {}).unwrap();
-        let again = session.prefill(&prompt(&[shown.numbered()], Profile::Reference), &mut |_, _| {}).unwrap();
+        read(&mut session, right);
+        let again = read(&mut session, prompt(&[shown.numbered()], Profile::Reference));
         again.evaluated
     };
     assert_eq!(marks(&first), 1, "the same prompt is reused");

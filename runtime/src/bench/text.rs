@@ -4,8 +4,7 @@ use ocelli_kernels::measure::{Unit, Work};
 use ocelli_kernels::{JoinTimes, KvLayout, Precision, attention_unit};
 
 use super::{Measured, Repeat, repeated};
-use crate::context::Sequence;
-use crate::{Context, RuntimeError};
+use crate::{Context, RuntimeError, Sequence};
 
 /// What is timed behind `depth` positions: a prompt, then single tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,9 +80,9 @@ pub fn text(
     let mut state = State { context, seq };
     let prepare = |s: &mut State<'_>| {
         // The filling stays from run to run: what comes behind it does not change it.
-        s.context.truncate(&mut s.seq, depth);
+        s.seq.truncate(depth);
         if s.seq.tokens().len() < depth {
-            s.context.clear(&mut s.seq);
+            s.seq.clear();
             s.context.decode(&mut s.seq, filling.as_slice())?;
         }
         Ok(())
@@ -100,8 +99,6 @@ pub fn text(
         times
     };
     let measured = repeated(&mut state, repeat, pause, prepare, once, joins);
-    let State { context, mut seq } = state;
-    context.clear(&mut seq);
     measured
 }
 

@@ -8,11 +8,10 @@ use ocelli_kernels::measure::Work;
 
 use super::text::batch_work;
 use super::{Measured, Repeat, repeated};
-use crate::context::Sequence;
 use crate::image::{Rgb8, SliceOptions, slice};
 use crate::prompt::{ImageEmbedding, Prompt};
 use crate::vision::{VisionEncoder, VisionModel};
-use crate::{Context, RuntimeError};
+use crate::{Context, RuntimeError, Sequence};
 
 /// Tokens of the question behind a picture.
 const QUESTION: usize = 24;
@@ -114,7 +113,7 @@ pub fn first_token(
         repeat,
         pause,
         |s| {
-            s.context.clear(&mut s.seq);
+            s.seq.clear();
             Ok(())
         },
         |s| {
@@ -134,8 +133,6 @@ pub fn first_token(
             times
         },
     );
-    let State { context, mut seq, .. } = state;
-    context.clear(&mut seq);
     measured
 }
 

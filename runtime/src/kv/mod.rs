@@ -11,6 +11,8 @@
 //! position in it is first written.
 
 mod blocks;
+mod index;
+mod sequence;
 #[cfg(test)]
 mod tests;
 
@@ -21,10 +23,15 @@ use memmap2::MmapMut;
 use ocelli_kernels::{AttnScratch, AttnShape, Kernels, KvLayout, KvPart, KvView, Precision, attention};
 use ocelli_quant::GgmlType;
 
-pub(crate) use blocks::BlockPool;
-pub use blocks::{BLOCK_LEN, BlockTable};
+pub use blocks::BLOCK_LEN;
+pub use sequence::Sequence;
 
+use blocks::Books;
+use index::Content;
+
+use crate::batch::{Batch, Segment};
 use crate::layers::Engine;
+use crate::prompt::PromptView;
 use crate::{Config, RuntimeError, memory};
 
 /// The formats a cache can have.
@@ -43,16 +50,17 @@ pub struct KvShape {
     pub type_k: GgmlType,
     /// Format of the values.
     pub type_v: GgmlType,
-    /// Positions, rounded up to whole blocks.
-    pub n_ctx: usize,
+    /// Positions of all conversations together, rounded up to whole blocks.
+    pub n_positions: usize,
 }
 
 impl KvShape {
-    /// The shape for `n_ctx` positions of a model.
+    /// The shape for `n` positions of a model.
     #[must_use]
-    pub fn of(config: &Config, n_ctx: usize, type_k: GgmlType, type_v: GgmlType) -> Self {
-        let n_ctx = n_ctx.div_ceil(BLOCK_LEN).saturating_mul(BLOCK_LEN);
-        Self { n_layer: config.n_layer, n_head_kv: config.n_head_kv, head_dim: config.head_dim, type_k, type_v, n_ctx }
+    pub fn of(config: &Config, n: usize, type_k: GgmlType, type_v: GgmlType) -> Self {
+        let n_positions = n.div_ceil(BLOCK_LEN).saturating_mul(BLOCK_LEN);
+        let &Config { n_layer, n_head_kv, head_dim, .. } = config;
+        Self { n_layer, n_head_kv, head_dim, type_k, type_v, n_positions }
     }
 
     fn row_bytes(&self, ty: GgmlType) -> Result<usize, RuntimeError> {
@@ -82,7 +90,8 @@ impl KvShape {
     /// # Errors
     /// When a format does not fit the head length.
     pub fn bytes(&self) -> Result<Option<(u64, u64)>, RuntimeError> {
-        let rows = [self.n_layer, self.n_head_kv, self.n_ctx].iter().try_fold(1u64, |n, m| n.checked_mul(*m as u64));
+        let rows =
+            [self.n_layer, self.n_head_kv, self.n_positions].iter().try_fold(1u64, |n, m| n.checked_mul(*m as u64));
         let of = |ty| -> Result<Option<u64>, RuntimeError> {
             let row = self.row_bytes(ty)? as u64;
             Ok(rows.and_then(|n| n.checked_mul(row)))
@@ -95,12 +104,14 @@ impl KvShape {
 #[cfg(target_os = "linux")]
 const LARGE_FROM: usize = 1 << 20;
 
-/// Query rows `[n, n_head · head_dim]` and the position of the first.
+/// Query rows `[n, n_head · head_dim]`, and whose they are.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Queries<'q> {
     pub(crate) q: &'q [f32],
     pub(crate) n_head: usize,
-    pub(crate) first: usize,
+    pub(crate) segments: &'q [Segment],
+    /// Block numbers of all segments.
+    pub(crate) blocks: &'q [u32],
 }
 
 /// Keys or values of one layer, all blocks.
@@ -136,35 +147,35 @@ struct LayerKv {
     v: Plane,
 }
 
-/// The cache of one context. Several sequences may use it, each with its own [`BlockTable`].
+/// Keys and values of all conversations: blocks of positions, in books that say whose they are and what they hold.
 #[derive(Debug)]
-pub struct KvCache {
+pub struct KvPool {
     shape: KvShape,
     layout: KvLayout,
     kernels: Kernels,
     layers: Vec<LayerKv>,
-    pool: BlockPool,
+    books: Books,
 }
 
-impl KvCache {
-    /// Reserves the address space of a cache for `n_head` query heads that attend with these kernels and this precision.
+impl KvPool {
+    /// Reserves the address space of a pool for `n_head` query heads that attend with these kernels and this precision.
     ///
     /// # Errors
-    /// When a format does not fit the head length, or the cache does not fit into the memory available.
+    /// When a format does not fit the head length, or the pool does not fit into the memory available.
     pub fn new(shape: KvShape, kernels: Kernels, precision: Precision, n_head: usize) -> Result<Self, RuntimeError> {
-        let what = || format!("the KV cache of {} positions", shape.n_ctx);
+        let what = || format!("the KV cache of {} positions", shape.n_positions);
         // Rules out what does not fit the formats' own bytes before anything is multiplied.
         memory::check(what(), shape.bytes()?.and_then(|(k, v)| k.checked_add(v)))?;
         let layout = KvLayout::new(shape.type_k, shape.type_v, shape.n_head_kv, shape.head_dim, BLOCK_LEN)?;
         let layout = layout.coded(kernels, precision, n_head / shape.n_head_kv);
-        let blocks = shape.n_ctx / BLOCK_LEN;
+        let blocks = shape.n_positions / BLOCK_LEN;
         let (k, v) = bytes(&shape, &layout);
         memory::check(what(), k.checked_add(v))?;
         let plane = |block_bytes| Plane::new(block_bytes, blocks);
         let layers = (0..shape.n_layer)
             .map(|_| Ok(LayerKv { k: plane(layout.k_block_bytes())?, v: plane(layout.v_block_bytes())? }))
             .collect::<Result<_, RuntimeError>>()?;
-        Ok(Self { shape, layout, kernels, layers, pool: BlockPool::new(blocks) })
+        Ok(Self { shape, layout, kernels, layers, books: Books::new(blocks) })
     }
 
     /// Bytes of all keys and of all values as they are kept.
@@ -179,68 +190,124 @@ impl KvCache {
         &self.shape
     }
 
-    /// Blocks in no table.
+    /// Blocks in all.
+    #[must_use]
+    pub fn n_blocks(&self) -> usize {
+        self.books.lock().len()
+    }
+
+    /// Blocks that a sequence could get: free ones, and those that are kept for nothing but their content.
+    #[must_use]
+    pub fn n_available_blocks(&self) -> usize {
+        self.books.lock().n_available()
+    }
+
+    /// Blocks that hold nothing.
     #[must_use]
     pub fn n_free_blocks(&self) -> usize {
-        self.pool.n_free()
+        self.books.lock().n_free()
     }
 
-    /// An empty table, with room for as many blocks as the cache has so that growing it never allocates.
+    /// Forgets everything that no sequence uses.
+    pub fn drop_kept(&self) {
+        self.books.lock().drop_kept();
+    }
+
+    /// An empty sequence of up to `n_ctx` positions; it takes part in the prefix cache if `cached`. It allocates nothing
+    /// later.
     #[must_use]
-    pub fn new_table(&self) -> BlockTable {
-        BlockTable { blocks: Vec::with_capacity(self.pool.len()), len: 0 }
+    pub fn new_sequence(&self, n_ctx: usize, cached: bool) -> Sequence {
+        Sequence::new(self.books.clone(), n_ctx.div_ceil(BLOCK_LEN), n_ctx, cached)
     }
 
-    /// Makes room for `n` more positions at the end of `table` and counts them as stored. A shared last block is
-    /// copied first, so that the other sequences keep theirs.
+    /// A sequence of up to `n_ctx` positions that begins with as much of `prompt` as is known, but for the last position:
+    /// that one is computed again, for its logits are wanted.
+    #[must_use]
+    pub fn find(&self, prompt: PromptView<'_>, n_ctx: usize) -> Sequence {
+        let mut seq = self.new_sequence(n_ctx, true);
+        let marks = prompt.all_marks();
+        let but_one = prompt.len().saturating_sub(1);
+        seq.find(Content { tokens: &prompt.tokens()[..but_one], marks: &marks[..but_one] });
+        seq
+    }
+
+    /// Blocks that must be available for a sequence to begin with `prompt` and one position more: all but those that others
+    /// are using.
+    #[must_use]
+    pub fn blocks_to_begin(&self, prompt: PromptView<'_>) -> usize {
+        let marks = prompt.all_marks();
+        let used = self.books.lock().in_use(Content { tokens: prompt.tokens(), marks: &marks });
+        (prompt.len() + 1).div_ceil(BLOCK_LEN) - used
+    }
+
+    /// A second sequence that shares the first `len` positions (at most all) of `seq`; nothing is computed or copied.
+    #[must_use]
+    pub fn fork(&self, seq: &Sequence, len: usize, n_ctx: usize) -> Sequence {
+        seq.fork(self.new_sequence(n_ctx, true), len)
+    }
+
+    fn must_copy(&self, seq: &Sequence) -> bool {
+        let (number, offset) = (seq.end() / BLOCK_LEN, seq.end() % BLOCK_LEN);
+        offset > 0 && !self.books.lock().is_writable(seq.blocks[number], offset)
+    }
+
+    /// Makes room for the positions of `more` at the end of `seq`. A last block that others use, too, is copied first.
     ///
     /// # Errors
-    /// [`RuntimeError::ContextFull`] when there are not enough free blocks; the table is unchanged then.
-    pub fn grow(&mut self, table: &mut BlockTable, n: usize) -> Result<(), RuntimeError> {
-        let full =
-            RuntimeError::ContextFull { wanted: table.len.saturating_add(n), n_ctx: self.shape.n_ctx, shift: false };
-        let Some(len) = table.len.checked_add(n).filter(|len| *len <= self.shape.n_ctx) else { return Err(full) };
-        let partial = (!table.len.is_multiple_of(BLOCK_LEN)).then_some(table.len / BLOCK_LEN);
-        let copied = partial.filter(|i| n > 0 && self.pool.is_shared(table.blocks[*i]));
-        let more = len.div_ceil(BLOCK_LEN) - table.blocks.len();
-        if more + usize::from(copied.is_some()) > self.pool.n_free() {
-            return Err(full);
-        }
-        if let Some(i) = copied
-            && let Some(own) = self.pool.take()
+    /// [`RuntimeError::PoolFull`] when there are not enough blocks; nothing has changed then.
+    pub(crate) fn append(&mut self, seq: &mut Sequence, more: PromptView<'_>) -> Result<(), RuntimeError> {
+        debug_assert!(seq.is_of(&self.books));
+        let (end, n) = (seq.end(), more.len());
+        let new = (end + n).div_ceil(BLOCK_LEN) - seq.blocks.len();
+        let copied = (n > 0 && self.must_copy(seq)).then_some(end / BLOCK_LEN);
         {
-            for layer in &mut self.layers {
-                layer.k.copy_block(table.blocks[i], own);
-                layer.v.copy_block(table.blocks[i], own);
+            let mut books = self.books.lock();
+            let available = books.n_available();
+            // Where there is no block for a copy, the prefix cache gives its own up.
+            let copied = copied.filter(|i| new < available || !books.give_up(seq.blocks[*i], end % BLOCK_LEN));
+            let need = new + usize::from(copied.is_some());
+            if need > available {
+                return Err(RuntimeError::PoolFull { need: need * BLOCK_LEN, have: available * BLOCK_LEN });
             }
-            self.pool.release(table.blocks[i]);
-            table.blocks[i] = own;
+            if let Some(i) = copied
+                && let Some(own) = books.take()
+            {
+                for layer in &mut self.layers {
+                    layer.k.copy_block(seq.blocks[i], own);
+                    layer.v.copy_block(seq.blocks[i], own);
+                }
+                books.release(std::mem::replace(&mut seq.blocks[i], own));
+            }
+            seq.blocks.extend((0..new).filter_map(|_| books.take()));
         }
-        table.blocks.extend((0..more).filter_map(|_| self.pool.take()));
-        table.len = len;
+        seq.begin(more.tokens(), |marks| more.append_marks(marks));
         Ok(())
     }
 
-    /// Writes the keys and values of consecutive positions from `first` on, which [`KvCache::grow`] made room for.
+    /// Writes keys and values of the rows of all segments to layer `il`.
     pub(crate) fn store(
         &mut self,
         engine: &Engine<'_>,
-        table: &BlockTable,
         il: usize,
-        first: usize,
+        batch: &Batch,
         k: &[f32],
         v: &[f32],
     ) -> Result<(), RuntimeError> {
         let layer = &mut self.layers[il];
         let (to_k, to_v) = (&mut layer.k.map[..], &mut layer.v.map[..]);
-        Ok(self.layout.store(engine.kernels, to_k, to_v, &table.blocks, first, k, v)?)
+        let width = self.shape.n_head_kv * self.shape.head_dim;
+        for s in &batch.segments {
+            let rows = s.first_row * width..(s.first_row + s.rows) * width;
+            let blocks = &batch.blocks[s.first_block..s.first_block + s.blocks];
+            self.layout.store(engine.kernels, to_k, to_v, blocks, s.slot, &k[rows.clone()], &v[rows])?;
+        }
+        Ok(())
     }
 
-    /// Causal attention of `queries.q`, whose first row stands at `queries.first`.
+    /// Causal attention of the queries of all segments, each over the positions of its own conversation.
     pub(crate) fn attend(
         &self,
         engine: &Engine<'_>,
-        table: &BlockTable,
         il: usize,
         queries: Queries<'_>,
         scratch: &mut AttnScratch,
@@ -248,52 +315,31 @@ impl KvCache {
     ) -> Result<(), RuntimeError> {
         let layer = &self.layers[il];
         let head_dim = self.shape.head_dim;
-        let n = queries.q.len() / (queries.n_head * head_dim);
-        let view = KvView::new(self.layout, &layer.k.map, &layer.v.map, &table.blocks, queries.first + n)?;
+        let width = queries.n_head * head_dim;
         let scale = 1.0 / (head_dim as f32).sqrt();
-        let (n_heads, precision) = (queries.n_head, engine.precision);
-        let shape = AttnShape { n_heads, pos0: queries.first, scale, causal: true, precision };
-        Ok(attention(engine.pool, engine.kernels, scratch, shape, queries.q, &view, out)?)
-    }
-
-    /// Forgets all positions from `len` on.
-    pub fn truncate(&mut self, table: &mut BlockTable, len: usize) {
-        if len < table.len {
-            for block in table.blocks.drain(len.div_ceil(BLOCK_LEN)..) {
-                self.pool.release(block);
-            }
-            table.len = len;
+        for s in queries.segments {
+            let rows = s.first_row * width..(s.first_row + s.rows) * width;
+            let blocks = &queries.blocks[s.first_block..s.first_block + s.blocks];
+            let view = KvView::new(self.layout, &layer.k.map, &layer.v.map, blocks, s.slot + s.rows)?;
+            let shape =
+                AttnShape { n_heads: queries.n_head, pos0: s.slot, scale, causal: true, precision: engine.precision };
+            attention(engine.pool, engine.kernels, scratch, shape, &queries.q[rows.clone()], &view, &mut out[rows])?;
         }
+        Ok(())
     }
 
-    /// Forgets everything of `table`.
-    pub fn clear(&mut self, table: &mut BlockTable) {
-        self.truncate(table, 0);
-    }
-
-    /// A second table that shares the first `len` positions (at most all) of `table`.
-    pub fn fork(&mut self, table: &BlockTable, len: usize) -> BlockTable {
-        let mut copy = self.new_table();
-        copy.len = len.min(table.len);
-        copy.blocks.extend_from_slice(&table.blocks[..copy.len.div_ceil(BLOCK_LEN)]);
-        for block in &copy.blocks {
-            self.pool.share(*block);
-        }
-        copy
-    }
-
-    /// The first `len` positions of `table` in the cache's formats, run by run: per layer all keys, then all values, each head by
+    /// The first `len` positions of `seq` in the cache's formats, run by run: per layer all keys, then all values, each head by
     /// head.
     pub(crate) fn for_each_run(
         &self,
-        table: &BlockTable,
+        seq: &Sequence,
         len: usize,
         mut run: impl FnMut(&[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
         let mut rows = Vec::new();
         for layer in &self.layers {
             for (part, plane) in [(KvPart::Keys, &layer.k), (KvPart::Values, &layer.v)] {
-                for (head, n) in runs(table, len, self.shape.n_head_kv, plane.block_bytes) {
+                for (head, n) in runs(&seq.blocks, len, self.shape.n_head_kv, plane.block_bytes) {
                     rows.resize(n * self.layout.stored_row_bytes(part).map_err(io::Error::other)?, 0);
                     self.layout.read_rows(self.kernels, part, &plane.map[head], &mut rows).map_err(io::Error::other)?;
                     run(&rows)?;
@@ -303,17 +349,17 @@ impl KvCache {
         Ok(())
     }
 
-    /// As [`KvCache::for_each_run`], for filling.
+    /// As [`KvPool::for_each_run`], for filling.
     pub(crate) fn for_each_run_mut(
         &mut self,
-        table: &BlockTable,
+        seq: &Sequence,
         len: usize,
         mut run: impl FnMut(&mut [u8]) -> io::Result<()>,
     ) -> io::Result<()> {
         let mut rows = Vec::new();
         for layer in &mut self.layers {
             for (part, plane) in [(KvPart::Keys, &mut layer.k), (KvPart::Values, &mut layer.v)] {
-                for (head, n) in runs(table, len, self.shape.n_head_kv, plane.block_bytes) {
+                for (head, n) in runs(&seq.blocks, len, self.shape.n_head_kv, plane.block_bytes) {
                     rows.resize(n * self.layout.stored_row_bytes(part).map_err(io::Error::other)?, 0);
                     run(&mut rows)?;
                     let head = &mut plane.map[head];
@@ -327,20 +373,15 @@ impl KvCache {
 
 /// Bytes of all keys and of all values of a cache that has been found to be possible.
 fn bytes(shape: &KvShape, layout: &KvLayout) -> (u64, u64) {
-    let blocks = (shape.n_layer * (shape.n_ctx / BLOCK_LEN)) as u64;
+    let blocks = (shape.n_layer * (shape.n_positions / BLOCK_LEN)) as u64;
     (blocks * layout.k_block_bytes() as u64, blocks * layout.v_block_bytes() as u64)
 }
 
 /// The bytes of one head's part of a block and the rows in it, for all heads and all blocks of `len` positions.
-fn runs(
-    table: &BlockTable,
-    len: usize,
-    n_head: usize,
-    block_bytes: usize,
-) -> impl Iterator<Item = (Range<usize>, usize)> {
+fn runs(blocks: &[u32], len: usize, n_head: usize, block_bytes: usize) -> impl Iterator<Item = (Range<usize>, usize)> {
     let head_bytes = block_bytes / n_head;
     (0..n_head).flat_map(move |head| {
-        table.blocks.iter().enumerate().map_while(move |(i, block)| {
+        blocks.iter().enumerate().map_while(move |(i, block)| {
             let rows = len.checked_sub(i * BLOCK_LEN).filter(|rows| *rows > 0)?.min(BLOCK_LEN);
             let start = *block as usize * block_bytes + head * head_bytes;
             Some((start..start + head_bytes, rows))

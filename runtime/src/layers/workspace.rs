@@ -6,7 +6,7 @@ use crate::memory::{self, Floats};
 use crate::weights::Weights;
 use crate::{Config, RuntimeError};
 
-/// Rows of logits computed at a time.
+/// Rows of logits computed at a time, at least: those of an evaluation come in hundreds.
 pub(crate) const LOGIT_ROWS: usize = 32;
 
 /// Buffers for micro-batches of up to `n_ubatch` rows.
@@ -37,17 +37,21 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
-    /// Bytes for micro-batches of `n` rows; `None` beyond 64 bits.
-    pub(crate) fn bytes(config: &Config, n: usize) -> Option<u64> {
+    fn logit_rows(n: usize, n_parallel: usize) -> usize {
+        LOGIT_ROWS.max(n_parallel).min(n)
+    }
+
+    /// Bytes for micro-batches of `n` rows of up to `n_parallel` sequences; `None` beyond 64 bits.
+    pub(crate) fn bytes(config: &Config, n: usize, n_parallel: usize) -> Option<u64> {
         let (q, kv) = (config.q_width(), config.kv_width());
         let widest = config.n_embd.max(config.n_ff).max(q);
         let per_row = [config.n_embd, config.n_embd, q, q, kv, kv, config.n_ff, config.rope.n_rot, 2 * widest];
         let floats = per_row.iter().try_fold(0u64, |sum, w| sum.checked_add(*w as u64))?;
-        let logits = LOGIT_ROWS.min(n) as u64 * config.n_vocab as u64;
+        let logits = Self::logit_rows(n, n_parallel) as u64 * config.n_vocab as u64;
         floats.checked_mul(n as u64)?.checked_add(logits)?.checked_mul(4)
     }
 
-    /// Allocates everything for micro-batches of `n` rows in a context of `n_ctx` positions.
+    /// Allocates everything for micro-batches of `n` rows of up to `n_parallel` sequences of `n_ctx` positions each.
     ///
     /// # Errors
     /// When it does not fit into the memory available.
@@ -56,12 +60,13 @@ impl Workspace {
         weights: &Weights,
         precision: Precision,
         n: usize,
+        n_parallel: usize,
         n_ctx: usize,
     ) -> Result<Self, RuntimeError> {
         let (q, kv) = (config.q_width(), config.kv_width());
         let widest = config.n_embd.max(config.n_ff).max(q);
-        let logits = LOGIT_ROWS.min(n);
-        let bytes = Self::bytes(config, n);
+        let logits = Self::logit_rows(n, n_parallel);
+        let bytes = Self::bytes(config, n, n_parallel);
         let what = || format!("the workspace for micro-batches of {n} tokens");
         memory::check(what(), bytes)?;
         let floats = |n| Floats::new(n).ok_or_else(|| memory::too_large(what(), bytes.unwrap_or(u64::MAX)));

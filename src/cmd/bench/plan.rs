@@ -101,6 +101,7 @@ impl Plan {
             type_v: setting.type_v,
             precision: self.precision,
             isa: Some(setting.isa.to_owned()),
+            ..ContextOptions::default()
         }
     }
 }

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use ocelli_eval::questions::Conversation;
 use ocelli_files::{FileError, Inputs, Log, Replace, WriteOptions, write_file};
-use ocelli_runtime::eval::Conversation;
 use serde_json::{Value, json};
 
 use super::settings::Settings;

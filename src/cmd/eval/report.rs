@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use ocelli_runtime::eval::{Count, Item, Rules, Tally};
-use ocelli_runtime::{Completion, Session};
+use ocelli_engine::{Completion, Session};
+use ocelli_eval::questions::{Count, Item, Rules, Tally};
 use serde_json::{Value, json};
 
 use super::Args;

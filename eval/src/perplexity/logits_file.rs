@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use ocelli_files::{FileError, Output};
 
 use super::stats::log_sum_exp;
-use crate::RuntimeError;
+use ocelli_runtime::RuntimeError;
 
 const MAGIC: &[u8; 8] = b"_logits_";
 

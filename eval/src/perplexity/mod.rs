@@ -12,7 +12,7 @@ pub use stats::{Divergence, DivergenceSummary, Nll, log_sum_exp};
 
 use ocelli_files::Output;
 
-use crate::{Context, RuntimeError};
+use ocelli_runtime::{Context, RuntimeError};
 
 /// What to evaluate.
 #[derive(Debug, Clone, Copy)]
@@ -124,7 +124,7 @@ fn run_chunks(
     chunk_done: &mut dyn FnMut(usize, &Nll),
 ) -> Result<(), RuntimeError> {
     if n_ctx > context.n_ctx() {
-        return Err(RuntimeError::ContextFull { wanted: n_ctx, n_ctx: context.n_ctx(), shift: true });
+        return Err(RuntimeError::ContextFull { wanted: n_ctx, n_ctx: context.n_ctx() });
     }
     let mut seq = context.new_sequence();
     let mut total = Nll::default();
@@ -133,7 +133,7 @@ fn run_chunks(
         if let Some(bos) = bos {
             input[0] = bos;
         }
-        context.clear(&mut seq);
+        seq.clear();
         // The last position predicts a token outside the chunk: it is run by nobody.
         input.truncate(n_ctx - 1);
         context.decode_each(&mut seq, &input, n_ctx / 2, &mut |at, logits| {
@@ -146,7 +146,6 @@ fn run_chunks(
         })?;
         chunk_done(i + 1, &total);
     }
-    context.clear(&mut seq);
     Ok(())
 }
 

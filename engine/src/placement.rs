@@ -16,23 +16,15 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::image::Profile;
-use crate::prompt::{ImageEmbedding, Prompt};
-use crate::template::Message;
-use crate::tokenizer::{TokenType, Tokenizer};
-use crate::{Assets, RuntimeError, render};
+use crate::{Assets, render};
+use ocelli_runtime::image::Profile;
+use ocelli_runtime::template::Message;
+use ocelli_runtime::tokenizer::{TokenType, Tokenizer};
+use ocelli_runtime::{Attachment, RuntimeError};
+use ocelli_runtime::{ImageEmbedding, Prompt};
 
 const OPEN: char = '\u{fdd0}';
 const CLOSE: char = '\u{fdd1}';
-
-/// An image in a conversation.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Attachment {
-    /// Its rows.
-    pub image: Arc<ImageEmbedding>,
-    /// Whether it gets a number that text can refer to; frames of a video get none.
-    pub numbered: bool,
-}
 
 /// The stand-in for image `index` in the text of a message.
 #[must_use]

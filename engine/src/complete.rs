@@ -1,14 +1,17 @@
 //! An answer: prompt in, tokens chosen one by one, text out.
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use ocelli_gguf::Metadata;
+use ocelli_runtime::sampler::{SamplerChain, SamplerParams};
+use ocelli_runtime::template::{ChatTemplate, Worker};
+use ocelli_runtime::tokenizer::{TokenDecoder, Tokenizer};
+use ocelli_runtime::{Prompt, RuntimeError};
 
-use crate::prompt::Prompt;
-use crate::sampler::{SamplerChain, SamplerParams};
-use crate::template::{ChatTemplate, Worker};
-use crate::tokenizer::{TokenDecoder, Tokenizer};
-use crate::{Prefill, RuntimeError, Session, Stop};
+use crate::generation::{Answer, Choice, Stop};
+use crate::{Prefill, Session};
 
 /// What a model file carries besides the model.
 #[derive(Debug)]
@@ -84,14 +87,6 @@ fn rate(n: usize, time: Duration) -> Option<f64> {
     (n > 0 && !time.is_zero()).then(|| n as f64 / time.as_secs_f64())
 }
 
-/// What it took to go on with an answer.
-#[derive(Debug)]
-pub(crate) struct Went {
-    pub(crate) stop: Stop,
-    pub(crate) time: Duration,
-    pub(crate) evaluated: usize,
-}
-
 /// Where an answer is shown while it is made.
 pub trait Watch {
     /// `done` of `all` tokens of the prompt have been computed.
@@ -103,63 +98,53 @@ pub trait Watch {
     fn text(&mut self, text: &str);
 }
 
-/// A session with what is needed to answer in it.
-pub(crate) struct Answering<'a> {
-    pub(crate) session: &'a mut Session,
+/// What an answer needs besides a session: who chooses, and who sees it.
+pub(crate) struct Writer<'a> {
     pub(crate) tokenizer: &'a Tokenizer,
     pub(crate) sampler: &'a mut SamplerChain,
+    pub(crate) decoder: &'a mut TokenDecoder,
+    pub(crate) text: &'a mut String,
+    pub(crate) tokens: &'a mut Vec<u32>,
+    pub(crate) interrupt: &'a AtomicBool,
     pub(crate) watch: &'a mut dyn Watch,
 }
 
-impl Answering<'_> {
-    /// Takes `prompt` in, followed by `answer`, which goes on. The penalties see the same tokens whether the cache held
-    /// them or not, and no image.
-    pub(crate) fn prefill(&mut self, prompt: &Prompt, answer: &[u32]) -> Result<(Prefill, Duration), RuntimeError> {
-        let started = Instant::now();
-        let mut whole = std::borrow::Cow::Borrowed(prompt);
-        if !answer.is_empty() {
-            whole.to_mut().push(answer);
-        }
-        let prefill = self.session.prefill(&*whole, &mut |done, all| self.watch.prompt(done, all))?;
-        let time = started.elapsed();
-        self.sampler.forget_tokens();
-        prompt.text_tokens().for_each(|id| self.sampler.accept_prompt(id));
-        answer.iter().for_each(|id| self.sampler.accept(*id));
-        Ok((prefill, time))
+impl Answer for Writer<'_> {
+    fn prompt(&mut self, done: usize, all: usize, reused: usize) {
+        self.watch.prompt(done - reused.min(done), all - reused.min(all));
     }
 
-    /// Appends up to `n_predict` tokens to `tokens` and their text to `text`.
-    pub(crate) fn go_on(
-        &mut self,
-        n_predict: usize,
-        decoder: &mut TokenDecoder,
-        tokens: &mut Vec<u32>,
-        text: &mut String,
-    ) -> Result<Went, RuntimeError> {
-        let (started, before) = (Instant::now(), tokens.len());
-        let (tokenizer, watch) = (self.tokenizer, &mut *self.watch);
-        let sampler = &mut *self.sampler;
-        let mut pick = |logits: &[f32]| -> Result<u32, RuntimeError> {
-            let token = sampler.sample(logits)?;
-            sampler.accept(token);
-            Ok(token)
-        };
-        let stop =
-            self.session.generate(n_predict, &|id| tokenizer.is_end_of_generation(id), &mut pick, &mut |id| {
-                tokens.push(id);
-                let piece = decoder.push(tokenizer, id);
-                text.push_str(piece);
-                watch.text(piece);
-            })?;
-        let evaluated = (tokens.len() - before).saturating_sub(self.session.pending());
-        Ok(Went { stop, time: started.elapsed(), evaluated })
+    fn choose(&mut self, logits: &[f32]) -> Result<Choice, RuntimeError> {
+        let id = self.sampler.sample(logits)?;
+        self.sampler.accept(id);
+        Ok(if self.tokenizer.is_end_of_generation(id) { Choice::End } else { Choice::Token(id) })
     }
+
+    fn token(&mut self, id: u32) -> Choice {
+        self.tokens.push(id);
+        let piece = self.decoder.push(self.tokenizer, id);
+        self.text.push_str(piece);
+        self.watch.text(piece);
+        Choice::Token(id)
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.interrupt.load(Ordering::Relaxed)
+    }
+}
+
+/// What the penalties see before an answer goes on: the same tokens whether the cache held them or not, and no image.
+pub(crate) fn remember(sampler: &mut SamplerChain, prompt: &Prompt, answer: &[u32]) {
+    sampler.forget_tokens();
+    prompt.text_tokens().for_each(|id| sampler.accept_prompt(id));
+    answer.iter().for_each(|id| sampler.accept(*id));
 }
 
 /// Continues `prompt` by up to `n_predict` tokens, keeping what `session` holds of it already.
 ///
 /// # Errors
-/// When the prompt is empty or does not fit the context, or no token can be chosen.
+/// When the prompt is empty or does not fit the context, no token can be chosen, or somebody asked to stop before the prompt
+/// was computed.
 pub fn complete(
     session: &mut Session,
     assets: &Assets,
@@ -168,24 +153,36 @@ pub fn complete(
     n_predict: usize,
     watch: &mut dyn Watch,
 ) -> Result<Completion, RuntimeError> {
-    let mut answering = Answering { session, tokenizer: &assets.tokenizer, sampler, watch };
-    let (prefill, prompt_time) = answering.prefill(prompt, &[])?;
     let mut decoder = TokenDecoder::new(false, false);
     let (mut tokens, mut text) = (Vec::new(), String::new());
-    let went = answering.go_on(n_predict, &mut decoder, &mut tokens, &mut text)?;
+    let interrupt = Arc::clone(session.interrupt());
+    remember(sampler, prompt, &[]);
+    let mut writer = Writer {
+        tokenizer: &assets.tokenizer,
+        sampler,
+        decoder: &mut decoder,
+        text: &mut text,
+        tokens: &mut tokens,
+        interrupt: &interrupt,
+        watch: &mut *watch,
+    };
+    let ended = session.answer(prompt, n_predict, &mut writer)?;
+    if ended.stop == Stop::Interrupted && !ended.read {
+        return Err(RuntimeError::Interrupted);
+    }
     let rest = decoder.finish();
     text.push_str(rest);
     watch.text(rest);
     Ok(Completion {
         tokens,
         text,
-        stop: went.stop,
+        stop: ended.stop,
         n_prompt: prompt.len(),
         n_image: prompt.image_rows(),
-        prefill,
-        prompt_time,
-        answer_time: went.time,
-        answer_evaluated: went.evaluated,
+        prefill: ended.prefill,
+        prompt_time: ended.prompt_time,
+        answer_time: ended.answer_time,
+        answer_evaluated: ended.answer_evaluated,
         dropped_turns: 0,
     })
 }

@@ -16,19 +16,21 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use ocelli_runtime::image::Profile;
+use ocelli_runtime::sampler::SamplerChain;
+use ocelli_runtime::template::{Content, Message, RenderOptions, without_bos};
+use ocelli_runtime::tokenizer::{TokenDecoder, TokenType};
+use ocelli_runtime::{Attachment, Prompt, RuntimeError};
+
 use crate::chat_note::Note;
-use crate::generate::{Answering, Assets, Completion, Watch};
-use crate::image::Profile;
-use crate::placement::{Attachment, Placer, compose, indices, without_markers};
-use crate::prompt::Prompt;
-use crate::sampler::SamplerChain;
-use crate::template::{Content, Message, RenderOptions, without_bos};
-use crate::tokenizer::{TokenDecoder, TokenType};
-use crate::{Prefill, RuntimeError, SavedSession, Session, SessionKind, Stop};
+use crate::complete::{Assets, Completion, Watch, Writer, remember};
+use crate::placement::{Placer, compose, indices, without_markers};
+use crate::{Prefill, SavedSession, Session, SessionKind, Stop};
 
 const SYSTEM: &str = "system";
 const USER: &str = "user";
@@ -222,24 +224,29 @@ impl Chat {
         if self.shift && prompt.prompt.len() >= self.session.context().n_ctx() {
             self.drop_turns(&mut prompt, &mut done)?;
         }
+        let interrupt = Arc::clone(self.session.interrupt());
         loop {
-            let mut answering =
-                Answering { session: &mut self.session, tokenizer: &self.assets.tokenizer, sampler, watch };
-            let (prefill, time) = answering.prefill(&prompt.prompt, &done.tokens).map_err(|e| match e {
-                RuntimeError::ContextFull { wanted, n_ctx, .. } => {
-                    RuntimeError::ContextFull { wanted, n_ctx, shift: self.shift }
-                }
-                other => other,
-            })?;
-            done.prefill.evaluated += prefill.evaluated;
-            done.prefill.reused = done.prefill.reused.max(prefill.reused);
-            done.prompt_time += time;
+            let mut whole = prompt.prompt.clone();
+            whole.push(&done.tokens);
+            remember(sampler, &prompt.prompt, &done.tokens);
             let left = n_predict - done.tokens.len();
-            let went = answering.go_on(left, &mut decoder, &mut done.tokens, &mut done.text)?;
-            done.answer_time += went.time;
-            done.answer_evaluated += went.evaluated;
-            done.stop = went.stop;
-            if went.stop != Stop::ContextFull || !self.shift || !self.drop_turns(&mut prompt, &mut done)? {
+            let mut writer = Writer {
+                tokenizer: &self.assets.tokenizer,
+                sampler,
+                decoder: &mut decoder,
+                text: &mut done.text,
+                tokens: &mut done.tokens,
+                interrupt: &interrupt,
+                watch,
+            };
+            let ended = self.session.answer(&whole, left, &mut writer)?;
+            done.prefill.evaluated += ended.prefill.evaluated;
+            done.prefill.reused = done.prefill.reused.max(ended.prefill.reused);
+            done.prompt_time += ended.prompt_time;
+            done.answer_time += ended.answer_time;
+            done.answer_evaluated += ended.answer_evaluated;
+            done.stop = ended.stop;
+            if ended.stop != Stop::ContextFull || !self.shift || !self.drop_turns(&mut prompt, &mut done)? {
                 break;
             }
         }

@@ -1,22 +1,23 @@
 //! Asking: one conversation, greedily, turn by turn.
 
 use super::Conversation;
-use crate::image::Profile;
-use crate::prompt::Prompt;
-use crate::sampler::{SamplerChain, SamplerParams};
-use crate::template::Message;
-use crate::tokenizer::Tokenizer;
-use crate::{
-    Assets, Attachment, Completion, RuntimeError, Session, Stop, Watch, complete, compose, conversation_prompt,
-    without_markers,
+use ocelli_engine::{
+    Assets, Completion, Session, Stop, Watch, complete, compose, conversation_prompt, without_markers,
 };
+use ocelli_runtime::Prompt;
+use ocelli_runtime::image::Profile;
+use ocelli_runtime::sampler::{SamplerChain, SamplerParams};
+use ocelli_runtime::template::Message;
+use ocelli_runtime::tokenizer::Tokenizer;
+use ocelli_runtime::{Attachment, RuntimeError};
 
 /// A chain that always takes the most likely token, whatever the model file recommends.
 ///
 /// # Errors
 /// When the vocabulary cannot be used for sampling.
 pub fn greedy(tokenizer: &Tokenizer) -> Result<SamplerChain, RuntimeError> {
-    let params = SamplerParams { temperature: 0.0, ..SamplerParams::default() };
+    let mut params = SamplerParams::default();
+    params.temperature = 0.0;
     Ok(SamplerChain::new(params, tokenizer)?)
 }
 
@@ -60,7 +61,7 @@ pub fn converse(
             Stop::Interrupted => return Err(RuntimeError::Interrupted),
             Stop::ContextFull => {
                 let n_ctx = session.context().n_ctx();
-                return Err(RuntimeError::ContextFull { wanted: n_ctx + 1, n_ctx, shift: true });
+                return Err(RuntimeError::ContextFull { wanted: n_ctx + 1, n_ctx });
             }
             Stop::EndOfGeneration | Stop::Length => {}
         }

@@ -13,10 +13,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::chat::text_of;
-use crate::image::Profile;
-use crate::placement::Attachment;
-use crate::prompt::{ImageEmbedding, Prompt};
-use crate::template::Message;
+use ocelli_runtime::image::Profile;
+use ocelli_runtime::template::Message;
+use ocelli_runtime::{Attachment, ImageEmbedding, Prompt};
 
 /// A conversation as it is saved.
 #[derive(Debug, Clone)]

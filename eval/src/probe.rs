@@ -16,11 +16,10 @@
 use ocelli_files::Output;
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::image::Rgb8;
-use crate::layers::LayerProbe;
-use crate::media::{MediaProbe, Shown};
-use crate::vision::VisionProbe;
-use crate::{Context, Prompt, RuntimeError};
+use ocelli_runtime::image::Rgb8;
+use ocelli_runtime::media::{MediaProbe, Shown};
+use ocelli_runtime::vision::VisionProbe;
+use ocelli_runtime::{Context, LayerProbe, Prompt, RuntimeError};
 
 /// Results of a probe.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -39,12 +38,15 @@ pub struct Probe {
     n_embd: usize,
 }
 
-impl LayerProbe for Vec<Vec<f32>> {
+/// Keeps the residual stream after every layer.
+struct Layers<'l>(&'l mut Vec<Vec<f32>>);
+
+impl LayerProbe for Layers<'_> {
     fn layer(&mut self, il: usize, _first: usize, rows: &[f32]) {
-        if self.len() <= il {
-            self.resize_with(il + 1, Vec::new);
+        if self.0.len() <= il {
+            self.0.resize_with(il + 1, Vec::new);
         }
-        self[il].extend_from_slice(rows);
+        self.0[il].extend_from_slice(rows);
     }
 }
 
@@ -144,14 +146,11 @@ impl Probe {
         layers: bool,
     ) -> Result<Self, RuntimeError> {
         if prompt.is_empty() {
-            return Err(RuntimeError::Option {
-                option: "-p/--prompt",
-                problem: "gives no tokens; say something".to_owned(),
-            });
+            return Err(RuntimeError::EmptyPrompt);
         }
         let wanted = prompt.len().saturating_add(steps.saturating_sub(1));
         if wanted > context.n_ctx() {
-            return Err(RuntimeError::ContextFull { wanted, n_ctx: context.n_ctx(), shift: true });
+            return Err(RuntimeError::ContextFull { wanted, n_ctx: context.n_ctx() });
         }
         let config = context.model().config();
         let mut probe = Self {
@@ -163,7 +162,7 @@ impl Probe {
         };
         let mut seq = context.new_sequence();
         let mut done = if layers {
-            context.decode_probed(&mut seq, prompt, &mut probe.layers)
+            context.decode_probed(&mut seq, prompt, &mut Layers(&mut probe.layers))
         } else {
             context.decode(&mut seq, prompt)
         };
@@ -177,7 +176,6 @@ impl Probe {
                 done = context.decode(&mut seq, &[token]);
             }
         }
-        context.clear(&mut seq);
         done.map(|()| probe)
     }
 

@@ -1,0 +1,23 @@
+//! Many conversations on one model.
+//!
+//! ```text
+//! Queue<A>     generations in order of arrival, each with an Answer: who chooses its tokens and takes them
+//! Scheduler    a context, and the policy by which generations share it: one step is one forward pass
+//! Session      one conversation at a time, saved and restored; Chat: messages, pictures, dropped turns
+//! ```
+#![forbid(unsafe_code)]
+
+mod chat;
+mod chat_note;
+mod complete;
+mod generation;
+mod placement;
+mod scheduler;
+mod session;
+
+pub use chat::{Chat, SavedChat, render};
+pub use complete::{Assets, Completion, Watch, complete};
+pub use generation::{Answer, Choice, Ended, Generation, Stop};
+pub use placement::{compose, conversation_prompt, marker, text_prompt, without_markers};
+pub use scheduler::{Queue, Scheduler, SchedulerOptions, Step};
+pub use session::{Prefill, SavedSession, Session, SessionKind};
