@@ -8,7 +8,8 @@ use crate::{cmd, outputs};
 pub(crate) fn line(error: &anyhow::Error) -> String {
     let remedy = outputs::remedy(error).or_else(|| remedy(error));
     let remedy = remedy.map(|remedy| format!("; {remedy}")).unwrap_or_default();
-    cmd::template::with_remedy(error, causes(error)) + &remedy
+    let line = cmd::template::with_remedy(error, causes(error));
+    cmd::vision::with_remedy(error, line) + &remedy
 }
 
 /// The option that helps, where a library knows of none.

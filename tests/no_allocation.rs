@@ -1,4 +1,4 @@
-//! The token loop allocates nothing once it is warm.
+//! Steps in which answers go on allocate nothing once they are warm, however many answers there are.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -8,9 +8,9 @@ use ocelli_convert::mixture::FileType;
 use ocelli_convert::progress::Silent;
 use ocelli_convert::synth::{Preset, SynthOptions, write_checkpoint};
 use ocelli_convert::{ConvertOptions, convert};
-use ocelli_engine::{Assets, Session, Stop};
-use ocelli_runtime::sampler::SamplerChain;
-use ocelli_runtime::{Context, ContextOptions, LoadOptions, Model, Precision};
+use ocelli_engine::{Answer, Assets, Choice, Generation, Queue, Scheduler, SchedulerOptions};
+use ocelli_runtime::{Context, ContextOptions, LoadOptions, Model, Precision, RuntimeError};
+use ocelli_text::sampler::SamplerChain;
 
 struct Counting;
 
@@ -46,8 +46,27 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// Draws tokens and counts them.
+struct Drawing<'a> {
+    chain: SamplerChain,
+    produced: &'a AtomicUsize,
+}
+
+impl Answer for Drawing<'_> {
+    fn choose(&mut self, logits: &[f32]) -> Result<Choice, RuntimeError> {
+        let token = self.chain.sample(logits)?;
+        self.chain.accept(token);
+        Ok(Choice::Token(token))
+    }
+
+    fn token(&mut self, id: u32) -> Choice {
+        self.produced.fetch_add(1, Ordering::Relaxed);
+        Choice::Token(id)
+    }
+}
+
 #[test]
-fn the_token_loop_allocates_nothing() {
+fn steps_of_answers_allocate_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let synth = SynthOptions { preset: Preset::Mini, seed: 3, dtype: SourceType::Bf16, shards: None, overwrite: false };
     write_checkpoint(&dir.path().join("mini"), &synth, &Silent).unwrap();
@@ -56,31 +75,39 @@ fn the_token_loop_allocates_nothing() {
     let path = &convert(&dir.path().join("mini"), &options, &Silent).unwrap().files[0].path;
     let (model, assets) = Model::load(path, &LoadOptions::default(), |meta| Assets::read(meta, None, None)).unwrap();
     let model = std::sync::Arc::new(model);
-    for precision in [Precision::Fast, Precision::Exact] {
-        let options = ContextOptions { n_ctx: 1024, n_threads: 2, precision, ..ContextOptions::default() };
-        let mut session = Session::new(Context::new(model.clone(), &options).unwrap());
-        let mut params = assets.sampling.clone();
-        params.penalty_repeat = 1.1;
-        params.seed = Some(5);
-        let mut chain = SamplerChain::new(params, &assets.tokenizer).unwrap();
-        let prompt: Vec<u32> = (0..600).map(|i| 3 + i % 1500).collect();
-        session.prefill(&prompt, &mut |_, _| {}).unwrap();
-        let mut produced = 0;
-        let mut run = |session: &mut Session, n| {
-            let mut pick = |logits: &[f32]| {
-                let token = chain.sample(logits)?;
-                chain.accept(token);
-                Ok(token)
-            };
-            session.generate(n, &|_| false, &mut pick, &mut |_| produced += 1).unwrap()
+    for (precision, together) in [(Precision::Fast, 1), (Precision::Exact, 1), (Precision::Fast, 5)] {
+        let options = ContextOptions {
+            n_ctx: 1024,
+            n_positions: 1024 * together,
+            n_parallel: together,
+            n_threads: 2,
+            precision,
+            ..ContextOptions::default()
         };
-        // The first tokens warm what sizes itself on first use.
-        assert_eq!(run(&mut session, 4), Stop::Length);
+        let context = Context::new(model.clone(), &options).unwrap();
+        let schedule = SchedulerOptions { n_parallel: together, ..SchedulerOptions::default() };
+        let mut scheduler = Scheduler::new(context, schedule);
+        let (mut queue, produced) = (Queue::new(), AtomicUsize::new(0));
+        for i in 0..together as u32 {
+            let mut params = assets.sampling.clone();
+            params.penalty_repeat = 1.1;
+            params.seed = Some(5 + u64::from(i));
+            let chain = SamplerChain::new(params, &assets.tokenizer).unwrap();
+            let prompt: Vec<u32> = (0..600).map(|n| 3 + (n * (i + 1)) % 1500).collect();
+            queue.push(Generation::new(&prompt.into(), 400, Drawing { chain, produced: &produced }));
+        }
+        // Prompts, and the first tokens, which warm what sizes itself on first use.
+        while produced.load(Ordering::Relaxed) < 4 * together || scheduler.step(&mut queue).prompt_rows > 0 {
+            scheduler.step(&mut queue);
+        }
+        let before = produced.load(Ordering::Relaxed);
         ALLOCATIONS.store(0, Ordering::Relaxed);
         WATCHING.store(true, Ordering::Relaxed);
-        let stop = run(&mut session, 150);
+        for _ in 0..150 {
+            scheduler.step(&mut queue);
+        }
         WATCHING.store(false, Ordering::Relaxed);
-        assert_eq!((stop, produced), (Stop::Length, 154));
-        assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), 0, "{precision:?}");
+        assert_eq!(produced.load(Ordering::Relaxed) - before, 150 * together);
+        assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), 0, "{precision:?}, {together} together");
     }
 }

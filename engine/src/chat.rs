@@ -21,11 +21,11 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use ocelli_runtime::image::Profile;
-use ocelli_runtime::sampler::SamplerChain;
-use ocelli_runtime::template::{Content, Message, RenderOptions, without_bos};
-use ocelli_runtime::tokenizer::{TokenDecoder, TokenType};
+use ocelli_image::Profile;
 use ocelli_runtime::{Attachment, Prompt, RuntimeError};
+use ocelli_text::sampler::SamplerChain;
+use ocelli_text::template::{Content, Message, RenderOptions, without_bos};
+use ocelli_text::tokenizer::{TokenDecoder, TokenType};
 
 use crate::chat_note::Note;
 use crate::complete::{Assets, Completion, Watch, Writer, remember};

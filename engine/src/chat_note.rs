@@ -13,9 +13,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::chat::text_of;
-use ocelli_runtime::image::Profile;
-use ocelli_runtime::template::Message;
+use ocelli_image::Profile;
 use ocelli_runtime::{Attachment, ImageEmbedding, Prompt};
+use ocelli_text::template::Message;
 
 /// A conversation as it is saved.
 #[derive(Debug, Clone)]

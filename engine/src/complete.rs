@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ocelli_gguf::Metadata;
-use ocelli_runtime::sampler::{SamplerChain, SamplerParams};
-use ocelli_runtime::template::{ChatTemplate, Worker};
-use ocelli_runtime::tokenizer::{TokenDecoder, Tokenizer};
 use ocelli_runtime::{Prompt, RuntimeError};
+use ocelli_text::sampler::{SamplerChain, SamplerParams};
+use ocelli_text::template::{ChatTemplate, Worker};
+use ocelli_text::tokenizer::{TokenDecoder, Tokenizer};
 
 use crate::generation::{Answer, Choice, Stop};
 use crate::{Prefill, Session};

@@ -17,11 +17,11 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::{Assets, render};
-use ocelli_runtime::image::Profile;
-use ocelli_runtime::template::Message;
-use ocelli_runtime::tokenizer::{TokenType, Tokenizer};
+use ocelli_image::Profile;
 use ocelli_runtime::{Attachment, RuntimeError};
 use ocelli_runtime::{ImageEmbedding, Prompt};
+use ocelli_text::template::Message;
+use ocelli_text::tokenizer::{TokenType, Tokenizer};
 
 const OPEN: char = '\u{fdd0}';
 const CLOSE: char = '\u{fdd1}';

@@ -16,7 +16,7 @@
 use ocelli_files::Output;
 use safetensors::tensor::{Dtype, TensorView};
 
-use ocelli_runtime::image::Rgb8;
+use ocelli_image::Rgb8;
 use ocelli_runtime::media::{MediaProbe, Shown};
 use ocelli_runtime::vision::VisionProbe;
 use ocelli_runtime::{Context, LayerProbe, Prompt, RuntimeError};

@@ -14,8 +14,8 @@ use ocelli_eval::questions::{Conversation, Dataset, Item, Picture, PromptStyle, 
 use ocelli_files::Inputs;
 use ocelli_runtime::media::{Media, Origin, Shown};
 use ocelli_runtime::memory::human;
-use ocelli_runtime::sampler::SamplerChain;
 use ocelli_runtime::{Attachment, RuntimeError};
+use ocelli_text::sampler::SamplerChain;
 
 use super::common::{self, ModelArgs};
 use super::usage::{bail_usage, usage};

@@ -7,10 +7,10 @@ use ocelli_engine::{
     Assets, Chat, Completion, SavedSession, Session, SessionKind, Stop, complete, compose, conversation_prompt,
     text_prompt, without_markers,
 };
-use ocelli_runtime::image::Profile;
-use ocelli_runtime::sampler::SamplerChain;
-use ocelli_runtime::template::Message;
+use ocelli_image::Profile;
 use ocelli_runtime::{Attachment, Context, Prompt, RuntimeError};
+use ocelli_text::sampler::SamplerChain;
+use ocelli_text::template::Message;
 
 use super::common::{self, ModelArgs, SamplingArgs, Stream};
 use super::session;

@@ -4,10 +4,10 @@ use std::sync::atomic::Ordering;
 
 use ocelli_convert::mixture::FileType;
 use ocelli_engine::{Answer, Chat, Choice, Session, Stop, Watch};
+use ocelli_image::Profile;
 use ocelli_quant::GgmlType;
-use ocelli_runtime::image::Profile;
-use ocelli_runtime::sampler::{SamplerChain, SamplerOverrides};
 use ocelli_runtime::{Context, ContextOptions, Precision, RuntimeError};
+use ocelli_text::sampler::{SamplerChain, SamplerOverrides};
 
 use crate::fixture::{Greedy, distance, load, mini, options, read};
 

@@ -11,8 +11,8 @@ use ocelli_convert::synth::{Preset, SynthOptions, write_checkpoint};
 use ocelli_convert::{ConvertOptions, convert};
 use ocelli_engine::{Answer, Assets, Choice, Prefill, Session};
 use ocelli_gguf::{Gguf, GgufWriter, MetaValue, TensorType};
-use ocelli_runtime::template::Worker;
 use ocelli_runtime::{Context, ContextOptions, LoadOptions, Model, Precision, Prompt, RuntimeError};
+use ocelli_text::template::Worker;
 use tempfile::TempDir;
 
 /// Takes the most likely token, always.

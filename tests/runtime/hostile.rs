@@ -4,9 +4,9 @@ use std::path::Path;
 
 use ocelli_convert::mixture::FileType;
 use ocelli_engine::{Chat, Session, Watch};
-use ocelli_runtime::image::Profile;
-use ocelli_runtime::sampler::{SamplerChain, SamplerOverrides};
+use ocelli_image::Profile;
 use ocelli_runtime::{Context, Precision, RuntimeError};
+use ocelli_text::sampler::{SamplerChain, SamplerOverrides};
 use sha2::{Digest, Sha256};
 
 use crate::fixture::{load, mini, options};

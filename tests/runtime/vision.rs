@@ -7,10 +7,7 @@ use std::sync::atomic::AtomicBool;
 use ocelli_convert::mixture::FileType;
 use ocelli_engine::{Chat, Session, Watch, compose, conversation_prompt};
 use ocelli_quant::GgmlType;
-use ocelli_runtime::image::Profile;
 use ocelli_runtime::media::{Media, MediaOptions, Origin, Shown};
-use ocelli_runtime::sampler::{SamplerChain, SamplerOverrides};
-use ocelli_runtime::template::Message;
 use ocelli_runtime::vision::VisionModel;
 use ocelli_runtime::{Attachment, Context, FileOptions, ImageCache, Precision, Prompt, find_beside};
 

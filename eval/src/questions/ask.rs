@@ -4,12 +4,12 @@ use super::Conversation;
 use ocelli_engine::{
     Assets, Completion, Session, Stop, Watch, complete, compose, conversation_prompt, without_markers,
 };
+use ocelli_image::Profile;
 use ocelli_runtime::Prompt;
-use ocelli_runtime::image::Profile;
-use ocelli_runtime::sampler::{SamplerChain, SamplerParams};
-use ocelli_runtime::template::Message;
-use ocelli_runtime::tokenizer::Tokenizer;
 use ocelli_runtime::{Attachment, RuntimeError};
+use ocelli_text::sampler::{SamplerChain, SamplerParams};
+use ocelli_text::template::Message;
+use ocelli_text::tokenizer::Tokenizer;
 
 /// A chain that always takes the most likely token, whatever the model file recommends.
 ///

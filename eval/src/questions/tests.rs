@@ -278,7 +278,7 @@ fn rows_without_end_are_refused() {
 #[test]
 fn what_is_said_before_pictures_stands_before_them() {
     use ocelli_engine::marker;
-    use ocelli_runtime::image::Profile;
+    use ocelli_image::Profile;
     let (one, two) = (marker(0), marker(1));
     assert_eq!(content(Profile::Reference, "Look.", 2, "What?"), format!("Look.\n{one}\n{two}\nWhat?"));
     assert_eq!(content(Profile::LlamaCpp, "Look.", 2, "What?"), format!("Look.{one}{two}What?"));

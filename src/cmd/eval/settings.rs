@@ -2,7 +2,7 @@
 
 use ocelli_engine::{Assets, Session};
 use ocelli_eval::questions::Conversation;
-use ocelli_runtime::image::resize::PassOrder;
+use ocelli_image::resize::PassOrder;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
