@@ -18,7 +18,9 @@ use std::io;
 use std::ops::Range;
 
 use memmap2::MmapMut;
-use ocelli_kernels::{AttnScratch, AttnShape, Kernels, KvLayout, KvPart, KvView, Precision, attention};
+use ocelli_kernels::{
+    AttnScratch, AttnShape, Kernels, KvBatch, KvBatchMut, KvLayout, KvPart, KvSegment, Precision, attention,
+};
 use ocelli_quant::GgmlType;
 
 pub(crate) use blocks::BlockPool;
@@ -232,8 +234,10 @@ impl KvCache {
         v: &[f32],
     ) -> Result<(), RuntimeError> {
         let layer = &mut self.layers[il];
-        let (to_k, to_v) = (&mut layer.k.map[..], &mut layer.v.map[..]);
-        Ok(self.layout.store(engine.kernels, to_k, to_v, &table.blocks, first, k, v)?)
+        let n = k.len() / (self.shape.n_head_kv * self.shape.head_dim);
+        let segments = [KvSegment::alone(first, n, table.blocks.len())];
+        let mut batch = KvBatchMut::new(self.layout, &mut layer.k.map, &mut layer.v.map, &table.blocks, &segments)?;
+        Ok(batch.store(engine.pool, engine.kernels, k, v)?)
     }
 
     /// Causal attention of `queries.q`, whose first row stands at `queries.first`.
@@ -249,11 +253,12 @@ impl KvCache {
         let layer = &self.layers[il];
         let head_dim = self.shape.head_dim;
         let n = queries.q.len() / (queries.n_head * head_dim);
-        let view = KvView::new(self.layout, &layer.k.map, &layer.v.map, &table.blocks, queries.first + n)?;
+        let segments = [KvSegment::alone(queries.first, n, table.blocks.len())];
+        let batch = KvBatch::new(self.layout, &layer.k.map, &layer.v.map, &table.blocks, &segments)?;
         let scale = 1.0 / (head_dim as f32).sqrt();
         let (n_heads, precision) = (queries.n_head, engine.precision);
-        let shape = AttnShape { n_heads, pos0: queries.first, scale, causal: true, precision };
-        Ok(attention(engine.pool, engine.kernels, scratch, shape, queries.q, &view, out)?)
+        let shape = AttnShape { n_heads, scale, causal: true, precision };
+        Ok(attention(engine.pool, engine.kernels, scratch, shape, queries.q, &batch, out)?)
     }
 
     /// Forgets all positions from `len` on.
