@@ -136,3 +136,79 @@ impl Plan {
 }
 
 const _: () = assert!(CHUNK.is_multiple_of(KEYS));
+
+#[cfg(test)]
+mod tests {
+    use ocelli_quant::GgmlType;
+
+    use crate::attention::{AttnScratch, AttnShape, attention};
+    use crate::kv::{KvBatch, KvLayout, KvSegment};
+    use crate::measure::noise;
+    use crate::{Kernels, Pool, Precision};
+
+    const HEADS: usize = 4;
+    const N_CTX: usize = 4096;
+
+    /// Attends with segments of (slot, rows), all of one sequence.
+    fn attend(pool: &Pool, scratch: &mut AttnScratch, segments: &[(usize, usize)]) {
+        let layout = KvLayout::new(GgmlType::F32, GgmlType::F32, 2, 8, 64).expect("valid");
+        let blocks: Vec<u32> = (0..(N_CTX / 64) as u32).collect();
+        let bytes = vec![0u8; blocks.len() * layout.k_block_bytes()];
+        let mut first_row = 0;
+        let segments: Vec<KvSegment> = segments
+            .iter()
+            .map(|&(slot, rows)| {
+                let segment = KvSegment { first_row, ..KvSegment::alone(slot, rows, blocks.len()) };
+                first_row += rows;
+                segment
+            })
+            .collect();
+        let batch = KvBatch::new(layout, &bytes, &bytes, &blocks, &segments).expect("covered");
+        let q = noise(first_row * HEADS * 8, 1);
+        let mut out = vec![f32::NAN; q.len()];
+        let shape = AttnShape { n_heads: HEADS, scale: 1.0, causal: true, precision: Precision::Exact };
+        attention(pool, Kernels::scalar(), scratch, shape, &q, &batch, &mut out).expect("fits");
+        assert!(out.iter().all(|x| *x == 0.0), "all values are zero");
+    }
+
+    #[test]
+    fn keys_are_split_where_a_tile_would_be_too_much_for_a_thread() {
+        let (pool, mut scratch) = (Pool::new(4), AttnScratch::new());
+        let mut shape = |segments: &[(usize, usize)]| {
+            attend(&pool, &mut scratch, segments);
+            let plan = &scratch.plan;
+            (plan.splits.len(), plan.items.iter().filter(|item| item.chunk.is_some()).count(), plan.near)
+        };
+        assert_eq!(shape(&[(4000, 1)]), (2, 16, true), "a long sequence, two KV heads");
+        assert_eq!(shape(&[(100, 1); 8]), (0, 0, false), "short ones");
+        assert_eq!(shape(&[(0, 500)]), (0, 0, false), "a prompt");
+        assert_eq!(shape(&[(4000, 1), (10, 1), (20, 1)]), (2, 16, true), "a long one and short ones");
+        assert_eq!(shape(&[(500, 1), (400, 1), (2500, 1)]).0, 2, "the last one");
+        let items = &scratch.plan.items;
+        assert!(items.windows(2).all(|two| two[0].cost >= two[1].cost), "the largest first");
+    }
+
+    #[test]
+    fn a_scratch_of_the_right_size_does_not_grow() {
+        let n_rows = 40;
+        for threads in [1, 3, 16] {
+            let pool = Pool::new(threads);
+            let mut scratch = AttnScratch::with_capacity(HEADS, 8, N_CTX, n_rows);
+            let size = |s: &AttnScratch| (s.partial.len(), s.plan.items.capacity(), s.plan.splits.capacity());
+            let before = size(&scratch);
+            for segments in [
+                &[(N_CTX - 1, 1)][..],
+                &[(N_CTX - 40, 40)],
+                &[(N_CTX - 1, 1); 40],
+                &[(N_CTX - 5, 5); 8],
+                &[(N_CTX - 33, 33), (4000, 7)],
+                &[(0, 40)],
+                &[(3000, 0), (N_CTX - 16, 16)],
+            ] {
+                attend(&pool, &mut scratch, segments);
+                assert_eq!(size(&scratch), before, "{threads} threads: {segments:?}");
+                assert!(scratch.plan.partial <= before.0);
+            }
+        }
+    }
+}

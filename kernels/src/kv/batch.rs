@@ -53,9 +53,9 @@ fn check(
         if segment.first_row < end {
             return Err(KernelError::SegmentRows { segment: number, first_row: segment.first_row, end });
         }
-        let ends = |first: usize, n| first.checked_add(n).unwrap_or(usize::MAX);
-        end = ends(segment.first_row, segment.rows);
-        let last_block = ends(segment.first_block, segment.blocks);
+        // What cannot be counted is beyond every buffer.
+        end = segment.first_row.saturating_add(segment.rows);
+        let last_block = segment.first_block.saturating_add(segment.blocks);
         if last_block > blocks.len() {
             let what = "end of a segment's block numbers";
             return Err(KernelError::TooLarge { what, got: last_block, limit: blocks.len() });

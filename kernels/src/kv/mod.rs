@@ -375,7 +375,7 @@ mod tests {
         let view = |table: &[u32], segments: &[KvSegment]| {
             KvBatch::new(layout, &buffer, &buffer, table, segments).map(|batch| batch.end())
         };
-        assert_eq!(view(&[0, 1], &[KvSegment::alone(31, 1, 2)]), Ok(32));
+        assert_eq!(view(&[0, 1], &[KvSegment::alone(31, 1, 2)]), Ok(1));
         for (table, len) in [(&[0u32, 2][..], 17), (&[0], 17), (&[], 1), (&[7], 1)] {
             let error = view(table, &[KvSegment::alone(len - 1, 1, table.len())]).expect_err("not covered");
             assert!(matches!(error, KernelError::KvPosition { .. }), "{error}");

@@ -15,8 +15,8 @@ use crate::quantize;
 use crate::select::Kernels;
 use crate::table::index;
 
-/// Rows from which on waking the threads of the pool pays.
-const MANY_ROWS: usize = 16;
+/// Rows from which on waking the threads of the pool pays: making codes of so many takes some tens of microseconds.
+const MANY_ROWS: usize = 64;
 
 /// Items for each thread, so that those that are done early can take more.
 const PER_THREAD: usize = 2;
