@@ -8,8 +8,8 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ocelli_kernels::measure::{SHAPES, Unit};
 use ocelli_kernels::{
-    ActBuf, ActNeeds, AttnScratch, AttnShape, AttnSpan, FEW_TOKENS, Kernels, KvLayout, KvView, Pool, Precision,
-    SpanHeads, SpanScratch, WeightRef, attention, attention_spans, attention_unit, matmul, ops,
+    ActBuf, ActNeeds, AttnScratch, AttnShape, AttnSpan, FEW_TOKENS, Kernels, KvBatch, KvBatchMut, KvLayout, KvSegment,
+    Pool, Precision, SpanHeads, SpanScratch, WeightRef, attention, attention_spans, attention_unit, matmul, ops,
 };
 use ocelli_quant::GgmlType;
 
@@ -120,15 +120,18 @@ fn text_attention(c: &mut Criterion) {
             let filled = |layout: KvLayout| {
                 let mut k = vec![0; blocks * layout.k_block_bytes()];
                 let mut v = vec![0; blocks * layout.v_block_bytes()];
-                layout.store(Kernels::scalar(), &mut k, &mut v, &table, 0, &k_rows, &v_rows).expect("room");
+                let all = [KvSegment::alone(0, len, blocks)];
+                let mut batch = KvBatchMut::new(layout, &mut k, &mut v, &table, &all).expect("the table covers it");
+                batch.store(&pool, Kernels::scalar(), &k_rows, &v_rows).expect("room");
                 (layout, k, v)
             };
             let (_, k, v) = filled(layout);
-            let view = KvView::new(layout, &k, &v, &table, len).expect("the table covers it");
+            let segments = |rows| [KvSegment::alone(before, rows, blocks)];
+            let (four, all) = (segments(tokens.min(4)), segments(tokens));
+            let batch = KvBatch::new(layout, &k, &v, &table, &four).expect("the table covers it");
             let q = noise(tokens * heads * head_dim, 5);
             let shape = AttnShape {
                 n_heads: heads,
-                pos0: before,
                 scale: (head_dim as f32).sqrt().recip(),
                 causal: true,
                 precision: Precision::Fast,
@@ -138,7 +141,7 @@ fn text_attention(c: &mut Criterion) {
             // The plain code in f32 and in fixed point: a table is held to what it computes in itself.
             let mut plain = |precision| {
                 let (shape, mut want) = (AttnShape { precision, ..shape }, vec![0f32; few]);
-                attention(&pool, Kernels::scalar(), &mut scratch, shape, &q[..few], &view, &mut want)
+                attention(&pool, Kernels::scalar(), &mut scratch, shape, &q[..few], &batch, &mut want)
                     .expect("shapes fit");
                 want
             };
@@ -148,12 +151,12 @@ fn text_attention(c: &mut Criterion) {
             for kernels in tables() {
                 let mut out = vec![f32::NAN; q.len()];
                 let (layout, k, v) = filled(layout.coded(kernels, shape.precision, heads / kv_heads));
-                let view = KvView::new(layout, &k, &v, &table, len).expect("the table covers it");
-                attention(&pool, kernels, &mut scratch, shape, &q, &view, &mut out).expect("shapes fit");
+                let batch = KvBatch::new(layout, &k, &v, &table, &all).expect("the table covers it");
+                attention(&pool, kernels, &mut scratch, shape, &q, &batch, &mut out).expect("shapes fit");
                 let unit = attention_unit(kernels, shape.precision, &layout, heads / kv_heads);
                 assert_close(&out, if unit == Unit::F32 { &exact } else { &fast }, 1e-4, "attention");
                 group.bench_function(kernels.name(), |b| {
-                    b.iter(|| attention(&pool, kernels, &mut scratch, shape, black_box(&q), &view, &mut out));
+                    b.iter(|| attention(&pool, kernels, &mut scratch, shape, black_box(&q), &batch, &mut out));
                 });
             }
         }

@@ -21,6 +21,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use ocelli_kernels::KernelError;
 use ocelli_runtime::{Batch, Context, RuntimeError};
 
 use crate::generation::{Answer, Choice, Ended, Generation, Stop};
@@ -156,6 +157,7 @@ impl Rates {
 struct Part {
     /// Its index among those running.
     index: usize,
+    first_row: usize,
     rows: usize,
     /// Whether its logits were asked for, and which row of them is its own.
     logits: Option<usize>,
@@ -332,9 +334,10 @@ impl Scheduler {
             let piece = generation.whole.view().part(at..at + rows);
             let wanted = if last { rows - 1 } else { rows };
             let logits = last.then(|| self.batch.n_wanted());
+            let first_row = self.batch.len();
             match self.context.append(&mut self.batch, seq, piece, wanted) {
                 Ok(()) => {
-                    self.parts.push(Part { index, rows, logits, is_prompt });
+                    self.parts.push(Part { index, first_row, rows, logits, is_prompt });
                     return Added::Rows;
                 }
                 Err(RuntimeError::PoolFull { .. }) if queue.running.len() > 1 => {
@@ -375,23 +378,25 @@ impl Scheduler {
         let n_ctx = self.context.n_ctx();
         // From the last to the first: ended ones are taken out.
         self.parts.sort_unstable_by_key(|part| std::cmp::Reverse(part.index));
-        let failed = match &done {
-            Ok(()) => None,
-            Err(error) => Some(error.to_string()),
+        // A row whose keys or values are no numbers is the fault of one; the others have the step again.
+        let guilty = match &done {
+            Err(RuntimeError::Kernel(KernelError::StoreRow { row, .. })) => Some(*row),
+            _ => None,
         };
         for part in &self.parts {
             let generation = &mut queue.running[part.index];
             let Some(seq) = &mut generation.seq else { continue };
-            let how = match (&done, &failed) {
-                (Err(RuntimeError::Interrupted), _) => {
+            let innocent = guilty.is_some_and(|row| !(part.first_row..part.first_row + part.rows).contains(&row));
+            let how = match &done {
+                Err(error) if innocent || matches!(error, RuntimeError::Interrupted) => {
                     seq.revert();
                     continue;
                 }
-                (Err(_), Some(problem)) => {
+                Err(error) => {
                     seq.revert();
-                    Some(Err(RuntimeError::Pass { problem: problem.clone() }))
+                    Some(Err(RuntimeError::Pass { problem: error.to_string() }))
                 }
-                _ => {
+                Ok(()) => {
                     seq.commit();
                     let len = seq.len();
                     if part.is_prompt {

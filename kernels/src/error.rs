@@ -68,6 +68,26 @@ pub enum KernelError {
         /// Blocks in the cache.
         blocks: usize,
     },
+    /// A segment that begins before the end of the one before it in the list.
+    #[error(
+        "segment {segment} begins at row {first_row}, before the end of the one before it, {end}; give segments in the order of their rows"
+    )]
+    SegmentRows {
+        /// Number of the segment.
+        segment: usize,
+        /// Its first row.
+        first_row: usize,
+        /// The first row it could have.
+        end: usize,
+    },
+    /// A key or value row that the cache's format cannot hold.
+    #[error("keys or values of row {row} cannot be stored: {source}")]
+    StoreRow {
+        /// Number of the row in the call.
+        row: usize,
+        /// Why not.
+        source: QuantError,
+    },
     /// A kernel that was to be timed gave another answer than the scalar one.
     #[error(
         "the {isa} kernel for {format} gives {got} where the scalar one gives {want}: a fault of this build; please report it"

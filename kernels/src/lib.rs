@@ -4,7 +4,8 @@
 //! * [`Pool`] is the thread pool of the token loop.
 //! * [`ActBuf`] holds activations, quantised once; [`matmul`], [`matmul_many`] and [`matmul_swiglu`] multiply stored
 //!   weights ([`WeightRef`]) with them; [`matmul_with_columns`] adds products of a few columns in f32.
-//! * [`KvLayout`], [`KvView`] and [`attention`](attention()) are the paged key/value cache and attention over it.
+//! * [`KvLayout`], [`KvBatch`] and [`attention`](attention()) are the paged key/value cache and attention over it, for rows of many
+//!   sequences ([`KvSegment`]) at once.
 //! * [`attention_spans`](attention_spans()) is attention within spans of rows, everything seen by everything: images.
 //! * [`measure`] finds the limits of the machine and times kernels against them.
 //! * [`ops`] has the rest: norms, rotary positions, gated activations, embedding rows.
@@ -42,7 +43,7 @@ pub use attention::{AttnScratch, AttnShape, attention, attention_unit};
 pub use attention_spans::{AttnSpan, SpanHeads, SpanScratch, attention_spans};
 pub use columns::{KeptColumns, MAX_COLUMNS};
 pub use error::{IsaError, KernelError};
-pub use kv::{KvLayout, KvPart, KvView};
+pub use kv::{KvBatch, KvBatchMut, KvLayout, KvPart, KvSegment};
 pub use matmul::{
     FEW_TOKENS, MAX_PRODUCTS, MatMul, WeightRef, matmul, matmul_many, matmul_swiglu, matmul_with_columns,
 };

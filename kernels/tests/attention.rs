@@ -5,7 +5,8 @@ mod common;
 use common::{Failures, Rng, pool, tables};
 use ocelli_kernels::measure::Unit;
 use ocelli_kernels::{
-    AttnScratch, AttnShape, Kernels, KvLayout, KvPart, KvView, Pool, Precision, attention, attention_unit,
+    AttnScratch, AttnShape, Kernels, KvBatch, KvBatchMut, KvLayout, KvPart, KvSegment, Pool, Precision, attention,
+    attention_unit,
 };
 use ocelli_quant::GgmlType;
 
@@ -43,7 +44,9 @@ impl Case {
         let width = heads.1 * head_dim;
         let rows = rng.vec(len * width, 2.0);
         let values = rng.vec(len * width, 1.0);
-        layout.store(Kernels::scalar(), &mut k, &mut v, &table, 0, &rows, &values).expect("fits");
+        let all = [KvSegment::alone(0, len, table.len())];
+        let mut batch = KvBatchMut::new(layout, &mut k, &mut v, &table, &all).expect("covered");
+        batch.store(&Pool::new(1), Kernels::scalar(), &rows, &values).expect("fits");
         let q = rng.vec(tokens * heads.0 * head_dim, 2.0);
         Self { layout, n_heads: heads.0, pos0, tokens, causal, k, v, table, q, len }
     }
@@ -77,12 +80,13 @@ impl Case {
     }
 
     fn run(&self, kernels: Kernels, precision: Precision, pool: &Pool) -> Vec<f32> {
-        let view = KvView::new(self.layout, &self.k, &self.v, &self.table, self.len).expect("covered");
+        let segments = [KvSegment::alone(self.pos0, self.tokens, self.table.len())];
+        let batch = KvBatch::new(self.layout, &self.k, &self.v, &self.table, &segments).expect("covered");
         let scale = 1.0 / (self.layout.head_dim() as f32).sqrt();
-        let (n_heads, pos0, causal) = (self.n_heads, self.pos0, self.causal);
-        let shape = AttnShape { n_heads, pos0, scale, causal, precision };
+        let (n_heads, causal) = (self.n_heads, self.causal);
+        let shape = AttnShape { n_heads, scale, causal, precision };
         let mut out = vec![f32::NAN; self.q.len()];
-        attention(pool, kernels, &mut AttnScratch::new(), shape, &self.q, &view, &mut out).expect("fits");
+        attention(pool, kernels, &mut AttnScratch::new(), shape, &self.q, &batch, &mut out).expect("fits");
         out
     }
 
@@ -264,7 +268,9 @@ fn kept_codes_leave_as_halves_and_come_back() {
         let layout = layout.coded(kernels, Precision::Fast, 64);
         let (mut k, mut v) = (vec![0u8; layout.k_block_bytes()], vec![0u8; layout.v_block_bytes()]);
         let (keys, values) = (rng.vec(32 * head_dim, 9.0), rng.vec(32 * head_dim, 0.1));
-        layout.store(kernels, &mut k, &mut v, &[0], 0, &keys, &values).expect("fits");
+        let all = [KvSegment::alone(0, 32, 1)];
+        let mut batch = KvBatchMut::new(layout, &mut k, &mut v, &[0], &all).expect("covered");
+        batch.store(&pool(), kernels, &keys, &values).expect("fits");
         for (part, bytes) in [(KvPart::Keys, &k), (KvPart::Values, &v)] {
             for rows in [1, 19, 32] {
                 let mut halves = vec![0; rows * 2 * head_dim];
@@ -284,19 +290,18 @@ fn kept_codes_leave_as_halves_and_come_back() {
 }
 
 #[test]
-fn in_fixed_point_results_do_not_depend_on_how_many_tokens_go_together() {
+fn results_do_not_depend_on_how_many_tokens_go_together() {
     let pool = pool();
-    let mut seen = 0;
+    let mut fixed = 0;
     for case in cases() {
         let group = case.n_heads / case.layout.n_kv_heads();
         let case = case.coded().unwrap_or(case);
-        for kernels in tables() {
-            let unit = attention_unit(kernels, Precision::Fast, &case.layout, group);
-            if unit != Unit::Int16 || case.tokens == 1 || !case.causal {
+        for (kernels, precision) in tables().into_iter().flat_map(|k| [(k, Precision::Fast), (k, Precision::Exact)]) {
+            if case.tokens == 1 || !case.causal {
                 continue;
             }
-            seen += 1;
-            let all = case.run(kernels, Precision::Fast, &pool);
+            fixed += usize::from(attention_unit(kernels, precision, &case.layout, group) == Unit::Int16);
+            let all = case.run(kernels, precision, &pool);
             let width = case.n_heads * case.layout.head_dim();
             for n in [1, 2, 5] {
                 for from in (0..case.tokens).step_by(n) {
@@ -304,13 +309,14 @@ fn in_fixed_point_results_do_not_depend_on_how_many_tokens_go_together() {
                     let part = from * width..(from + tokens) * width;
                     let (pos0, q) = (case.pos0 + from, case.q[part.clone()].to_vec());
                     let one = Case { pos0, tokens, len: pos0 + tokens, q, ..case.clone() };
-                    let got = one.run(kernels, Precision::Fast, &pool);
-                    assert_eq!(got, all[part], "{}: {n} of {} tokens at {pos0}", kernels.name(), case.tokens);
+                    let got = one.run(kernels, precision, &pool);
+                    let name = kernels.name();
+                    assert_eq!(got, all[part], "{name} {precision:?}: {n} of {} tokens at {pos0}", case.tokens);
                 }
             }
         }
     }
-    assert!(seen > 0, "no case is computed in fixed point");
+    assert!(fixed > 0, "no case is computed in fixed point");
 }
 
 #[test]
@@ -324,8 +330,9 @@ fn what_is_no_number_shows_in_its_own_head_only() {
             let mut row = [vec![0.5f32; width], vec![0.25; width]];
             row[usize::from(!in_keys)][3] = value;
             let [keys, values] = &row;
-            case.layout
-                .store(Kernels::scalar(), &mut case.k, &mut case.v, &case.table, 66, keys, values)
+            let row = [KvSegment::alone(66, 1, case.table.len())];
+            KvBatchMut::new(case.layout, &mut case.k, &mut case.v, &case.table, &row)
+                .and_then(|mut batch| batch.store(&pool, Kernels::scalar(), keys, values))
                 .expect("half precision has values that are no numbers");
             let coded = case.coded().expect("enough heads");
             for (case, precision) in [
@@ -366,20 +373,21 @@ fn results_do_not_depend_on_the_number_of_threads() {
 }
 
 #[test]
-fn a_view_that_is_too_short_is_an_error() {
+fn shapes_that_do_not_fit_are_errors() {
     let case = Case::new((GgmlType::F16, GgmlType::F16), (4, 2), 32, 10, 2, true);
     let (pool, kernels) = (pool(), Kernels::scalar());
     let mut out = vec![0.0; case.q.len()];
-    let mut scratch = AttnScratch::with_capacity(4, 32, 64);
-    let view = KvView::new(case.layout, &case.k, &case.v, &case.table, 11).expect("covered");
-    let shape = AttnShape { n_heads: 4, pos0: 10, scale: 1.0, causal: true, precision: Precision::Fast };
-    assert!(attention(&pool, kernels, &mut scratch, shape, &case.q, &view, &mut out).is_err());
-    let view = KvView::new(case.layout, &case.k, &case.v, &case.table, 12).expect("covered");
-    assert!(attention(&pool, kernels, &mut scratch, shape, &case.q, &view, &mut out[1..]).is_err());
-    assert!(attention(&pool, kernels, &mut scratch, shape, &case.q[1..], &view, &mut out).is_err());
-    let odd = AttnShape { n_heads: 3, ..shape };
-    assert!(attention(&pool, kernels, &mut scratch, odd, &case.q, &view, &mut out).is_err());
-    let far = AttnShape { pos0: usize::MAX, ..shape };
-    assert!(attention(&pool, kernels, &mut scratch, far, &case.q, &view, &mut out).is_err());
-    attention(&pool, kernels, &mut scratch, shape, &case.q, &view, &mut out).expect("fits");
+    let mut scratch = AttnScratch::with_capacity(4, 32, 64, 2);
+    let shape = AttnShape { n_heads: 4, scale: 1.0, causal: true, precision: Precision::Fast };
+    let mut run = |shape, rows, q: &[f32], out: &mut [f32]| {
+        let segments = [KvSegment::alone(10, rows, case.table.len())];
+        let batch = KvBatch::new(case.layout, &case.k, &case.v, &case.table, &segments).expect("covered");
+        attention(&pool, kernels, &mut scratch, shape, q, &batch, out)
+    };
+    assert!(run(shape, 3, &case.q, &mut out).is_err(), "more rows than queries");
+    assert!(run(shape, 2, &case.q, &mut out[1..]).is_err());
+    assert!(run(shape, 2, &case.q[1..], &mut out).is_err());
+    assert!(run(AttnShape { n_heads: 3, ..shape }, 2, &case.q, &mut out).is_err());
+    assert!(run(AttnShape { n_heads: 0, ..shape }, 2, &case.q, &mut out).is_err());
+    run(shape, 2, &case.q, &mut out).expect("fits");
 }

@@ -3,21 +3,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use ocelli_kernels::KvSegment;
+
 use crate::kv::Sequence;
 use crate::prompt::{ImageEmbedding, PromptView};
-
-/// Consecutive rows of one conversation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Segment {
-    /// Its first row in the batch.
-    pub(crate) first_row: usize,
-    pub(crate) rows: usize,
-    /// Where the first row stands in its conversation: it sees everything before, and itself.
-    pub(crate) slot: usize,
-    /// Its blocks in the batch's list: enough for all positions up to its last row.
-    pub(crate) first_block: usize,
-    pub(crate) blocks: usize,
-}
 
 /// Rows of an image over some rows of the batch.
 #[derive(Debug)]
@@ -37,13 +26,14 @@ pub struct Batch {
     /// The rotary position of every row.
     positions: Vec<u32>,
     overlays: Vec<Overlay>,
-    pub(crate) segments: Vec<Segment>,
+    /// Consecutive rows of one conversation each, with its blocks up to its last row.
+    pub(crate) segments: Vec<KvSegment>,
     /// Block numbers of all segments, one list behind the other.
     pub(crate) blocks: Vec<u32>,
     /// Rows whose logits are wanted, in order.
     wanted: Vec<usize>,
     /// The wanted rows as segments of their own, once the others are dropped.
-    pub(crate) ends: Vec<Segment>,
+    pub(crate) ends: Vec<KvSegment>,
 }
 
 impl Batch {
@@ -110,12 +100,12 @@ impl Batch {
         }
         let (first_block, blocks) = (self.blocks.len(), seq.blocks().len());
         self.blocks.extend_from_slice(seq.blocks());
-        let segment = Segment { first_row, rows, slot, first_block, blocks };
+        let segment = KvSegment { first_row, rows, slot, first_block, blocks };
         self.segments.push(segment);
         if wanted < rows {
             let first_row = self.wanted.len();
             self.wanted.extend(segment.first_row + wanted..segment.first_row + rows);
-            self.ends.push(Segment { first_row, rows: rows - wanted, slot: slot + wanted, ..segment });
+            self.ends.push(KvSegment { first_row, rows: rows - wanted, slot: slot + wanted, ..segment });
         }
     }
 

@@ -363,7 +363,7 @@ mod tests {
         assert_eq!(ratio(20), 1.0);
         assert!(ratio(21) < 1.0 && ratio(45) > 0.25);
         let mut row = vec![0.0; 128];
-        rope.fill(0, &mut row);
+        rope.fill(&[0], &mut row);
         assert!((row[0] - (1.0 + 0.1 * 4f32.ln())).abs() < 1e-6);
     }
 
@@ -373,7 +373,7 @@ mod tests {
         c.attn_factor = 1.5;
         let rope = Rope::new(&c, &RopeFactors::default(), 10).unwrap();
         let mut rows = vec![0.0; 256];
-        rope.fill(6, &mut rows);
+        rope.fill(&[6, 7], &mut rows);
         assert!((rows[128] - 1.5 * 7f32.cos()).abs() < 1e-6);
         assert!((rows[129] - 1.5 * 7f32.sin()).abs() < 1e-6);
     }

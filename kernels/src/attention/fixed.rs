@@ -127,8 +127,8 @@ impl Job<'_> {
         for r in 0..tile.rows() {
             let (t, h) = tile.at(r);
             let row = &mut p.q[..hd];
-            for (dst, q) in row.iter_mut().zip(&self.q[(t * self.shape.n_heads + h) * hd..]) {
-                *dst = q * self.shape.scale;
+            for (dst, q) in row.iter_mut().zip(&self.q[(t * self.call.shape.n_heads + h) * hd..]) {
+                *dst = q * self.call.shape.scale;
             }
             let factor = std::slice::from_mut(&mut f.query_factors[r]);
             // SAFETY: as many codes as values, one factor for one unit; the table's features were detected.
@@ -164,7 +164,7 @@ impl Job<'_> {
         let hd = self.view.layout().head_dim();
         let (pairs, made, lanes) = (key_pairs(hd), made_pairs(hd), value_lanes(hd));
         let stride = if run.part == KvPart::Keys { staged_row(hd) } else { lanes };
-        self.view.expand(self.table, run, f.staged, stride);
+        self.view.expand(self.call.table, run, f.staged, stride);
         f.staged[n * stride..(n + 1) * stride].fill(0.0);
         let (mut squares, mut largest) = ([0f32; F32_LANES], [0f32; F32_LANES]);
         for ((row, squares), largest) in f.staged.chunks_exact(stride).zip(&mut squares).zip(&mut largest).take(n) {
@@ -192,7 +192,7 @@ impl Job<'_> {
             // SAFETY: as above.
             unsafe { (fixed.pairs.pair)(&row[..made], &row[pairs..pairs + made], [magic; 2], out) };
         }
-        to_panel(self.table, f.by_key, made, n, pairs, &mut f.keys[first * pairs..], F32_LANES);
+        to_panel(self.call.table, f.by_key, made, n, pairs, &mut f.keys[first * pairs..], F32_LANES);
     }
 
     /// `s[r][key] = q[r]·k[key]` for the `n` keys of a tile.
@@ -266,7 +266,7 @@ impl Job<'_> {
             for (row, shrink) in p.o[first * pad..].chunks_exact_mut(pad).zip(w.shrink).take(n) {
                 if shrink != 1.0 {
                     // SAFETY: takes any length; features as above.
-                    unsafe { (self.table.scale)(row, shrink) };
+                    unsafe { (self.call.table.scale)(row, shrink) };
                 }
             }
             p.max[first..first + n].copy_from_slice(&w.max[..n]);

@@ -12,7 +12,9 @@
 //! Where attention computes in fixed point, rows of F16 are kept as the codes that it multiplies ([`KvLayout::coded`]); how
 //! these lie in a head's part of a block, `codes` says.
 
+mod batch;
 pub(crate) mod codes;
+mod store;
 
 use ocelli_quant::GgmlType;
 
@@ -20,10 +22,13 @@ use crate::act::Precision;
 use crate::attention::attention_unit;
 use crate::error::{KernelError, check_len};
 use crate::measure::Unit;
-use crate::quantize;
 use crate::select::Kernels;
 use crate::table::{KernelTable, index};
 use codes::Place;
+use store::{Halves, encode};
+
+pub(crate) use batch::check_rows;
+pub use batch::{KvBatch, KvBatchMut, KvSegment};
 
 /// The largest head that attention's scratch has room for.
 pub(crate) const MAX_HEAD_DIM: usize = 512;
@@ -170,50 +175,6 @@ impl KvLayout {
         positions.div_ceil(self.block_len)
     }
 
-    /// Writes keys and values of consecutive positions from `pos0`. `k_rows` and `v_rows` are positions ×
-    /// `n_kv_heads` × `head_dim`; `k` and `v` are the layer's buffers.
-    ///
-    /// # Errors
-    /// When the lengths do not fit, a position lies in no block, or a value that a block format cannot store is not
-    /// finite.
-    #[expect(clippy::too_many_arguments, reason = "two buffers, two inputs and where they go")]
-    pub fn store(
-        &self,
-        kernels: Kernels,
-        k: &mut [u8],
-        v: &mut [u8],
-        table: &[u32],
-        pos0: usize,
-        k_rows: &[f32],
-        v_rows: &[f32],
-    ) -> Result<(), KernelError> {
-        let width = self.n_kv_heads * self.head_dim;
-        check_len("values to store", v_rows.len(), k_rows.len())?;
-        if !k_rows.len().is_multiple_of(width) {
-            return Err(KernelError::Multiple { what: "keys to store", got: k_rows.len(), of: width });
-        }
-        let n = k_rows.len() / width;
-        self.check_table(k.len(), v.len(), table, pos0, pos0.saturating_add(n))?;
-        let mut halves = Halves::new();
-        for (i, (k_row, v_row)) in k_rows.chunks_exact(width).zip(v_rows.chunks_exact(width)).enumerate() {
-            let pos = pos0 + i;
-            let (block, at) = (table[pos / self.block_len] as usize, pos % self.block_len);
-            for h in 0..self.n_kv_heads {
-                let part = h * self.head_dim..(h + 1) * self.head_dim;
-                let rows = [(KvPart::Keys, &mut *k, &k_row[part.clone()]), (KvPart::Values, &mut *v, &v_row[part])];
-                for (part, bytes, row) in rows {
-                    let (ty, row_bytes) = self.row(part);
-                    let head = &mut bytes[self.head_bytes(row_bytes, block, h)];
-                    match self.place(part) {
-                        Some(place) => place.put(halves.round(kernels, row), head, at),
-                        None => encode(kernels, ty, row, &mut head[at * row_bytes..(at + 1) * row_bytes])?,
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// The bytes of one head in block `block`.
     fn head_bytes(&self, row_bytes: usize, block: usize, head: usize) -> std::ops::Range<usize> {
         let bytes = self.block_len * row_bytes;
@@ -278,6 +239,17 @@ impl KvLayout {
         Ok(())
     }
 
+    /// Checks that buffers of codes begin where one can lie.
+    fn check_address(&self, k: &[u8], v: &[u8]) -> Result<(), KernelError> {
+        for (coded, bytes) in [(self.k_coded, k), (self.v_coded, v)] {
+            let off = bytes.as_ptr() as usize % align_of::<f32>();
+            if coded && off != 0 {
+                return Err(KernelError::Multiple { what: "address of a KV buffer", got: off, of: align_of::<f32>() });
+            }
+        }
+        Ok(())
+    }
+
     /// Checks that positions `from..to` lie in blocks that both buffers have.
     fn check_table(&self, k: usize, v: usize, table: &[u32], from: usize, to: usize) -> Result<(), KernelError> {
         let blocks = (k / self.k_block_bytes()).min(v / self.v_block_bytes());
@@ -291,53 +263,6 @@ impl KvLayout {
     }
 }
 
-/// A row on its way to codes.
-struct Halves {
-    bytes: [u8; 2 * MAX_HEAD_DIM],
-    values: [f32; MAX_HEAD_DIM],
-}
-
-impl Halves {
-    fn new() -> Self {
-        Self { bytes: [0; 2 * MAX_HEAD_DIM], values: [0.0; MAX_HEAD_DIM] }
-    }
-
-    /// At most [`MAX_HEAD_DIM`] values, rounded to half precision.
-    fn round(&mut self, kernels: Kernels, x: &[f32]) -> &[f32] {
-        let (bytes, values) = (&mut self.bytes[..2 * x.len()], &mut self.values[..x.len()]);
-        // SAFETY: as many halves as values; the table's features were detected.
-        unsafe {
-            (kernels.table.f32_to_f16)(x, bytes);
-            (kernels.table.formats[index(GgmlType::F16)].dequantize)(bytes, values);
-        }
-        values
-    }
-
-    /// At most [`MAX_HEAD_DIM`] values of half precision.
-    fn expand(&mut self, kernels: Kernels, bytes: &[u8]) -> &[f32] {
-        let values = &mut self.values[..bytes.len() / 2];
-        // SAFETY: as above.
-        unsafe { (kernels.table.formats[index(GgmlType::F16)].dequantize)(bytes, values) };
-        values
-    }
-}
-
-/// Stores one head's row in a cache format.
-fn encode(kernels: Kernels, ty: GgmlType, x: &[f32], out: &mut [u8]) -> Result<(), KernelError> {
-    match ty {
-        // An infinite or NaN activation is stored as it is: it shows in the logits, where a user can see it.
-        // SAFETY: `out` is the row of `x.len()` halves; the table's features were detected.
-        GgmlType::F16 => unsafe { (kernels.table.f32_to_f16)(x, out) },
-        GgmlType::F32 => {
-            for (out, x) in out.as_chunks_mut::<4>().0.iter_mut().zip(x) {
-                *out = x.to_le_bytes();
-            }
-        }
-        _ => quantize::quantize_row(ty, x, None, out)?,
-    }
-    Ok(())
-}
-
 /// Keys or values of one head at positions `from..to`, which lie in one block. Where they are kept as codes, `from` is a
 /// multiple of 16.
 #[derive(Debug, Clone, Copy)]
@@ -348,48 +273,19 @@ pub(crate) struct Run {
     pub(crate) to: usize,
 }
 
-/// The keys and values of one sequence in one layer, for reading.
+/// The keys and values of one sequence in one layer, for reading. Its slots were checked by [`KvBatch::new`].
 #[derive(Debug, Clone, Copy)]
-pub struct KvView<'a> {
+pub(crate) struct KvView<'a> {
     layout: KvLayout,
     k: &'a [u8],
     v: &'a [u8],
     table: &'a [u32],
-    len: usize,
 }
 
 impl<'a> KvView<'a> {
-    /// Views the first `len` positions of the sequence with block table `table`.
-    ///
-    /// # Errors
-    /// When a position lies in no block, or a buffer of codes does not begin where one can lie.
-    pub fn new(layout: KvLayout, k: &'a [u8], v: &'a [u8], table: &'a [u32], len: usize) -> Result<Self, KernelError> {
-        for (coded, bytes) in [(layout.k_coded, k), (layout.v_coded, v)] {
-            let off = bytes.as_ptr() as usize % align_of::<f32>();
-            if coded && off != 0 {
-                return Err(KernelError::Multiple { what: "address of a KV buffer", got: off, of: align_of::<f32>() });
-            }
-        }
-        layout.check_table(k.len(), v.len(), table, 0, len)?;
-        Ok(Self { layout, k, v, table, len })
-    }
-
     /// Shapes and formats.
-    #[must_use]
-    pub fn layout(&self) -> &KvLayout {
+    pub(crate) fn layout(&self) -> &KvLayout {
         &self.layout
-    }
-
-    /// Positions that can be read.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether there is nothing to attend to.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
     }
 
     /// The bytes of a run.
@@ -441,6 +337,7 @@ impl<'a> KvView<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::Pool;
 
     #[test]
     fn rows_come_back_from_shuffled_blocks() {
@@ -449,10 +346,15 @@ mod tests {
         let table = [2u32, 0];
         let rows: Vec<f32> = (0..20 * 12).map(|i| i as f32).collect();
         let halves: Vec<f32> = rows.iter().map(|v| -v).collect();
-        let kernels = Kernels::scalar();
-        layout.store(kernels, &mut k, &mut v, &table, 0, &rows[..60], &halves[..60]).expect("fits");
-        layout.store(kernels, &mut k, &mut v, &table, 5, &rows[60..], &halves[60..]).expect("fits");
-        let view = KvView::new(layout, &k, &v, &table, 20).expect("covered");
+        let (kernels, pool) = (Kernels::scalar(), Pool::new(1));
+        for (slot, part) in [(0, 0..60), (5, 60..240)] {
+            let segment = [KvSegment::alone(slot, part.len() / 12, 2)];
+            let mut batch = KvBatchMut::new(layout, &mut k, &mut v, &table, &segment).expect("covered");
+            batch.store(&pool, kernels, &rows[part.clone()], &halves[part]).expect("fits");
+        }
+        let segment = KvSegment::alone(0, 20, 2);
+        let batch = KvBatch::new(layout, &k, &v, &table, std::slice::from_ref(&segment)).expect("covered");
+        let view = batch.view(&segment);
         for pos in 0..20 {
             for head in 0..2 {
                 let mut got = [0f32; 6];
@@ -470,10 +372,29 @@ mod tests {
     fn bad_tables_and_sizes_are_errors() {
         let layout = KvLayout::new(GgmlType::F16, GgmlType::F16, 1, 4, 16).expect("valid");
         let buffer = vec![0u8; 2 * layout.k_block_bytes()];
-        assert!(KvView::new(layout, &buffer, &buffer, &[0, 1], 32).is_ok());
+        let view = |table: &[u32], segments: &[KvSegment]| {
+            KvBatch::new(layout, &buffer, &buffer, table, segments).map(|batch| batch.end())
+        };
+        assert_eq!(view(&[0, 1], &[KvSegment::alone(31, 1, 2)]), Ok(1));
         for (table, len) in [(&[0u32, 2][..], 17), (&[0], 17), (&[], 1), (&[7], 1)] {
-            let error = KvView::new(layout, &buffer, &buffer, table, len).expect_err("not covered");
+            let error = view(table, &[KvSegment::alone(len - 1, 1, table.len())]).expect_err("not covered");
             assert!(matches!(error, KernelError::KvPosition { .. }), "{error}");
+        }
+        let first = KvSegment { first_row: 3, rows: 2, slot: 0, first_block: 1, blocks: 1 };
+        assert_eq!(view(&[9, 1], &[first, KvSegment { first_row: 5, ..first }]), Ok(7));
+        for first_row in [0, 4] {
+            let error = view(&[9, 1], &[first, KvSegment { first_row, ..first }]).expect_err("overlap");
+            assert!(matches!(error, KernelError::SegmentRows { segment: 1, end: 5, .. }), "{error}");
+        }
+        for wrong in [
+            KvSegment { first_block: 2, ..first },
+            KvSegment { blocks: 2, ..first },
+            KvSegment { first_block: usize::MAX, ..first },
+            KvSegment { slot: usize::MAX, ..first },
+            KvSegment { rows: usize::MAX, ..first },
+            KvSegment { slot: usize::MAX - 2, ..first },
+        ] {
+            assert!(view(&[9, 1], &[wrong]).is_err(), "{wrong:?}");
         }
         assert!(KvLayout::new(GgmlType::Q8_0, GgmlType::F16, 1, 48, 16).is_err());
         assert!(KvLayout::new(GgmlType::F16, GgmlType::F16, 1, 4, 24).is_err());

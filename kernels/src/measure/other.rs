@@ -9,7 +9,7 @@ use crate::act::{ActBuf, ActNeeds, Precision};
 use crate::attention::{AttnScratch, AttnShape, attention, attention_unit};
 use crate::attention_spans::{AttnSpan, SpanHeads, SpanScratch, attention_spans};
 use crate::error::KernelError;
-use crate::kv::{KvLayout, KvView};
+use crate::kv::{KvBatch, KvBatchMut, KvLayout, KvSegment};
 use crate::ops::{self, RopePairs};
 use crate::pool::Pool;
 use crate::quantize::RowCodec;
@@ -175,7 +175,13 @@ impl Set<'_> {
         let table: Vec<u32> = (0..blocks).filter_map(|b| u32::try_from(b).ok()).collect();
         let width = KV_HEADS * HEAD_DIM;
         let (mut k, mut v) = (vec![0u8; k_bytes], vec![0u8; v_bytes]);
-        layout.store(self.kernels, &mut k, &mut v, &table, 0, &noise(len * width, 7), &noise(len * width, 8))?;
+        let (k_rows, v_rows) = (noise(len * width, 7), noise(len * width, 8));
+        KvBatchMut::new(layout, &mut k, &mut v, &table, &[KvSegment::alone(0, len, blocks)])?.store(
+            self.pool,
+            self.kernels,
+            &k_rows,
+            &v_rows,
+        )?;
         let (keys, values) = (k.repeat(layers), v.repeat(layers));
         let q = noise(tokens * HEADS * HEAD_DIM, 9);
         let mut out = vec![f32::NAN; q.len()];
@@ -183,14 +189,15 @@ impl Set<'_> {
         let unit = attention_unit(self.kernels, Precision::Fast, &layout, HEADS / KV_HEADS);
         // The plain code takes fixed point wherever some table does; it is to compute as this one.
         let precision = if unit == Unit::F32 { Precision::Exact } else { Precision::Fast };
-        let shape = AttnShape { n_heads: HEADS, pos0: before, scale, causal: true, precision };
+        let shape = AttnShape { n_heads: HEADS, scale, causal: true, precision };
         let mut scratch = AttnScratch::new();
         let mut run = |kernels: Kernels, layer: usize, n: usize, out: &mut [f32]| {
             let layer = layer % layers;
             let (k, v) = (&keys[layer * k_bytes..][..k_bytes], &values[layer * v_bytes..][..v_bytes]);
-            let view = KvView::new(layout, k, v, &table, len)?;
+            let segments = [KvSegment::alone(before, n, blocks)];
+            let batch = KvBatch::new(layout, k, v, &table, &segments)?;
             let n = n * HEADS * HEAD_DIM;
-            attention(self.pool, kernels, &mut scratch, shape, &q[..n], &view, &mut out[..n])
+            attention(self.pool, kernels, &mut scratch, shape, &q[..n], &batch, &mut out[..n])
         };
         let few = tokens.min(4);
         let mut want = vec![0f32; few * HEADS * HEAD_DIM];

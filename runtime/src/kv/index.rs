@@ -96,8 +96,9 @@ impl PrefixIndex {
     }
 
     fn children(&self, parent: Option<u32>) -> impl Iterator<Item = u32> {
+        let some = |block: u32| (block != NONE).then_some(block);
         let first = parent.map_or(self.first_root, |p| self.entries[p as usize].first_child);
-        std::iter::successors(Some(first), |b| Some(self.entries[*b as usize].next)).take_while(|b| *b != NONE)
+        std::iter::successors(some(first), move |b| some(self.entries[*b as usize].next))
     }
 
     /// The child of `parent` that has most in common with `content` from the start on, and how much.

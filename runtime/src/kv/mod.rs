@@ -20,7 +20,9 @@ use std::io;
 use std::ops::Range;
 
 use memmap2::MmapMut;
-use ocelli_kernels::{AttnScratch, AttnShape, Kernels, KvLayout, KvPart, KvView, Precision, attention};
+use ocelli_kernels::{
+    AttnScratch, AttnShape, Kernels, KvBatch, KvBatchMut, KvLayout, KvPart, KvSegment, Precision, attention,
+};
 use ocelli_quant::GgmlType;
 
 pub use blocks::BLOCK_LEN;
@@ -29,7 +31,7 @@ pub use sequence::Sequence;
 use blocks::Books;
 use index::Content;
 
-use crate::batch::{Batch, Segment};
+use crate::batch::Batch;
 use crate::layers::Engine;
 use crate::prompt::PromptView;
 use crate::{Config, RuntimeError, memory};
@@ -109,7 +111,7 @@ const LARGE_FROM: usize = 1 << 20;
 pub(crate) struct Queries<'q> {
     pub(crate) q: &'q [f32],
     pub(crate) n_head: usize,
-    pub(crate) segments: &'q [Segment],
+    pub(crate) segments: &'q [KvSegment],
     /// Block numbers of all segments.
     pub(crate) blocks: &'q [u32],
 }
@@ -294,14 +296,9 @@ impl KvPool {
         v: &[f32],
     ) -> Result<(), RuntimeError> {
         let layer = &mut self.layers[il];
-        let (to_k, to_v) = (&mut layer.k.map[..], &mut layer.v.map[..]);
-        let width = self.shape.n_head_kv * self.shape.head_dim;
-        for s in &batch.segments {
-            let rows = s.first_row * width..(s.first_row + s.rows) * width;
-            let blocks = &batch.blocks[s.first_block..s.first_block + s.blocks];
-            self.layout.store(engine.kernels, to_k, to_v, blocks, s.slot, &k[rows.clone()], &v[rows])?;
-        }
-        Ok(())
+        let (to_k, to_v) = (&mut layer.k.map, &mut layer.v.map);
+        let mut to = KvBatchMut::new(self.layout, to_k, to_v, &batch.blocks, &batch.segments)?;
+        Ok(to.store(engine.pool, engine.kernels, k, v)?)
     }
 
     /// Causal attention of the queries of all segments, each over the positions of its own conversation.
@@ -315,17 +312,10 @@ impl KvPool {
     ) -> Result<(), RuntimeError> {
         let layer = &self.layers[il];
         let head_dim = self.shape.head_dim;
-        let width = queries.n_head * head_dim;
         let scale = 1.0 / (head_dim as f32).sqrt();
-        for s in queries.segments {
-            let rows = s.first_row * width..(s.first_row + s.rows) * width;
-            let blocks = &queries.blocks[s.first_block..s.first_block + s.blocks];
-            let view = KvView::new(self.layout, &layer.k.map, &layer.v.map, blocks, s.slot + s.rows)?;
-            let shape =
-                AttnShape { n_heads: queries.n_head, pos0: s.slot, scale, causal: true, precision: engine.precision };
-            attention(engine.pool, engine.kernels, scratch, shape, &queries.q[rows.clone()], &view, &mut out[rows])?;
-        }
-        Ok(())
+        let batch = KvBatch::new(self.layout, &layer.k.map, &layer.v.map, queries.blocks, queries.segments)?;
+        let shape = AttnShape { n_heads: queries.n_head, scale, causal: true, precision: engine.precision };
+        Ok(attention(engine.pool, engine.kernels, scratch, shape, queries.q, &batch, out)?)
     }
 
     /// The first `len` positions of `seq` in the cache's formats, run by run: per layer all keys, then all values, each head by

@@ -1,4 +1,5 @@
 use super::*;
+use ocelli_kernels::Pool;
 
 /// A cache that keeps what its formats say.
 fn cache(shape: KvShape) -> Result<KvPool, RuntimeError> {
@@ -256,8 +257,10 @@ fn kept_codes_leave_as_the_format_says_and_fill_any_cache() {
     grow(&mut codes, &mut seq, 150).unwrap();
     let values: Vec<f32> = (0..150 * 48).map(|i| (i as f32 * 0.37).sin() * 3.0).collect();
     for layer in &mut codes.layers {
-        let (k, v) = (&mut layer.k.map[..], &mut layer.v.map[..]);
-        codes.layout.store(kernels, k, v, seq.blocks(), 0, &values, &values).unwrap();
+        let all = [KvSegment::alone(0, 150, seq.blocks().len())];
+        KvBatchMut::new(codes.layout, &mut layer.k.map, &mut layer.v.map, seq.blocks(), &all)
+            .and_then(|mut batch| batch.store(&Pool::new(1), kernels, &values, &values))
+            .unwrap();
     }
     let leaving = rows(&codes, &seq);
     assert_eq!(leaving.len() as u64, shape.bytes_per_position().unwrap() * 150);

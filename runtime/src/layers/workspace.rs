@@ -82,7 +82,7 @@ impl Workspace {
             rope: vec![0.0; n * config.rope.n_rot],
             logits: vec![0.0; logits * config.n_vocab],
             acts: ActBuf::with_capacity(n, widest.next_multiple_of(256), needs),
-            scratch: AttnScratch::with_capacity(config.n_head, config.head_dim, n_ctx),
+            scratch: AttnScratch::with_capacity(config.n_head, config.head_dim, n_ctx, n),
         })
     }
 }
