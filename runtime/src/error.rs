@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use ocelli_files::FileError;
 use ocelli_gguf::GgufError;
 use ocelli_kernels::{IsaError, KernelError};
+use ocelli_memory::NoMemory;
 
 use crate::image::ImageError;
-use crate::memory::human;
 use crate::sampler::SamplerError;
 use crate::template::TemplateError;
 use crate::tokenizer::TokenizerError;
@@ -55,17 +55,8 @@ pub enum RuntimeError {
     #[error("--mlock locks the mapped file; it cannot be used with --no-mmap")]
     MlockWithoutMmap,
     /// Something does not fit into memory.
-    #[error("{what} needs {}, more than {left}; {remedy}", human(*bytes))]
-    NoMemory {
-        /// What was to be allocated.
-        what: String,
-        /// Its bytes (the largest u64 when beyond it).
-        bytes: u64,
-        /// How much there is, and what sets that limit.
-        left: String,
-        /// What to do.
-        remedy: &'static str,
-    },
+    #[error(transparent)]
+    NoMemory(#[from] NoMemory),
     /// An error in the model file at `path`.
     #[error("{}: {source}", path.display())]
     InFile {

@@ -177,6 +177,11 @@ fn stat_field(stat: &str, name: &str) -> Option<u64> {
     stat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
+/// The narrowest limit of the process itself.
+pub(super) fn left_to_process(root: &Path) -> Option<Left> {
+    process(root).into_iter().min_by_key(|left| left.bytes)
+}
+
 /// What the limits of the process itself leave.
 fn process(root: &Path) -> Vec<Left> {
     let (Some(limits), Some(status)) = (read(root, "proc/self/limits"), read(root, "proc/self/status")) else {
@@ -316,6 +321,19 @@ mod tests {
         let data = machine(&[status, ("proc/self/limits", &limits("unlimited", "1073741824"))]);
         assert_eq!(data, Left { bytes: 974 * MIB, source: Source::Data });
         unlimited(&[status, ("proc/self/limits", &limits("unlimited", "unlimited"))]);
+    }
+
+    #[test]
+    fn limits_of_the_process_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |name: &str, content: &str| std::fs::write(root.path().join("proc").join(name), content).unwrap();
+        std::fs::create_dir_all(root.path().join("proc/self")).unwrap();
+        write("meminfo", "MemAvailable:    1024 kB\n");
+        write("self/status", "VmSize:\t  1024 kB\nVmData:\t  1024 kB\n");
+        write("self/limits", "Max data size   unlimited   unlimited   bytes\n");
+        assert_eq!(left_to_process(root.path()), None, "the machine's memory is no limit of the process");
+        write("self/limits", "Max data size   9437184   unlimited   bytes\nMax address space   5242880   unlimited   bytes\n");
+        assert_eq!(left_to_process(root.path()), Some(Left { bytes: 4 * MIB, source: Source::AddressSpace }));
     }
 
     #[test]
