@@ -4,8 +4,15 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Crates without any: their roots forbid it, which nothing inside can undo.
-const FORBIDDING: [&str; 7] =
-    ["files/src/lib.rs", "memory/src/lib.rs", "quant/src/lib.rs", "gguf/src/lib.rs", "convert/src/lib.rs", "hub/src/lib.rs", "src/main.rs"];
+const FORBIDDING: [&str; 7] = [
+    "files/src/lib.rs",
+    "memory/src/lib.rs",
+    "quant/src/lib.rs",
+    "gguf/src/lib.rs",
+    "convert/src/lib.rs",
+    "hub/src/lib.rs",
+    "src/main.rs",
+];
 
 /// The files and folders that have some, and why.
 const ALLOWED: [(&str, &str); 7] = [

@@ -14,7 +14,7 @@ use half::bf16;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use ocelli_gguf::{GgufWriter, TensorSink};
-use ocelli_memory::{NoMemory, SMALL_BYTES};
+use ocelli_memory::NoMemory;
 use ocelli_quant::QuantError;
 use rayon::prelude::*;
 
@@ -97,7 +97,6 @@ pub(crate) fn memory(plan: &FilePlan, threads: usize) -> Option<u64> {
         // One row as f32, and what quantising it takes beside it.
         cols.checked_mul(4 * 4).and_then(|row| row.checked_mul(threads as u64)),
         ocelli_memory::threads(threads.checked_add(THREADS)?),
-        Some(SMALL_BYTES),
     ])
 }
 

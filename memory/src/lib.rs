@@ -15,8 +15,9 @@ pub use limit::{Left, Source};
 /// Address space that a thread takes: its stack as Rust makes it, guard pages, a stack for signals, thread-local storage.
 pub const THREAD_BYTES: u64 = (2 << 20) + (256 << 10);
 
-/// What is left over for the many small allocations of any work, beside the large buffers that are counted.
-pub const SMALL_BYTES: u64 = 12 << 20;
+/// What is kept back of a process's own limits for the many small allocations of any work, beside the large buffers that are
+/// counted: where such a limit is met, even the smallest is refused, and that ends the program.
+const SMALL_BYTES: u64 = 12 << 20;
 
 /// Something does not fit into memory.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,7 +56,7 @@ pub fn left() -> Option<Left> {
 }
 
 /// What the process's own resource limits (`ulimit -v`, `ulimit -d`) leave; `None` without any. Beyond them the system
-/// refuses even the smallest allocation, and new threads.
+/// refuses even the smallest allocation, and new threads; so some megabytes are kept back and do not count as left.
 #[must_use]
 pub fn left_to_process() -> Option<Left> {
     limit::left_to_process(Path::new("/"))

@@ -7,7 +7,7 @@
 //! machine         /proc/meminfo             MemAvailable
 //! control groups  cgroup v2                 memory.max − (memory.current − inactive_file), for the group and all above it
 //!                 cgroup v1                 memory.limit_in_bytes − (memory.usage_in_bytes − total_inactive_file), likewise
-//! this process    /proc/self/limits         address space − VmSize, data size − VmData
+//! this process    /proc/self/limits         address space − VmSize, data size − VmData, less what small allocations take
 //! ```
 //!
 //! Pages of files that nobody used lately (`inactive_file`) count as free: the system drops them before it refuses. Where a
@@ -177,7 +177,7 @@ fn stat_field(stat: &str, name: &str) -> Option<u64> {
     stat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
-/// The narrowest limit of the process itself.
+/// The narrowest limit of the process itself, less [`super::SMALL_BYTES`].
 pub(super) fn left_to_process(root: &Path) -> Option<Left> {
     process(root).into_iter().min_by_key(|left| left.bytes)
 }
@@ -189,7 +189,7 @@ fn process(root: &Path) -> Vec<Left> {
     };
     let left = |name: &str, used: &str, source: Source| {
         let soft = limits.lines().find_map(|line| line.strip_prefix(name))?.split_ascii_whitespace().next()?;
-        let bytes = parse_limit(soft)?.saturating_sub(field_kb(&status, used)?);
+        let bytes = parse_limit(soft)?.saturating_sub(field_kb(&status, used)?).saturating_sub(super::SMALL_BYTES);
         Some(Left { bytes, source })
     };
     let space = left("Max address space ", "VmSize:", Source::AddressSpace);
@@ -200,6 +200,8 @@ fn process(root: &Path) -> Vec<Left> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::SMALL_BYTES;
 
     const MIB: u64 = 1 << 20;
 
@@ -317,9 +319,9 @@ mod tests {
         };
         let status = ("proc/self/status", "Name: x\nVmSize:\t  102400 kB\nVmData:\t  51200 kB\n");
         let space = machine(&[status, ("proc/self/limits", &limits("1073741824", "unlimited"))]);
-        assert_eq!(space, Left { bytes: 924 * MIB, source: Source::AddressSpace });
+        assert_eq!(space, Left { bytes: 924 * MIB - SMALL_BYTES, source: Source::AddressSpace });
         let data = machine(&[status, ("proc/self/limits", &limits("unlimited", "1073741824"))]);
-        assert_eq!(data, Left { bytes: 974 * MIB, source: Source::Data });
+        assert_eq!(data, Left { bytes: 974 * MIB - SMALL_BYTES, source: Source::Data });
         unlimited(&[status, ("proc/self/limits", &limits("unlimited", "unlimited"))]);
     }
 
@@ -332,7 +334,10 @@ mod tests {
         write("self/status", "VmSize:\t  1024 kB\nVmData:\t  1024 kB\n");
         write("self/limits", "Max data size   unlimited   unlimited   bytes\n");
         assert_eq!(left_to_process(root.path()), None, "the machine's memory is no limit of the process");
-        write("self/limits", "Max data size   9437184   unlimited   bytes\nMax address space   5242880   unlimited   bytes\n");
+        write(
+            "self/limits",
+            "Max data size   18874368   unlimited   bytes\nMax address space   17825792   unlimited   bytes\n",
+        );
         assert_eq!(left_to_process(root.path()), Some(Left { bytes: 4 * MIB, source: Source::AddressSpace }));
     }
 

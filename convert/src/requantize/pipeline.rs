@@ -14,8 +14,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
 use ocelli_gguf::{GgufWriter, TensorSink};
-use ocelli_memory::{NoMemory, SMALL_BYTES};
 use ocelli_kernels::quantize::{dequantize_row, quantize_row};
+use ocelli_memory::NoMemory;
 use ocelli_quant::QuantError;
 
 use super::TensorPlan;
@@ -73,7 +73,7 @@ pub(super) fn memory(tensors: &[TensorPlan<'_>], threads: usize) -> Option<u64> 
         row.checked_mul(4 * 4).and_then(|row| row.checked_mul(threads as u64)),
         // The workers and the reader.
         ocelli_memory::threads(threads + 1),
-        Some(OUTPUT_BUFFER as u64 + SMALL_BYTES),
+        Some(OUTPUT_BUFFER as u64),
     ])
 }
 

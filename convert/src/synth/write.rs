@@ -129,7 +129,7 @@ pub fn write_checkpoint(
 /// Whether there is the memory to make the small files and, beside them, for `weights` bytes.
 pub(super) fn check_memory(options: &SynthOptions, weights: Option<u64>) -> Result<(), NoMemory> {
     let tokens = options.preset.text().vocab_size as u64;
-    let bytes = ocelli_memory::sum([weights, tokens.checked_mul(TOKEN_BYTES), Some(ocelli_memory::SMALL_BYTES)]);
+    let bytes = ocelli_memory::sum([weights, tokens.checked_mul(TOKEN_BYTES)]);
     let what = format!("a checkpoint of {}", options.preset.name());
     ocelli_memory::check(what, bytes, "close other programs, or raise the limit")
 }

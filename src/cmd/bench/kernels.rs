@@ -107,12 +107,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
 /// Whether there is the memory for everything that is timed.
 fn check_memory(plan: &Plan, args: &Args, threads: &[usize]) -> Result<(), NoMemory> {
     let most = threads.iter().copied().max().unwrap_or(1);
-    let bytes = ocelli_memory::sum([
-        Some(Machine::MEMORY),
-        plan.memory(!args.only_products),
-        ocelli_memory::threads(most),
-        Some(ocelli_memory::SMALL_BYTES),
-    ]);
+    let bytes =
+        ocelli_memory::sum([Some(Machine::MEMORY), plan.memory(!args.only_products), ocelli_memory::threads(most)]);
     ocelli_memory::check("timing kernels", bytes, "time fewer --tokens or smaller --shapes, or raise the limit")
 }
 
