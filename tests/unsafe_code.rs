@@ -16,7 +16,7 @@ const FORBIDDING: [&str; 7] = [
 
 /// The files and folders that have some, and why.
 const ALLOWED: [(&str, &str); 7] = [
-    ("kernels/src/", "vector instructions, and the thread pool's shared memory"),
+    ("kernels/src/", "vector instructions, the thread pool's shared memory, and a setting of the C library"),
     ("kernels/tests/guarded.rs", "an allocator with inaccessible pages around everything"),
     ("runtime/src/mmap.rs", "the mapping of model files"),
     ("tests/no_allocation.rs", "an allocator that counts"),

@@ -41,13 +41,17 @@ pub struct Left {
 impl std::fmt::Display for Left {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "the {} ", super::human(self.bytes))?;
+        let process = |f: &mut std::fmt::Formatter<'_>, limit: &str| {
+            let kept = super::human(super::SMALL_BYTES);
+            write!(f, "left below the limit of {limit}, beside {kept} kept back for small allocations")
+        };
         match &self.source {
             Source::Machine => write!(f, "of memory available"),
             Source::ControlGroup(file) => {
                 write!(f, "left below the memory limit of this container or service ({})", file.display())
             }
-            Source::AddressSpace => write!(f, "left below the limit of address space (`ulimit -v`)"),
-            Source::Data => write!(f, "left below the limit of data (`ulimit -d`)"),
+            Source::AddressSpace => process(f, "address space (`ulimit -v`)"),
+            Source::Data => process(f, "data (`ulimit -d`)"),
         }
     }
 }
