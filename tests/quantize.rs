@@ -247,6 +247,11 @@ fn every_byte_is_that_of_llama_quantize() {
         let mut args: Vec<&str> = options.split(' ').filter(|o| !o.is_empty()).collect();
         args.extend([source.as_str(), "out.gguf", ty, "2", "--overwrite"]);
         let output = quantize(dir.path(), &args);
+        // The other program ignores patterns where the type of file leaves no choice.
+        if ["F16", "F32", "BF16"].contains(&ty) && args.contains(&"--tensor-type") {
+            assert!(output.status.code() == Some(1) && stderr(&output).contains("no effect"), "{args:?}");
+            continue;
+        }
         assert!(output.status.success(), "{args:?}: {}", stderr(&output));
         let got = hashes(&dir.path().join("out.gguf"));
         compared += 1;
