@@ -103,7 +103,7 @@ const DECODER: &str = "decode";
 
 fn main() -> ExitCode {
     // Before anything else: a worker has milliseconds for all it does.
-    cmd::template::set_worker(ocelli_runtime::template::run_if_asked());
+    cmd::template::set_worker(ocelli_text::template::run_if_asked());
     std::panic::set_hook(Box::new(report_panic));
     let mut parser = Cli::command();
     parser.build();

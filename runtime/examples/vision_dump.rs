@@ -14,7 +14,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use ocelli_files::{Inputs, Replace, WriteOptions, write_file};
-use ocelli_runtime::image::{self, DecodeOptions, Rgb8};
+use ocelli_image::{DecodeOptions, Rgb8};
 use ocelli_runtime::vision::{Positions, VisionEncoder, VisionModel, VisionOptions, VisionProbe};
 use ocelli_runtime::{FileOptions, Precision};
 use safetensors::Dtype;
@@ -55,8 +55,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let [mmproj, out, pictures @ ..] = files.as_slice() else { return Err("give MMPROJ OUT PICTURE…".into()) };
     let inputs = Inputs::of(pictures.iter().chain([mmproj]));
-    let pictures: Vec<Rgb8> =
-        pictures.iter().map(|p| image::read(Path::new(p), &DecodeOptions::default())).collect::<Result<_, _>>()?;
+    let pictures: Vec<Rgb8> = pictures
+        .iter()
+        .map(|p| ocelli_image::read(Path::new(p), &DecodeOptions::default()))
+        .collect::<Result<_, _>>()?;
     let slices: Vec<&Rgb8> = pictures.iter().collect();
     let start = Instant::now();
     let model = Arc::new(VisionModel::load(Path::new(mmproj), FileOptions::default())?);

@@ -7,11 +7,11 @@ use ocelli_gguf::GgufError;
 use ocelli_kernels::{IsaError, KernelError};
 use ocelli_memory::NoMemory;
 
-use crate::image::ImageError;
-use crate::sampler::SamplerError;
-use crate::template::TemplateError;
-use crate::tokenizer::TokenizerError;
 use crate::vision::VisionError;
+use ocelli_image::ImageError;
+use ocelli_text::sampler::SamplerError;
+use ocelli_text::template::TemplateError;
+use ocelli_text::tokenizer::TokenizerError;
 
 /// Everything the runtime refuses, with a reason and a remedy.
 #[derive(Debug, thiserror::Error)]

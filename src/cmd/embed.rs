@@ -65,7 +65,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     };
     let mut options = args.vision.media_options(args.threads, precision, args.isa.as_deref());
     if args.ignore_orientation {
-        options.decode.orientation = ocelli_runtime::image::Orientation::Ignore;
+        options.decode.orientation = ocelli_image::Orientation::Ignore;
     }
     let mmproj = &vision_file(args)?;
     let interrupt = Arc::new(AtomicBool::new(false));

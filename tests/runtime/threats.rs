@@ -190,7 +190,7 @@ fn weights_that_are_not_numbers_end_in_an_error_not_a_panic() {
     let mut context = Context::new(model.into(), &options(64, Precision::Fast)).unwrap();
     let mut seq = context.new_sequence();
     context.decode(&mut seq, &[1, 5, 9]).unwrap();
-    let mut chain = ocelli_runtime::sampler::SamplerChain::new(assets.sampling.clone(), &assets.tokenizer).unwrap();
+    let mut chain = ocelli_text::sampler::SamplerChain::new(assets.sampling.clone(), &assets.tokenizer).unwrap();
     let text = chain.sample(context.logits().unwrap()).unwrap_err().to_string();
     assert!(text.contains("not numbers"), "{text}");
 }

@@ -5,16 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use ocelli_convert::mixture::FileType;
+use ocelli_image::Profile;
 use ocelli_quant::GgmlType;
-use ocelli_runtime::image::Profile;
 use ocelli_runtime::media::{Media, MediaOptions, Origin, Shown};
-use ocelli_runtime::sampler::{SamplerChain, SamplerOverrides};
-use ocelli_runtime::template::Message;
 use ocelli_runtime::vision::VisionModel;
 use ocelli_runtime::{
     Attachment, Chat, Context, FileOptions, ImageCache, Precision, Prompt, Session, Watch, compose,
     conversation_prompt, find_beside,
 };
+use ocelli_text::sampler::{SamplerChain, SamplerOverrides};
+use ocelli_text::template::Message;
 
 use crate::cli::{misused, ocelli, refused, text};
 use crate::fixture::{distance, load, mini, options};

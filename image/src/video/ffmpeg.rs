@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::process::Running;
 use super::{Frame, ImageError, Job, check_work, sample, video_error};
-use crate::image::{Limits, Rgb8, byte_len, zeroed};
+use crate::{Limits, Rgb8, byte_len, zeroed};
 
 /// Demuxers that read one file and nothing else.
 const FORMATS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,vvc,obu,ivf,flv,\

@@ -1,14 +1,19 @@
-//! Pictures: bytes in, slices of the sizes that the vision tower wants out.
+//! Pictures and videos for a vision model: bytes in, slices of the sizes that the vision tower wants out.
 //!
 //! ```text
-//! decode   PNG, JPEG, WebP, GIF, BMP -> Rgb8, within limits that are checked before memory is claimed, on a thread
-//!          whose panic is an error
-//! video    ffmpeg, GIF, animated WebP or a folder of frames -> the sampled frames
-//! slice    Rgb8 -> overview and tiles, by the rules of the published code or those of llama.cpp
-//! resize   bicubic with antialiasing in fixed point, equal to Pillow's bit for bit
+//!   file ──► decode ──► orientation ──► Rgb8 ──► plan ──► slice ──► overview, tile 0, tile 1, …
+//!   video ──► frames ──────────────────► Rgb8 ─────┘        │
+//!                                                        resize
+//!
+//!   decode   PNG, JPEG, WebP, GIF, BMP -> Rgb8, within limits that are checked before memory is claimed, on a thread
+//!            whose panic is an error
+//!   video    ffmpeg, GIF, animated WebP or a folder of frames -> the sampled frames
+//!   slice    Rgb8 -> overview and tiles, by the rules of the published code or those of llama.cpp
+//!   resize   bicubic with antialiasing in fixed point, equal to Pillow's bit for bit
 //! ```
 //!
 //! Pixels stay 8-bit up to the tower: normalising them is the tower's first step.
+#![forbid(unsafe_code)]
 
 mod bmp;
 mod container;
@@ -25,8 +30,9 @@ mod slice;
 pub mod video;
 mod webp;
 
-pub use decode::{DecodeNote, DecodeOptions, Grey16, Limits, Orientation, decode, decode_with_notes, read};
-pub(crate) use decode::{may_be_noted, read_file};
+pub use decode::{
+    DecodeNote, DecodeOptions, Grey16, Limits, Orientation, decode, decode_with_notes, may_be_noted, read, read_file,
+};
 pub use error::ImageError;
 pub use guard::DECODE_THREAD;
 pub use resize::PassOrder;

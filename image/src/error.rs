@@ -65,7 +65,7 @@ pub enum ImageError {
         source: std::io::Error,
     },
     /// Something beyond a limit of [`Limits`](super::Limits).
-    #[error("{what}, more than the limit {limit} = {allowed}; {remedy}{}", raise(limit))]
+    #[error("{what}, more than the limit {limit} = {allowed}; {remedy}")]
     Limit {
         /// What was found.
         what: String,
@@ -128,20 +128,11 @@ pub enum ImageError {
 
 impl ImageError {
     /// The same error, naming the file it is about.
-    pub(crate) fn in_file(self, path: &std::path::Path) -> Self {
+    #[must_use]
+    pub fn in_file(self, path: &std::path::Path) -> Self {
         match self {
             Self::InFile { .. } | Self::Open { .. } | Self::NoFfmpeg { .. } | Self::Interrupted => self,
             source => Self::InFile { path: path.to_owned(), source: Box::new(source) },
         }
-    }
-}
-
-/// How to raise a limit, where there is an option for it.
-fn raise(limit: &str) -> String {
-    match limit {
-        "max_file_bytes" | "max_pixels" | "max_side" | "max_aspect_ratio" => {
-            format!(", or raise the limit (--image-{})", limit.replace('_', "-"))
-        }
-        _ => String::new(),
     }
 }

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::*;
-use crate::image::decode::tests::png_chunk;
+use crate::decode::tests::png_chunk;
 
 /// An EXIF block whose first directory has these entries: tag, type, count, value; `rest` follows it.
 fn block(little: bool, entries: &[(u16, u16, u32, [u8; 4])], rest: &[u8]) -> Vec<u8> {

@@ -137,7 +137,10 @@ pub fn read(path: &Path, options: &DecodeOptions) -> Result<Rgb8, ImageError> {
 }
 
 /// The bytes of a file within the limits. Pipes are read too, as far as the limit goes.
-pub(crate) fn read_file(path: &Path, limits: &Limits) -> Result<Vec<u8>, ImageError> {
+///
+/// # Errors
+/// [`ImageError::Open`], and [`ImageError::Limit`] for a file that is too long.
+pub fn read_file(path: &Path, limits: &Limits) -> Result<Vec<u8>, ImageError> {
     read_as(path, limits, Pipes::Read)
 }
 
@@ -196,7 +199,8 @@ fn pixels(bytes: &[u8], format: Format, options: &DecodeOptions) -> Result<(Rgb8
 }
 
 /// Whether decoding these bytes can give a note.
-pub(crate) fn may_be_noted(bytes: &[u8], options: &DecodeOptions) -> bool {
+#[must_use]
+pub fn may_be_noted(bytes: &[u8], options: &DecodeOptions) -> bool {
     options.grey16 == Grey16::Clip && container::format(bytes).is_ok_and(|f| f == Format::Png) && png::is_grey16(bytes)
 }
 

@@ -17,8 +17,8 @@ use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use ocelli_runtime::image::video::{VideoOptions, frames};
-use ocelli_runtime::image::{
+use ocelli_image::video::{VideoOptions, frames};
+use ocelli_image::{
     DecodeOptions, ImageError, Orientation, Profile, Rgb8, SliceOptions, decode, plan,
     resize::{PassOrder, resize},
     slice,

@@ -4,7 +4,7 @@
 
 use std::process::{Command, ExitCode};
 
-use ocelli_runtime::template::{ChatTemplate, Message, RenderOptions, TemplateError, Worker, run_if_asked};
+use ocelli_text::template::{ChatTemplate, Message, RenderOptions, TemplateError, Worker, run_if_asked};
 
 fn main() -> ExitCode {
     let worker = run_if_asked();

@@ -38,7 +38,7 @@ pub enum TemplateError {
         /// Its length.
         bytes: u64,
     },
-    /// Not valid Jinja, or Jinja this runtime does not know.
+    /// Not valid Jinja, or Jinja this build does not know.
     #[error("the chat template cannot be read (line {line}): {reason}; choose another chat format")]
     Syntax {
         /// Line of the template.

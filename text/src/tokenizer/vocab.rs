@@ -28,7 +28,7 @@ pub enum TokenType {
     Unused,
     /// One raw byte, written `<0xHH>`.
     Byte,
-    /// A type number this runtime does not know.
+    /// A type number this build does not know.
     Undefined,
 }
 

@@ -7,7 +7,7 @@ use ::image::codecs::jpeg::JpegEncoder;
 use ::image::{DynamicImage, ImageBuffer, ImageFormat};
 
 use super::*;
-use crate::image::tests::pattern;
+use crate::tests::pattern;
 
 fn encoded(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
@@ -80,7 +80,7 @@ fn crc(bytes: &[u8]) -> u32 {
     })
 }
 
-pub(in crate::image) fn png_chunk(name: &[u8; 4], content: &[u8]) -> Vec<u8> {
+pub(crate) fn png_chunk(name: &[u8; 4], content: &[u8]) -> Vec<u8> {
     let named = [&name[..], content].concat();
     let length = u32::try_from(content.len()).unwrap();
     [&length.to_be_bytes()[..], &named, &crc(&named).to_be_bytes()].concat()
@@ -144,7 +144,7 @@ fn limits_hold_before_memory_is_claimed() {
     let limits = Limits::default();
     let bomb = error(&png_of_size(60_000, 60_000), limits);
     assert!(bomb.contains("60000x60000 has 3600000000 pixels, more than the limit max_pixels = 67108864"), "{bomb}");
-    assert!(bomb.contains("scale the picture down, or raise the limit (--image-max-pixels)"), "{bomb}");
+    assert!(bomb.ends_with("; scale the picture down"), "{bomb}");
     let long = error(&png_of_size(1, 70_000), limits);
     assert!(long.contains("a side of 70000, more than the limit max_side = 65535"), "{long}");
     let thin = error(&png_of_size(1, 5000), limits);

@@ -4,8 +4,8 @@ use std::cmp::Ordering;
 use std::path::Path;
 
 use super::{Frame, ImageError, Job, check_work, sample, video_error};
-use crate::image::decode::{decode_with_notes, read_as, size};
-use crate::image::open::{Pipes, open as open_file, read_up_to};
+use crate::decode::{decode_with_notes, read_as, size};
+use crate::open::{Pipes, open as open_file, read_up_to};
 
 /// The start of a file in which its size is looked for beforehand.
 const HEADER_BYTES: u64 = 64 << 10;

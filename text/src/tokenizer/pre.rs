@@ -79,7 +79,7 @@ pub struct PreSettings {
     pub add_bos: bool,
 }
 
-/// Looks a name up; `None` when it is not one this runtime knows.
+/// Looks a name up; `None` when it is not a known one.
 pub fn lookup(name: &str) -> Option<PreSettings> {
     KNOWN.iter().find(|k| k.name == name).map(|k| PreSettings {
         pre: k.pre,

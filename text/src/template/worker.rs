@@ -64,7 +64,7 @@ pub struct Worker {
 /// looks at the machine, so that a worker starts fast and holds nothing but the template.
 ///
 /// ```no_run
-/// use ocelli_runtime::template::{ChatTemplate, Message, RenderOptions, run_if_asked};
+/// use ocelli_text::template::{ChatTemplate, Message, RenderOptions, run_if_asked};
 ///
 /// fn main() -> Result<(), Box<dyn std::error::Error>> {
 ///     let worker = run_if_asked();

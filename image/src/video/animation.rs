@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{Frame, ImageError, Job, VideoOptions, check_work, sample, video_error};
-use crate::image::decode::{Limits, decode, read_as};
-use crate::image::guard::guarded_stream;
-use crate::image::open::Pipes;
-use crate::image::{Rgb8, gif, webp};
+use crate::decode::{Limits, decode, read_as};
+use crate::guard::guarded_stream;
+use crate::open::Pipes;
+use crate::{Rgb8, gif, webp};
 
 /// The most time that decoding may take. The limit on work ends at a fraction of it what any machine can do.
 const MAX_TIME: Duration = Duration::from_secs(300);
