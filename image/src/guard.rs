@@ -54,6 +54,10 @@ fn spawn<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     work: impl FnOnce() -> T + Send + 'scope,
 ) -> Result<ScopedJoinHandle<'scope, T>, ImageError> {
+    // The system would give the last there is for the stack, and refuse the decoder's first allocation.
+    if ocelli_memory::left_to_process().is_some_and(|left| left.bytes < STACK_BYTES as u64) {
+        return Err(ImageError::Thread { source: std::io::ErrorKind::OutOfMemory.into() });
+    }
     let builder = Builder::new().name(DECODE_THREAD.to_owned()).stack_size(STACK_BYTES);
     builder.spawn_scoped(scope, work).map_err(|source| ImageError::Thread { source })
 }

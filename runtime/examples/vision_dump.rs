@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use ocelli_files::{Inputs, Replace, WriteOptions, write_file};
 use ocelli_image::{DecodeOptions, Rgb8};
 use ocelli_runtime::vision::{Positions, VisionEncoder, VisionModel, VisionOptions, VisionProbe};
 use ocelli_runtime::{FileOptions, Precision};
@@ -53,6 +54,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     let [mmproj, out, pictures @ ..] = files.as_slice() else { return Err("give MMPROJ OUT PICTURE…".into()) };
+    let inputs = Inputs::of(pictures.iter().chain([mmproj]));
     let pictures: Vec<Rgb8> = pictures
         .iter()
         .map(|p| ocelli_image::read(Path::new(p), &DecodeOptions::default()))
@@ -77,6 +79,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let views =
         dumped.iter().map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)));
     let views = views.collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
-    std::fs::write(out, safetensors::serialize(views, None)?)?;
+    let written = WriteOptions::new(inputs, Replace::Always);
+    write_file(Path::new(out), &safetensors::serialize(views, None)?, &written)?;
     Ok(())
 }

@@ -7,7 +7,7 @@
 //! machine         /proc/meminfo             MemAvailable
 //! control groups  cgroup v2                 memory.max − (memory.current − inactive_file), for the group and all above it
 //!                 cgroup v1                 memory.limit_in_bytes − (memory.usage_in_bytes − total_inactive_file), likewise
-//! this process    /proc/self/limits         address space − VmSize, data size − VmData
+//! this process    /proc/self/limits         address space − VmSize, data size − VmData, less what small allocations take
 //! ```
 //!
 //! Pages of files that nobody used lately (`inactive_file`) count as free: the system drops them before it refuses. Where a
@@ -41,13 +41,17 @@ pub struct Left {
 impl std::fmt::Display for Left {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "the {} ", super::human(self.bytes))?;
+        let process = |f: &mut std::fmt::Formatter<'_>, limit: &str| {
+            let kept = super::human(super::SMALL_BYTES);
+            write!(f, "left below the limit of {limit}, beside {kept} kept back for small allocations")
+        };
         match &self.source {
             Source::Machine => write!(f, "of memory available"),
             Source::ControlGroup(file) => {
                 write!(f, "left below the memory limit of this container or service ({})", file.display())
             }
-            Source::AddressSpace => write!(f, "left below the limit of address space (`ulimit -v`)"),
-            Source::Data => write!(f, "left below the limit of data (`ulimit -d`)"),
+            Source::AddressSpace => process(f, "address space (`ulimit -v`)"),
+            Source::Data => process(f, "data (`ulimit -d`)"),
         }
     }
 }
@@ -177,6 +181,11 @@ fn stat_field(stat: &str, name: &str) -> Option<u64> {
     stat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
+/// The narrowest limit of the process itself, less [`super::SMALL_BYTES`].
+pub(super) fn left_to_process(root: &Path) -> Option<Left> {
+    process(root).into_iter().min_by_key(|left| left.bytes)
+}
+
 /// What the limits of the process itself leave.
 fn process(root: &Path) -> Vec<Left> {
     let (Some(limits), Some(status)) = (read(root, "proc/self/limits"), read(root, "proc/self/status")) else {
@@ -184,7 +193,7 @@ fn process(root: &Path) -> Vec<Left> {
     };
     let left = |name: &str, used: &str, source: Source| {
         let soft = limits.lines().find_map(|line| line.strip_prefix(name))?.split_ascii_whitespace().next()?;
-        let bytes = parse_limit(soft)?.saturating_sub(field_kb(&status, used)?);
+        let bytes = parse_limit(soft)?.saturating_sub(field_kb(&status, used)?).saturating_sub(super::SMALL_BYTES);
         Some(Left { bytes, source })
     };
     let space = left("Max address space ", "VmSize:", Source::AddressSpace);
@@ -195,6 +204,8 @@ fn process(root: &Path) -> Vec<Left> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::SMALL_BYTES;
 
     const MIB: u64 = 1 << 20;
 
@@ -312,10 +323,26 @@ mod tests {
         };
         let status = ("proc/self/status", "Name: x\nVmSize:\t  102400 kB\nVmData:\t  51200 kB\n");
         let space = machine(&[status, ("proc/self/limits", &limits("1073741824", "unlimited"))]);
-        assert_eq!(space, Left { bytes: 924 * MIB, source: Source::AddressSpace });
+        assert_eq!(space, Left { bytes: 924 * MIB - SMALL_BYTES, source: Source::AddressSpace });
         let data = machine(&[status, ("proc/self/limits", &limits("unlimited", "1073741824"))]);
-        assert_eq!(data, Left { bytes: 974 * MIB, source: Source::Data });
+        assert_eq!(data, Left { bytes: 974 * MIB - SMALL_BYTES, source: Source::Data });
         unlimited(&[status, ("proc/self/limits", &limits("unlimited", "unlimited"))]);
+    }
+
+    #[test]
+    fn limits_of_the_process_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |name: &str, content: &str| std::fs::write(root.path().join("proc").join(name), content).unwrap();
+        std::fs::create_dir_all(root.path().join("proc/self")).unwrap();
+        write("meminfo", "MemAvailable:    1024 kB\n");
+        write("self/status", "VmSize:\t  1024 kB\nVmData:\t  1024 kB\n");
+        write("self/limits", "Max data size   unlimited   unlimited   bytes\n");
+        assert_eq!(left_to_process(root.path()), None, "the machine's memory is no limit of the process");
+        write(
+            "self/limits",
+            "Max data size   18874368   unlimited   bytes\nMax address space   17825792   unlimited   bytes\n",
+        );
+        assert_eq!(left_to_process(root.path()), Some(Left { bytes: 4 * MIB, source: Source::AddressSpace }));
     }
 
     #[test]
