@@ -16,8 +16,7 @@ fn last_logits(context: &mut Context, ids: &[u32], at_once: usize) -> Vec<f32> {
     for chunk in ids.chunks(at_once) {
         context.decode(&mut seq, chunk).unwrap();
     }
-    let logits = context.logits().unwrap().to_vec();
-    logits
+    context.logits().unwrap().to_vec()
 }
 
 #[test]
@@ -70,6 +69,7 @@ fn every_wanted_position_has_its_logits() {
             Ok(())
         })
         .unwrap();
+    drop(seq);
     assert_eq!(rows.iter().map(|r| r.0).collect::<Vec<_>>(), (20..70).collect::<Vec<_>>());
     for (i, row) in rows.iter().step_by(17) {
         assert!(distance(row, &last_logits(&mut context, &ids[..=*i], 64)) < 1e-3, "position {i}");
@@ -142,6 +142,7 @@ fn sequences_share_a_prefix_and_part_ways() {
     let forked = context.logits().unwrap().to_vec();
     context.decode(&mut first, &ids[70..]).unwrap();
     let original = context.logits().unwrap().to_vec();
+    drop((first, second));
     let mut other = ids[..66].to_vec();
     other.extend(some_ids(10, 8));
     assert!(distance(&forked, &last_logits(&mut context, &other, 32)) < 1e-3);
