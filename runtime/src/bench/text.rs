@@ -98,8 +98,7 @@ pub fn text(
         s.context.measure_joins(on);
         times
     };
-    let measured = repeated(&mut state, repeat, pause, prepare, once, joins);
-    measured
+    repeated(&mut state, repeat, pause, prepare, once, joins)
 }
 
 /// What `test` needs of the machine at least: every product and every score once, every weight once per micro-batch,
