@@ -30,6 +30,7 @@ pub mod memory;
 mod mmap;
 mod model;
 mod models;
+mod nn;
 pub mod perplexity;
 mod placement;
 pub mod probe;

@@ -24,7 +24,7 @@ use ocelli_quant::GgmlType;
 pub(crate) use blocks::BlockPool;
 pub use blocks::{BLOCK_LEN, BlockTable};
 
-use crate::layers::Engine;
+use crate::nn::Engine;
 use crate::{Config, RuntimeError, memory};
 
 /// The formats a cache can have.

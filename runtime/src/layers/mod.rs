@@ -4,18 +4,15 @@
 //! [`Workspace`], which is sized when a context is made, so running a pass allocates nothing.
 
 mod attention;
-mod engine;
-mod linear;
 mod mlp;
 mod workspace;
 
 pub(crate) use attention::Attention;
-pub(crate) use engine::Engine;
-pub(crate) use linear::Linear;
 pub(crate) use mlp::Mlp;
 pub(crate) use workspace::Workspace;
 
 use crate::kv::{BlockTable, KvCache, Queries};
+use crate::nn::Engine;
 use crate::rope::Rope;
 use crate::{Config, RuntimeError};
 

@@ -5,12 +5,11 @@ use std::ops::Range;
 
 use ocelli_kernels::{FEW_TOKENS, Precision, SpanScratch};
 
-use super::engine::Engine;
-use super::outliers::Inputs;
 use super::{Positions, VisionConfig, VisionProbe};
 use crate::RuntimeError;
 use crate::image::Rgb8;
 use crate::memory::{self, Floats};
+use crate::nn::{Engine, Inputs};
 
 /// A slice of the batch.
 #[derive(Debug, Clone, Copy)]
