@@ -7,9 +7,9 @@ use ocelli_kernels::{FEW_TOKENS, Precision, SpanScratch};
 
 use super::{Positions, VisionConfig, VisionProbe};
 use crate::RuntimeError;
-use crate::image::Rgb8;
 use crate::memory::{self, Floats};
 use crate::nn::{Engine, Inputs};
+use ocelli_image::Rgb8;
 
 /// A slice of the batch.
 #[derive(Debug, Clone, Copy)]
