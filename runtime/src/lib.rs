@@ -26,6 +26,7 @@ pub mod memory;
 mod mmap;
 mod model;
 mod models;
+mod nn;
 mod prompt;
 pub mod rope;
 pub mod session_file;
