@@ -2,16 +2,17 @@
 //! when it is first wanted.
 
 use std::collections::BTreeMap;
-use std::fs::{File, TryLockError};
+use std::fs::{File, Metadata, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use ocelli_convert::{ConvertOptions, ConvertReport, Part, convert};
-use ocelli_files::TemporaryFolder;
-use ocelli_runtime::IdentityCache;
+use ocelli_files::{Inputs, Replace, TemporaryFolder, WriteOptions, write_file};
 use ocelli_runtime::identity::of_file;
+use ocelli_runtime::{IdentityCache, RuntimeError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -83,7 +84,9 @@ impl Bundled {
     /// that are not its own.
     pub(crate) fn open_in(all: &Path, identities: Option<&'static IdentityCache>) -> anyhow::Result<Self> {
         let bundled = Self { folder: all.join(format!("{NAME}-{}", fingerprint())) };
-        let Err(fault) = bundled.check(identities) else { return Ok(bundled) };
+        let checked =
+            bundled.check(identities).context("cannot check the bundled model; name another model with -m")?;
+        let Some(fault) = checked else { return Ok(bundled) };
         if bundled.folder.exists() {
             errln!("the bundled model in {} is damaged ({fault}) and made again", bundled.folder.display());
         }
@@ -105,40 +108,80 @@ impl Bundled {
         self.folder.join("examples").join(name)
     }
 
-    /// Whether every file is there and is what was made; what is wrong otherwise.
-    fn check(&self, identities: Option<&'static IdentityCache>) -> Result<(), String> {
-        let manifest = read_manifest(&self.folder.join(MANIFEST))?;
+    /// What is wrong with the files, if anything is: one that is missing or is not what was made. Making them again would not
+    /// help where the system cannot read one; that is an error.
+    fn check(&self, identities: Option<&'static IdentityCache>) -> anyhow::Result<Option<String>> {
+        let manifest = match read_manifest(&self.folder.join(MANIFEST))? {
+            Ok(manifest) => manifest,
+            Err(fault) => return Ok(Some(format!("{MANIFEST} {fault}"))),
+        };
         let models = [format!("{NAME}-Q4_K_M.gguf"), format!("mmproj-{NAME}-F16.gguf")];
         let pictures = PICTURES.iter().map(|(name, _)| (*name).to_owned());
         for name in models.into_iter().chain(pictures) {
-            let entry = manifest.get(&name).ok_or_else(|| format!("{MANIFEST} does not name {name}"))?;
-            let path = self.folder.join(&name);
-            let len = std::fs::symlink_metadata(&path).map_err(|e| format!("{name}: {e}"))?.len();
-            if len != entry.bytes {
-                return Err(format!("{name} has {len} bytes instead of {}", entry.bytes));
-            }
-            let hash = of_file(&path, identities).map_err(|e| e.to_string())?;
-            if hex(&hash) != entry.blake3 {
-                return Err(format!("{name} is not what was made"));
+            let Some(entry) = manifest.get(&name) else {
+                return Ok(Some(format!("{MANIFEST} does not name {name}")));
+            };
+            if let Some(fault) = check_file(&self.folder.join(&name), entry, identities)? {
+                return Ok(Some(format!("{name} {fault}")));
             }
         }
-        Ok(())
+        Ok(None)
     }
+}
+
+/// What is wrong with the file at `path`, which was made with the length and hash of `entry`.
+fn check_file(
+    path: &Path,
+    entry: &Entry,
+    identities: Option<&'static IdentityCache>,
+) -> anyhow::Result<Option<String>> {
+    let Some(meta) = metadata(path)? else { return Ok(Some(MISSING.to_owned())) };
+    if !meta.is_file() {
+        return Ok(Some("is not a regular file".to_owned()));
+    }
+    if meta.len() != entry.bytes {
+        return Ok(Some(format!("has {} bytes instead of {}", meta.len(), entry.bytes)));
+    }
+    let hash = match of_file(path, identities) {
+        Ok(hash) => hash,
+        // Removed since, or on its way to be replaced by another process.
+        Err(RuntimeError::Open { source, .. }) if is_missing(&source) => return Ok(Some(MISSING.to_owned())),
+        Err(error) => return Err(error.into()),
+    };
+    Ok((hex(&hash) != entry.blake3).then(|| "is not what was made".to_owned()))
+}
+
+/// What is said of a file that is not there.
+const MISSING: &str = "is missing";
+
+/// Of what `path` names, links not followed; `None` where there is nothing.
+fn metadata(path: &Path) -> anyhow::Result<Option<Metadata>> {
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) => Ok(Some(meta)),
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+fn is_missing(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn read_manifest(path: &Path) -> Result<Manifest, String> {
-    let read = || -> std::io::Result<Manifest> {
-        let meta = std::fs::symlink_metadata(path)?;
-        if !meta.is_file() || meta.len() > MAX_MANIFEST {
-            return Err(std::io::Error::other("no list of files"));
-        }
-        Ok(serde_json::from_slice(&std::fs::read(path)?)?)
-    };
-    read().map_err(|e| format!("{MANIFEST}: {e}"))
+/// The manifest at `path`, or what is wrong with it.
+fn read_manifest(path: &Path) -> anyhow::Result<Result<Manifest, String>> {
+    let Some(meta) = metadata(path)? else { return Ok(Err(MISSING.to_owned())) };
+    if !meta.is_file() || meta.len() > MAX_MANIFEST {
+        return Ok(Err("is not a list of files".to_owned()));
+    }
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes).map_err(|e| format!("is not a list of files: {e}"))),
+        Err(error) if is_missing(&error) => Ok(Err(MISSING.to_owned())),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
 }
 
 /// First digits of a SHA-256 over everything that the files are made of; computed once, since commands ask several times.
@@ -170,7 +213,7 @@ fn make(all: &Path, bundled: &Bundled, identities: Option<&'static IdentityCache
     let lock = File::create(all.join(".lock")).context("cannot lock the folder")?;
     wait_for(&lock)?;
     // Another process may have been faster; its files are the same.
-    if bundled.check(identities).is_ok() {
+    if bundled.check(identities)?.is_none() {
         return Ok(());
     }
     // What is damaged is moved away, not overwritten: whoever has its files mapped keeps them.
@@ -215,8 +258,7 @@ fn write_manifest(files: &Path, report: &ConvertReport) -> anyhow::Result<()> {
         manifest.insert(name.to_owned(), entry);
     }
     let path = files.join(MANIFEST);
-    std::fs::write(&path, serde_json::to_vec_pretty(&manifest)?)
-        .with_context(|| format!("cannot write {}", path.display()))
+    Ok(write_file(&path, &serde_json::to_vec_pretty(&manifest)?, &new_file())?)
 }
 
 fn write_all(folder: &Path, files: &[(&str, &[u8])]) -> anyhow::Result<()> {
@@ -224,9 +266,14 @@ fn write_all(folder: &Path, files: &[(&str, &[u8])]) -> anyhow::Result<()> {
         let path = folder.join(name);
         let parent = path.parent().unwrap_or(folder);
         std::fs::create_dir_all(parent).with_context(|| format!("cannot make the folder {}", parent.display()))?;
-        std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+        write_file(&path, bytes, &new_file())?;
     }
     Ok(())
+}
+
+/// How files are written into a folder that nobody else knows yet. Its files are checked before they are used.
+fn new_file() -> WriteOptions {
+    WriteOptions::new(Inputs::none(), Replace::Never).unsynced()
 }
 
 #[cfg(test)]
@@ -275,15 +322,53 @@ mod tests {
         ];
         for (path, content, words) in damages {
             std::fs::write(&path, content).unwrap();
-            let fault = bundled.check(None).unwrap_err();
+            let fault = bundled.check(None).unwrap().unwrap();
             assert!(fault.contains(words), "{}: {fault}", path.display());
             Bundled::open_in(all.path(), None).unwrap();
-            assert_eq!(bundled.check(None), Ok(()), "{}", path.display());
+            assert_eq!(bundled.check(None).unwrap(), None, "{}", path.display());
             assert!(std::fs::read(bundled.model()).unwrap() == right, "{}", path.display());
         }
         std::fs::remove_file(&manifest).unwrap();
         Bundled::open_in(all.path(), None).unwrap();
         assert!(manifest.is_file(), "files without a manifest are of an older version");
+    }
+
+    /// A folder, or a link that leads nowhere, in the place of a file.
+    #[cfg(unix)]
+    #[test]
+    fn other_things_in_the_place_of_a_file_are_damage() {
+        let all = tempfile::tempdir().unwrap();
+        let bundled = Bundled::open_in(all.path(), None).unwrap();
+        for path in [bundled.model(), bundled.folder.join(MANIFEST)] {
+            std::fs::remove_file(&path).unwrap();
+            std::fs::create_dir(&path).unwrap();
+            assert!(bundled.check(None).unwrap().unwrap().contains("not a"), "{}", path.display());
+            Bundled::open_in(all.path(), None).unwrap();
+            std::fs::remove_file(&path).unwrap();
+            std::os::unix::fs::symlink("nowhere", &path).unwrap();
+            assert!(bundled.check(None).unwrap().unwrap().contains("not a"), "{}", path.display());
+            Bundled::open_in(all.path(), None).unwrap();
+            assert_eq!(bundled.check(None).unwrap(), None);
+        }
+    }
+
+    /// What the system cannot read is told, and left as it is.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn files_that_cannot_be_read_are_errors() {
+        let all = tempfile::tempdir().unwrap();
+        let bundled = Bundled::open_in(all.path(), None).unwrap();
+        // A link to itself, which not even root can follow, on the way to a file.
+        let examples = bundled.folder.join("examples");
+        let aside = bundled.folder.join("aside");
+        std::fs::rename(&examples, &aside).unwrap();
+        std::os::unix::fs::symlink("examples", &examples).unwrap();
+        let error = format!("{:#}", Bundled::open_in(all.path(), None).unwrap_err());
+        assert!(error.contains("-m") && error.contains("examples/shapes.png"), "{error}");
+        assert!(!error.contains('\n') && bundled.model().is_file() && aside.is_dir(), "{error}");
+        std::fs::remove_file(&examples).unwrap();
+        std::fs::rename(&aside, &examples).unwrap();
+        assert_eq!(bundled.check(None).unwrap(), None);
     }
 
     #[test]
@@ -295,7 +380,7 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().unwrap().unwrap()).collect()
         });
         assert!(lengths[0] > 1 << 20 && lengths.iter().all(|len| *len == lengths[0]), "{lengths:?}");
-        assert_eq!(Bundled::open_in(all.path(), None).unwrap().check(None), Ok(()));
+        assert_eq!(Bundled::open_in(all.path(), None).unwrap().check(None).unwrap(), None);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::sink::errln;
 mod bundled;
 mod cache_folder;
 mod cmd;
+mod memory_limit;
 mod outputs;
 mod progress;
 mod signals;
@@ -66,6 +67,31 @@ enum Command {
     Quantize(cmd::quantize::Args),
 }
 
+impl Command {
+    /// Whether rayon's global threads are used: they scale pictures, make up weights and hash files of models.
+    fn uses_workers(&self) -> bool {
+        match self {
+            Self::Demo(_)
+            | Self::Chat(_)
+            | Self::Run(_)
+            | Self::Perplexity(_)
+            | Self::Bench(_)
+            | Self::Eval(_)
+            | Self::Embed(_)
+            | Self::Probe(_)
+            | Self::Tokenize(_)
+            | Self::Synth(_) => true,
+            Self::Convert(_)
+            | Self::Formats(_)
+            | Self::Pull(_)
+            | Self::List(_)
+            | Self::Rm(_)
+            | Self::Inspect(_)
+            | Self::Quantize(_) => false,
+        }
+    }
+}
+
 /// Exit status for what went wrong with files, the machine or the work.
 const EXIT_FAILURE: u8 = 1;
 
@@ -77,7 +103,7 @@ const DECODER: &str = "decode";
 
 fn main() -> ExitCode {
     // Before anything else: a worker has milliseconds for all it does.
-    cmd::template::set_worker(ocelli_runtime::template::run_if_asked());
+    cmd::template::set_worker(ocelli_text::template::run_if_asked());
     std::panic::set_hook(Box::new(report_panic));
     let mut parser = Cli::command();
     parser.build();
@@ -95,7 +121,21 @@ fn main() -> ExitCode {
     if !spelled.without_effect.is_empty() {
         errln!("ocelli: note: no effect in this program: {}", spelled.without_effect.join(", "));
     }
-    let done = match cli.command {
+    let code = match memory_limit::prepare(cli.command.uses_workers()).and_then(|()| run(cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        // A reader that has seen enough (`| head`) is no error.
+        Err(error) if sink::reader_left(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            errln!("ocelli: error: {}", told::line(&error));
+            ExitCode::from(if cmd::usage::is_usage(&error) { EXIT_USAGE } else { EXIT_FAILURE })
+        }
+    };
+    // Whoever sent a signal is told that it was heard, whatever was saved or said on the way out.
+    signals::exit_status().map_or(code, ExitCode::from)
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Demo(args) => cmd::demo::run(args),
         Command::Chat(args) => cmd::chat::run(&args),
         Command::Run(args) => cmd::run::run(&args),
@@ -113,18 +153,7 @@ fn main() -> ExitCode {
         Command::Tokenize(args) => cmd::tokenize::run(args),
         Command::Synth(args) => cmd::synth::run(&args),
         Command::Quantize(args) => cmd::quantize::run(&args),
-    };
-    let code = match done {
-        Ok(()) => ExitCode::SUCCESS,
-        // A reader that has seen enough (`| head`) is no error.
-        Err(error) if sink::reader_left(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            errln!("ocelli: error: {}", told::line(&error));
-            ExitCode::from(if cmd::usage::is_usage(&error) { EXIT_USAGE } else { EXIT_FAILURE })
-        }
-    };
-    // Whoever sent a signal is told that it was heard, whatever was saved or said on the way out.
-    signals::exit_status().map_or(code, ExitCode::from)
+    }
 }
 
 /// A panic is a fault of this program, and says how to report it.

@@ -5,7 +5,8 @@ use crate::{cmd, outputs};
 /// The error, its causes, and what to do.
 pub(crate) fn line(error: &anyhow::Error) -> String {
     let remedy = outputs::remedy(error).map(|remedy| format!("; {remedy}")).unwrap_or_default();
-    cmd::template::with_remedy(error, causes(error)) + &remedy
+    let line = cmd::template::with_remedy(error, causes(error));
+    cmd::vision::with_remedy(error, line) + &remedy
 }
 
 /// The error and its causes. Library errors often repeat the text of their cause; what was said is not said again.

@@ -8,8 +8,8 @@ use ocelli_convert::mixture::FileType;
 use ocelli_convert::progress::Silent;
 use ocelli_convert::synth::{Preset, SynthOptions, write_checkpoint};
 use ocelli_convert::{ConvertOptions, convert};
-use ocelli_runtime::sampler::SamplerChain;
 use ocelli_runtime::{Assets, Context, ContextOptions, LoadOptions, Model, Precision, Session, Stop};
+use ocelli_text::sampler::SamplerChain;
 
 struct Counting;
 

@@ -247,6 +247,11 @@ fn every_byte_is_that_of_llama_quantize() {
         let mut args: Vec<&str> = options.split(' ').filter(|o| !o.is_empty()).collect();
         args.extend([source.as_str(), "out.gguf", ty, "2", "--overwrite"]);
         let output = quantize(dir.path(), &args);
+        // The other program ignores patterns where the type of file leaves no choice.
+        if ["F16", "F32", "BF16"].contains(&ty) && args.contains(&"--tensor-type") {
+            assert!(output.status.code() == Some(1) && stderr(&output).contains("no effect"), "{args:?}");
+            continue;
+        }
         assert!(output.status.success(), "{args:?}: {}", stderr(&output));
         let got = hashes(&dir.path().join("out.gguf"));
         compared += 1;
@@ -329,6 +334,31 @@ fn refusals_name_the_cause_and_leave_nothing() {
     let mut names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["bad.imatrix", "cut.gguf", "m.gguf", "nan.gguf", "q8.gguf"]);
+}
+
+/// Types of single tensors where the kind of file leaves no choice.
+#[test]
+fn choices_without_effect_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    text_model(TensorType::F32, false).write(&dir.path().join("m.gguf"));
+    for (ty, choice, parts) in [
+        ("F16", ["--tensor-type", "attn_v=q8_0"], ["`attn_v`", "F16"]),
+        ("f32", ["--tensor-type", "attn_v=f16"], ["`attn_v`", "F32"]),
+        ("COPY", ["--tensor-type", "attn_v=q8_0"], ["`attn_v`", "a copy"]),
+        ("COPY", ["--output-tensor-type", "q8_0"], ["output.weight", "a copy"]),
+        ("COPY", ["--token-embedding-type", "q8_0"], ["token_embd.weight", "a copy"]),
+    ] {
+        let output = quantize(dir.path(), &[&["m.gguf", "o.gguf", ty], &choice[..]].concat());
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{ty} {choice:?}: {text}");
+        assert!(parts.iter().all(|part| text.contains(part)) && text.lines().count() == 1, "{ty} {choice:?}: {text}");
+        assert!(!dir.path().join("o.gguf").exists(), "{ty} {choice:?}");
+    }
+    // The token embedding may have another type in a file of any.
+    let output = quantize(dir.path(), &["m.gguf", "o.gguf", "F16", "--token-embedding-type", "q8_0", "--dry-run"]);
+    let line = |text: &str| text.lines().find(|l| l.contains("token_embd.weight")).map(str::to_owned);
+    let told = line(std::str::from_utf8(&output.stdout).unwrap()).unwrap_or_else(|| panic!("{}", stderr(&output)));
+    assert!(told.contains("(Q8_0)"), "{told}");
 }
 
 /// Whoever names tensors expects something to happen to them.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use ocelli_gguf::{Gguf, GgufWriter};
-use ocelli_runtime::tokenizer::Tokenizer;
+use ocelli_text::tokenizer::Tokenizer;
 
 struct Peak;
 

@@ -272,6 +272,7 @@ impl Checkpoint {
         if data_start > len {
             return Err(damaged(format!("the header claims {header} bytes, the file has {len}")));
         }
+        read::check_memory(&path, header)?;
         let mut bytes = Vec::new();
         (&mut file).take(header).read_to_end(&mut bytes).map_err(ConvertError::io("read", &path))?;
         let shard = self.shards.len();

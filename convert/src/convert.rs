@@ -22,6 +22,9 @@ use crate::vocab::{self, VocabConfig};
 /// Threads that quantise, at most: more than any machine has.
 pub(crate) const MAX_THREADS: usize = 512;
 
+/// What helps where the work does not fit into memory.
+pub(crate) const FEWER_THREADS: &str = "use fewer threads (--threads), close other programs, or raise the limit";
+
 /// What to make of a checkpoint.
 #[derive(Debug, Clone)]
 pub struct ConvertOptions {
@@ -203,7 +206,12 @@ fn write(
 ) -> Result<Vec<WrittenFile>, ConvertError> {
     let outdir = &options.outdir;
     let folder = NewFolder::make(outdir).map_err(ConvertError::io("create", outdir))?;
-    let threads = options.threads.map_or(0, NonZeroUsize::get).min(MAX_THREADS);
+    let threads = options.threads.or_else(|| std::thread::available_parallelism().ok());
+    let threads = threads.map_or(1, NonZeroUsize::get).min(MAX_THREADS);
+    for (_, file_name, plan) in &parts {
+        let what = format!("making {file_name} with {threads} threads");
+        ocelli_memory::check(what, pipeline::memory(plan, threads), FEWER_THREADS)?;
+    }
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build()

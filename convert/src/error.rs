@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ocelli_files::FileError;
 use ocelli_gguf::GgufError;
+use ocelli_memory::NoMemory;
 use ocelli_quant::{GgmlType, QuantError};
 
 use crate::imatrix::ImatrixError;
@@ -230,6 +231,17 @@ pub enum ConvertError {
         /// Weights per block.
         block: u64,
     },
+    /// A choice of types for single tensors that would change nothing.
+    #[error("{what} has no effect on {target}, whose types are fixed; make a quantised file, or leave that choice out")]
+    NoEffect {
+        /// The choice.
+        what: String,
+        /// The kind of file that is made: `a copy`, `a file of type F16`.
+        target: String,
+    },
+    /// The work does not fit into memory.
+    #[error(transparent)]
+    NoMemory(#[from] NoMemory),
     /// The worker threads could not be started.
     #[error("cannot start the worker threads: {0}; try a smaller --threads")]
     Threads(String),

@@ -34,6 +34,9 @@ pub enum ImatrixError {
         /// The names that are most like it.
         nearest: String,
     },
+    /// Its content does not fit into memory.
+    #[error(transparent)]
+    NoMemory(#[from] ocelli_memory::NoMemory),
     /// The file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Io {
@@ -76,6 +79,8 @@ impl Imatrix {
         let mut magic = [0; 4];
         let io = |source| ImatrixError::Io { path: path.to_owned(), source };
         let mut file = File::open(path).map_err(io)?;
+        let len = file.metadata().map_err(io)?.len();
+        crate::read::check_memory(path, len)?;
         let is_gguf = match file.read_exact(&mut magic) {
             Ok(()) => magic == ocelli_gguf::MAGIC,
             Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => false,

@@ -14,6 +14,7 @@ use half::bf16;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use ocelli_gguf::{GgufWriter, TensorSink};
+use ocelli_memory::NoMemory;
 use ocelli_quant::QuantError;
 use rayon::prelude::*;
 
@@ -28,6 +29,12 @@ const STRIP_BYTES: u64 = 4 << 20;
 const CHUNK_BYTES: usize = 64 << 10;
 /// Strips waiting between two stages.
 const QUEUE: usize = 2;
+/// Buffers of one kind at most: those that wait, and one in the hands of the stage before and of the stage after.
+const BUFFERS: u64 = QUEUE as u64 + 2;
+/// Beside them one strip of a made-up checkpoint, whose weights are computed before they are handed over.
+const COMPUTED: u64 = 1;
+/// Threads beside the workers: reader and writer.
+const THREADS: usize = 2;
 
 /// Some rows of one tensor, as they stand in the checkpoint.
 struct Strip {
@@ -72,6 +79,37 @@ fn source_type_size(source: &Source) -> u64 {
 /// Bytes of source data behind one row.
 fn work_per_row(tensor: &PlannedTensor) -> u64 {
     tensor.cols().saturating_mul(source_type_size(&tensor.source))
+}
+
+/// Memory that writing the file of `plan` with `threads` workers takes at most; `None` beyond 64 bits.
+pub(crate) fn memory(plan: &FilePlan, threads: usize) -> Option<u64> {
+    let (mut source, mut target, mut cols) = (0, 0, 0);
+    for tensor in &plan.tensors {
+        let rows = strip_rows(tensor).min(tensor.rows());
+        source = source.max(rows.checked_mul(work_per_row(tensor))?);
+        let row_bytes = tensor.ty.row_bytes(usize::try_from(tensor.cols()).ok()?).ok()?;
+        target = target.max(rows.checked_mul(row_bytes as u64)?);
+        cols = cols.max(tensor.cols());
+    }
+    ocelli_memory::sum([
+        (BUFFERS + COMPUTED).checked_mul(source),
+        BUFFERS.checked_mul(target),
+        // One row as f32, and what quantising it takes beside it.
+        cols.checked_mul(4 * 4).and_then(|row| row.checked_mul(threads as u64)),
+        ocelli_memory::threads(threads.checked_add(THREADS)?),
+    ])
+}
+
+/// Makes `buffer` `len` bytes long without taking more memory than that.
+fn resize(buffer: &mut Vec<u8>, len: usize, tensor: &PlannedTensor) -> Result<(), ConvertError> {
+    buffer.clear();
+    let refused = |_| {
+        let what = format!("a strip of tensor {}", tensor.name);
+        NoMemory::refused(what, len as u64, crate::read::REMEDY)
+    };
+    buffer.try_reserve_exact(len).map_err(refused)?;
+    buffer.resize(len, 0);
+    Ok(())
 }
 
 /// Writes a whole GGUF file: header, then every tensor of the plan.
@@ -168,7 +206,7 @@ fn read_strip(
         let what = format!("tensor {} is too large for this machine", source.name);
         return Err(ConvertError::Damaged { path: checkpoint.dir().to_owned(), what });
     };
-    buffer.resize(len, 0);
+    resize(&mut buffer, len, tensor)?;
     checkpoint.read_at(source, start, &mut buffer)?;
     Ok(buffer)
 }
@@ -222,7 +260,7 @@ impl Encoder<'_> {
         let cols = usize::try_from(tensor.cols()).map_err(|_| too_large())?;
         let rows = usize::try_from(strip.rows).map_err(|_| too_large())?;
         let row_bytes = tensor.ty.row_bytes(cols).map_err(quant)?;
-        out.resize(rows.checked_mul(row_bytes).ok_or_else(too_large)?, 0);
+        resize(out, rows.checked_mul(row_bytes).ok_or_else(too_large)?, tensor)?;
         if out.is_empty() {
             return Ok(());
         }

@@ -5,8 +5,17 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use ocelli_memory::NoMemory;
+
 /// How the files of a Git LFS checkout begin that were never fetched.
 const LFS: &[u8] = b"version https://git-lfs";
+
+/// Memory that a file takes while its content is turned into tables, in sizes of the file at most; a test holds it.
+const MEMORY_PER_BYTE: u64 = 8;
+/// Files up to this size are read without asking: what is left over for small things has room for them.
+const SMALL_FILE: u64 = 1 << 20;
+/// What helps where a file does not fit into memory.
+pub(crate) const REMEDY: &str = "close other programs, or raise the limit";
 
 /// Why a file of a checkpoint cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +37,9 @@ pub enum ReadError {
         /// What it is.
         found: &'static str,
     },
+    /// Its content does not fit into memory.
+    #[error(transparent)]
+    NoMemory(#[from] NoMemory),
     /// Larger than any real file of this kind.
     #[error("{} has more than {limit} bytes, which no real file of this kind has; download it again", path.display())]
     TooLarge {
@@ -128,6 +140,7 @@ pub(crate) fn bytes(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, ReadErro
     if meta.len() > limit {
         return Err(too_large());
     }
+    check_memory(path, meta.len())?;
     // The size can change after it was asked for.
     let mut bytes = Vec::new();
     let hint = usize::try_from(meta.len()).unwrap_or(0);
@@ -140,6 +153,14 @@ pub(crate) fn bytes(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, ReadErro
         return Err(ReadError::LfsPointer { path: path.to_owned() });
     }
     Ok(Some(bytes))
+}
+
+/// Whether there is the memory to read `len` bytes of `path` into tables.
+pub(crate) fn check_memory(path: &Path, len: u64) -> Result<(), NoMemory> {
+    if len <= SMALL_FILE {
+        return Ok(());
+    }
+    ocelli_memory::check(format!("reading {}", path.display()), len.checked_mul(MEMORY_PER_BYTE), REMEDY)
 }
 
 /// Whether `bytes`, the beginning of a file, are those of a Git LFS pointer.

@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicBool;
 
 use libfuzzer_sys::fuzz_target;
 use ocelli_fuzz::{Bytes, let_decoders_panic};
-use ocelli_runtime::image::video::{VideoOptions, frames};
-use ocelli_runtime::image::{DecodeOptions, Limits, decode};
+use ocelli_image::video::{VideoOptions, frames};
+use ocelli_image::{DecodeOptions, Limits, decode};
 
 const MAX_PIXELS: u64 = 1 << 14;
 

@@ -5,7 +5,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ocelli_runtime::template::{ChatTemplate, Message, RenderOptions, known_formats};
+use ocelli_text::template::{ChatTemplate, Message, RenderOptions, known_formats};
 
 fuzz_target!(|input: &str| {
     // A template and a message; alone, a text is both.

@@ -5,8 +5,8 @@ use std::sync::atomic::AtomicBool;
 
 use libfuzzer_sys::fuzz_target;
 use ocelli_fuzz::let_decoders_panic;
-use ocelli_runtime::image::video::{VideoOptions, frames};
-use ocelli_runtime::image::{DecodeOptions, Limits, Profile, SliceOptions, decode, plan, slice};
+use ocelli_image::video::{VideoOptions, frames};
+use ocelli_image::{DecodeOptions, Limits, Profile, SliceOptions, decode, plan, slice};
 
 fuzz_target!(init: let_decoders_panic(), |bytes: &[u8]| {
     let limits = Limits { max_pixels: 1 << 16, max_side: 4096, max_aspect_ratio: 200, ..Limits::default() };

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use ocelli_fuzz::{Bytes, assets};
-use ocelli_runtime::sampler::{Order, SamplerChain, parse_logit_bias};
+use ocelli_text::sampler::{Order, SamplerChain, parse_logit_bias};
 
 fuzz_target!(|input: &[u8]| {
     let mut bytes = Bytes::new(input);

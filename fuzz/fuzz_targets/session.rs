@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use ocelli_fuzz::{Bytes, chat};
 use ocelli_runtime::Chat;
-use ocelli_runtime::sampler::SamplerChain;
+use ocelli_text::sampler::SamplerChain;
 use sha2::{Digest, Sha256};
 
 struct Silent;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
 use ocelli_fuzz::Bytes;
-use ocelli_runtime::template::{ChatTemplate, Message, RenderOptions, Worker, run_if_asked};
+use ocelli_text::template::{ChatTemplate, Message, RenderOptions, Worker, run_if_asked};
 
 static WORKER: OnceLock<Worker> = OnceLock::new();
 

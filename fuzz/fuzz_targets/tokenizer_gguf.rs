@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use ocelli_gguf::Gguf;
-use ocelli_runtime::tokenizer::Tokenizer;
+use ocelli_text::tokenizer::Tokenizer;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((text, file)) = bytes.split_at_checked(64) else { return };

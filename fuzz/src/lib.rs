@@ -57,7 +57,7 @@ impl<'a> Bytes<'a> {
 pub fn let_decoders_panic() {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        if std::thread::current().name() != Some(ocelli_runtime::image::DECODE_THREAD) {
+        if std::thread::current().name() != Some(ocelli_image::DECODE_THREAD) {
             hook(panic);
         }
     }));
@@ -71,7 +71,7 @@ mod mini {
     use ocelli_convert::progress::Silent;
     use ocelli_convert::synth::{Preset, SynthOptions, write_checkpoint};
     use ocelli_convert::{ConvertOptions, convert};
-    use ocelli_runtime::image::Profile;
+    use ocelli_image::Profile;
     use ocelli_runtime::{Assets, Chat, Context, ContextOptions, LoadOptions, Model, Session};
 
     fn load() -> (Model, Assets) {

@@ -15,6 +15,7 @@
 #[cfg(target_arch = "aarch64")]
 mod aarch64_neon;
 mod act;
+mod arena;
 mod attention;
 mod attention_spans;
 mod columns;
@@ -38,6 +39,7 @@ mod x86_avx2;
 mod x86_vnni;
 
 pub use act::{ActBuf, ActNeeds, HalfWeights, Precision};
+pub use arena::share_arena;
 pub use attention::{AttnScratch, AttnShape, attention, attention_unit};
 pub use attention_spans::{AttnSpan, SpanHeads, SpanScratch, attention_spans};
 pub use columns::{KeptColumns, MAX_COLUMNS};

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use ocelli_runtime::image::{self, DecodeOptions, Rgb8};
+use ocelli_files::{Inputs, Replace, WriteOptions, write_file};
+use ocelli_image::{DecodeOptions, Rgb8};
 use ocelli_runtime::vision::{Positions, VisionEncoder, VisionModel, VisionOptions, VisionProbe};
 use ocelli_runtime::{FileOptions, Precision};
 use safetensors::Dtype;
@@ -53,8 +54,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     let [mmproj, out, pictures @ ..] = files.as_slice() else { return Err("give MMPROJ OUT PICTURE…".into()) };
-    let pictures: Vec<Rgb8> =
-        pictures.iter().map(|p| image::read(Path::new(p), &DecodeOptions::default())).collect::<Result<_, _>>()?;
+    let inputs = Inputs::of(pictures.iter().chain([mmproj]));
+    let pictures: Vec<Rgb8> = pictures
+        .iter()
+        .map(|p| ocelli_image::read(Path::new(p), &DecodeOptions::default()))
+        .collect::<Result<_, _>>()?;
     let slices: Vec<&Rgb8> = pictures.iter().collect();
     let start = Instant::now();
     let model = Arc::new(VisionModel::load(Path::new(mmproj), FileOptions::default())?);
@@ -75,6 +79,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let views =
         dumped.iter().map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)));
     let views = views.collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
-    std::fs::write(out, safetensors::serialize(views, None)?)?;
+    let written = WriteOptions::new(inputs, Replace::Always);
+    write_file(Path::new(out), &safetensors::serialize(views, None)?, &written)?;
     Ok(())
 }

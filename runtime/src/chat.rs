@@ -22,13 +22,13 @@ use sha2::{Digest, Sha256};
 
 use crate::chat_note::Note;
 use crate::generate::{Answering, Assets, Completion, Watch};
-use crate::image::Profile;
 use crate::placement::{Attachment, Placer, compose, indices, without_markers};
 use crate::prompt::Prompt;
-use crate::sampler::SamplerChain;
-use crate::template::{Content, Message, RenderOptions, without_bos};
-use crate::tokenizer::{TokenDecoder, TokenType};
 use crate::{Prefill, RuntimeError, SavedSession, Session, SessionKind, Stop};
+use ocelli_image::Profile;
+use ocelli_text::sampler::SamplerChain;
+use ocelli_text::template::{Content, Message, RenderOptions, without_bos};
+use ocelli_text::tokenizer::{TokenDecoder, TokenType};
 
 const SYSTEM: &str = "system";
 const USER: &str = "user";

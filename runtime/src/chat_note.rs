@@ -13,10 +13,10 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::chat::text_of;
-use crate::image::Profile;
 use crate::placement::Attachment;
 use crate::prompt::{ImageEmbedding, Prompt};
-use crate::template::Message;
+use ocelli_image::Profile;
+use ocelli_text::template::Message;
 
 /// A conversation as it is saved.
 #[derive(Debug, Clone)]

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use ocelli_files::FileError;
 use ocelli_gguf::GgufError;
 use ocelli_kernels::{IsaError, KernelError};
+use ocelli_memory::NoMemory;
 
-use crate::image::ImageError;
-use crate::memory::human;
-use crate::sampler::SamplerError;
-use crate::template::TemplateError;
-use crate::tokenizer::TokenizerError;
 use crate::vision::VisionError;
+use ocelli_image::ImageError;
+use ocelli_text::sampler::SamplerError;
+use ocelli_text::template::TemplateError;
+use ocelli_text::tokenizer::TokenizerError;
 
 /// Everything the runtime refuses, with a reason and a remedy.
 #[derive(Debug, thiserror::Error)]
@@ -55,17 +55,8 @@ pub enum RuntimeError {
     #[error("--mlock locks the mapped file; it cannot be used with --no-mmap")]
     MlockWithoutMmap,
     /// Something does not fit into memory.
-    #[error("{what} needs {}, more than {left}; {remedy}", human(*bytes))]
-    NoMemory {
-        /// What was to be allocated.
-        what: String,
-        /// Its bytes (the largest u64 when beyond it).
-        bytes: u64,
-        /// How much there is, and what sets that limit.
-        left: String,
-        /// What to do.
-        remedy: &'static str,
-    },
+    #[error(transparent)]
+    NoMemory(#[from] NoMemory),
     /// An error in the model file at `path`.
     #[error("{}: {source}", path.display())]
     InFile {

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use ocelli_gguf::Metadata;
 
 use crate::prompt::Prompt;
-use crate::sampler::{SamplerChain, SamplerParams};
-use crate::template::{ChatTemplate, Worker};
-use crate::tokenizer::{TokenDecoder, Tokenizer};
 use crate::{Prefill, RuntimeError, Session, Stop};
+use ocelli_text::sampler::{SamplerChain, SamplerParams};
+use ocelli_text::template::{ChatTemplate, Worker};
+use ocelli_text::tokenizer::{TokenDecoder, Tokenizer};
 
 /// What a model file carries besides the model.
 #[derive(Debug)]

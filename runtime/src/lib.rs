@@ -6,8 +6,8 @@
 //! Session   one conversation in a context: computes only what is new, saves and restores
 //! ```
 //!
-//! [`template`] turns a conversation into a prompt, [`tokenizer`] text into ids and back, [`sampler`] chooses the next
-//! id from the logits; [`Chat`] holds a whole conversation. [`perplexity`], [`eval`], [`probe`] and [`mod@bench`] measure
+//! [`ocelli_text`] turns a conversation into a prompt, text into ids and back, and logits into the next id; [`ocelli_image`]
+//! turns pictures and videos into slices. [`Chat`] holds a whole conversation. [`perplexity`], [`eval`], [`probe`] and [`mod@bench`] measure
 //! a model; [`kv`] is the paged cache, [`rope`] the rotary embedding, [`weights`] the checked view of a file's tensors.
 #![deny(unsafe_code)]
 
@@ -20,7 +20,6 @@ mod error;
 pub mod eval;
 mod generate;
 pub mod identity;
-pub mod image;
 mod image_cache;
 pub mod kv;
 mod layers;
@@ -35,12 +34,9 @@ mod placement;
 pub mod probe;
 mod prompt;
 pub mod rope;
-pub mod sampler;
 mod session;
 mod session_file;
-pub mod template;
 mod threads;
-pub mod tokenizer;
 pub mod vision;
 mod vision_file;
 pub mod weights;

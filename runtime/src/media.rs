@@ -18,17 +18,17 @@ use std::time::{Duration, Instant};
 use ocelli_kernels::Kernels;
 use sha2::{Digest, Sha256};
 
-use crate::image::resize::PassOrder;
-use crate::image::video::{VideoOptions, each_frame};
-use crate::image::{
-    DecodeNote, DecodeOptions, Grey16, Orientation, Profile, Rgb8, SliceOptions, decode, decode_with_notes,
-    may_be_noted, read_file, slice,
-};
 use crate::image_cache::{Cached, ImageCache};
 use crate::placement::Attachment;
 use crate::prompt::ImageEmbedding;
 use crate::vision::{Positions, VisionEncoder, VisionModel, VisionOptions, VisionProbe};
 use crate::{Precision, RuntimeError};
+use ocelli_image::resize::PassOrder;
+use ocelli_image::video::{VideoOptions, each_frame};
+use ocelli_image::{
+    DecodeNote, DecodeOptions, Grey16, Orientation, Profile, Rgb8, SliceOptions, decode, decode_with_notes,
+    may_be_noted, read_file, slice,
+};
 
 /// Rows kept in memory, in bytes; a sliced picture of the full-size model has 6.5 MB.
 const MEMORY_BYTES: usize = 256 << 20;
@@ -194,7 +194,7 @@ impl Media {
         };
         // Options are refused now, not with the first picture.
         for nums in [media.options.max_slice_nums, media.options.video_max_slice_nums] {
-            crate::image::plan(1, 1, &media.slicing(nums))?;
+            ocelli_image::plan(1, 1, &media.slicing(nums))?;
         }
         Ok(media)
     }
@@ -334,13 +334,13 @@ impl Media {
                 .and_then(|key| self.take(key, &mut entries, |media| media.cut(key, &frame.image, nums)));
             if let Err(error) = taken {
                 failed = Some(error);
-                return Err(crate::image::ImageError::Interrupted);
+                return Err(ocelli_image::ImageError::Interrupted);
             }
             Ok(())
         });
         match (failed, read) {
             (Some(error), _) => return Err(error),
-            (None, Err(crate::image::ImageError::Interrupted)) => return Err(RuntimeError::Interrupted),
+            (None, Err(ocelli_image::ImageError::Interrupted)) => return Err(RuntimeError::Interrupted),
             (None, read) => read?,
         }
         self.encode(entries, watch, None, interrupt)

@@ -1,17 +1,16 @@
-//! How much memory the machine has left, asked before anything large is allocated, and large buffers themselves.
-
-mod limit;
+//! Large buffers, and the question whether there is the memory for them.
 
 use std::ops::{Deref, DerefMut};
-use std::path::Path;
 
 #[cfg(target_os = "linux")]
 use memmap2::Advice;
 use memmap2::{MmapMut, MmapOptions};
 
+use ocelli_memory::NoMemory;
+
 use crate::RuntimeError;
 
-pub use limit::{Left, Source};
+pub use ocelli_memory::{Left, Source, human, left};
 
 /// Zeroed bytes in large pages where the system gives them: thousands of page faults less at first use, and rows that lie far
 /// apart need few translations of addresses.
@@ -72,13 +71,6 @@ impl DerefMut for Floats {
     }
 }
 
-/// What this process may still take: the least of what the machine has available and of the limits that its control
-/// groups and its own resource limits set. `None` where the system does not say.
-#[must_use]
-pub fn left() -> Option<Left> {
-    limit::left(Path::new("/"))
-}
-
 /// What helps when a text model's memory is too large.
 const SMALLER_TEXT: &str = "use a smaller context (-c), a smaller batch (-ub) or q8_0 KV types (-ctk, -ctv)";
 
@@ -96,13 +88,7 @@ pub fn check(what: impl Into<String>, bytes: Option<u64>) -> Result<(), RuntimeE
 /// # Errors
 /// [`RuntimeError::NoMemory`] naming `what`.
 pub fn check_or(what: impl Into<String>, bytes: Option<u64>, remedy: &'static str) -> Result<(), RuntimeError> {
-    let left = left();
-    let fits = match (bytes, &left) {
-        (None, _) => false,
-        (Some(bytes), Some(left)) => bytes <= left.bytes,
-        (Some(bytes), None) => isize::try_from(bytes).is_ok(),
-    };
-    if fits { Ok(()) } else { Err(refusal(what.into(), bytes.unwrap_or(u64::MAX), left.as_ref(), remedy)) }
+    Ok(ocelli_memory::check(what, bytes, remedy)?)
 }
 
 /// The error for `bytes` that a text model's memory cannot have.
@@ -112,29 +98,7 @@ pub(crate) fn too_large(what: String, bytes: u64) -> RuntimeError {
 
 /// The error for `bytes` that there are not.
 pub(crate) fn too_little(what: String, bytes: u64, remedy: &'static str) -> RuntimeError {
-    // The system refused although more seemed to be left: then that figure says nothing.
-    let left = left().filter(|left| left.bytes < bytes);
-    refusal(what, bytes, left.as_ref(), remedy)
-}
-
-fn refusal(what: String, bytes: u64, left: Option<&Left>, remedy: &'static str) -> RuntimeError {
-    let left = left.map_or_else(|| "the memory available".to_owned(), Left::to_string);
-    RuntimeError::NoMemory { what, bytes, left, remedy }
-}
-
-/// `bytes` for people: `1.5 GiB`.
-#[must_use]
-pub fn human(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    let mut unit = "B";
-    for larger in ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"] {
-        if value < 1024.0 {
-            break;
-        }
-        value /= 1024.0;
-        unit = larger;
-    }
-    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
+    NoMemory::refused(what, bytes, remedy).into()
 }
 
 #[cfg(test)]
@@ -155,20 +119,9 @@ mod tests {
     }
 
     #[test]
-    fn absurd_sizes_are_refused() {
-        assert!(check("a test", Some(1)).is_ok());
+    fn the_remedy_is_told() {
         let text = check("the KV cache", Some(1 << 62)).unwrap_err().to_string();
         assert!(["the KV cache", "4.0 EiB", "(-c)"].iter().all(|w| text.contains(w)), "{text}");
-        let text = check_or("the workspace", Some(1 << 62), "buy more").unwrap_err().to_string();
-        assert!(text.ends_with("; buy more") && text.contains("more than the "), "{text}");
-        assert!(cfg!(not(target_os = "linux")) || text.contains("iB "), "what is left is told: {text}");
-        assert!(check("a test", None).is_err());
-    }
-
-    #[test]
-    fn sizes_for_people() {
-        assert_eq!(human(999), "999 B");
-        assert_eq!(human(1536), "1.5 KiB");
-        assert_eq!(human(1 << 30), "1.0 GiB");
+        assert!(check_or("the workspace", Some(1 << 62), "buy more").unwrap_err().to_string().ends_with("; buy more"));
     }
 }

@@ -16,11 +16,11 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::image::Profile;
 use crate::prompt::{ImageEmbedding, Prompt};
-use crate::template::Message;
-use crate::tokenizer::{TokenType, Tokenizer};
 use crate::{Assets, RuntimeError, render};
+use ocelli_image::Profile;
+use ocelli_text::template::Message;
+use ocelli_text::tokenizer::{TokenType, Tokenizer};
 
 const OPEN: char = '\u{fdd0}';
 const CLOSE: char = '\u{fdd1}';

@@ -16,11 +16,11 @@
 use ocelli_files::Output;
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::image::Rgb8;
 use crate::layers::LayerProbe;
 use crate::media::{MediaProbe, Shown};
 use crate::vision::VisionProbe;
 use crate::{Context, Prompt, RuntimeError};
+use ocelli_image::Rgb8;
 
 /// Results of a probe.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ocelli_runtime::sampler::SamplerChain;
 use ocelli_runtime::{Attachment, Chat, Completion, RuntimeError, Session, Stop, Watch};
+use ocelli_text::sampler::SamplerChain;
 
 use super::common::{self, ModelArgs, SamplingArgs, Stream};
 use super::line::{self, Input, Next};

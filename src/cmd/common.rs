@@ -10,12 +10,12 @@ use anyhow::Context as _;
 use ocelli_quant::GgmlType;
 use ocelli_runtime::kv::KV_TYPES;
 use ocelli_runtime::memory::human;
-use ocelli_runtime::sampler::{Order, SamplerChain, SamplerOverrides, parse_logit_bias};
-use ocelli_runtime::template::Worker;
 use ocelli_runtime::{
     Assets, BuiltinFactors, Completion, Context, ContextOptions, FileOptions, LoadOptions, Model, Precision,
     RuntimeError, Watch,
 };
+use ocelli_text::sampler::{Order, SamplerChain, SamplerOverrides, parse_logit_bias};
+use ocelli_text::template::Worker;
 
 use super::names;
 use super::usage::Usage;

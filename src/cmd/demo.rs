@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, ensure};
-use ocelli_runtime::image::resize::{PassOrder, resize};
-use ocelli_runtime::image::{DecodeOptions, Rgb8, read};
+use ocelli_image::resize::{PassOrder, resize};
+use ocelli_image::{DecodeOptions, Rgb8, read};
 
 use crate::bundled::{Bundled, NAME};
 use crate::sink::{self, outln};

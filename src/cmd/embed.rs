@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use anyhow::Context as _;
 use ocelli_files::{Output, Replace, WriteOptions};
+use ocelli_gguf::read_header;
 use ocelli_runtime::media::Shown;
-use ocelli_runtime::{FileOptions, Precision};
+use ocelli_runtime::{Config, FileOptions, Precision, find_beside};
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::common::{self, PrecisionArg};
@@ -23,6 +25,10 @@ pub(crate) struct Args {
     /// Pictures (PNG, JPEG, WebP, GIF, BMP)
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
+    /// Model file (.gguf) or name of a model whose vision file is used, the one beside it if --mmproj is not given; if neither
+    /// is given, the model that OCELLI_MODEL names
+    #[arg(short = 'm', long = "model", value_name = "FILE|NAME")]
+    model: Option<PathBuf>,
     /// File to write (safetensors): `images.<i>.emb`, rows × width, for every picture
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
@@ -53,18 +59,15 @@ pub(crate) struct Args {
 
 /// Encodes the pictures and writes their rows.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let Some(mmproj) = &args.vision.mmproj else {
-        bail_usage!("no vision file; give it with --mmproj FILE");
-    };
     let precision = match args.precision {
         PrecisionArg::Exact => Precision::Exact,
         PrecisionArg::Fast => Precision::Fast,
     };
     let mut options = args.vision.media_options(args.threads, precision, args.isa.as_deref());
     if args.ignore_orientation {
-        options.decode.orientation = ocelli_runtime::image::Orientation::Ignore;
+        options.decode.orientation = ocelli_image::Orientation::Ignore;
     }
-    let mmproj = &names::find_vision(mmproj)?;
+    let mmproj = &vision_file(args)?;
     let interrupt = Arc::new(AtomicBool::new(false));
     common::watch_signals(&interrupt)?;
     let inputs = outputs::inputs(args.images.iter().chain([mmproj]));
@@ -83,6 +86,25 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         errln!("{}: {} pictures", args.output.display(), shown.len());
     }
     Ok(())
+}
+
+/// The vision file that was given, or the one of the model.
+fn vision_file(args: &Args) -> anyhow::Result<PathBuf> {
+    if let Some(mmproj) = &args.vision.mmproj {
+        return names::find_vision(mmproj);
+    }
+    let Some(model) = args.model.clone().or_else(names::of_environment) else {
+        bail_usage!("no vision file; give it with --mmproj FILE, or the model beside which it lies with -m FILE");
+    };
+    let text = names::find(&model)?.text;
+    if let Some(vision) = names::vision_of(&text) {
+        return Ok(vision);
+    }
+    let shown = text.display();
+    let header = read_header(&text).with_context(|| format!("cannot read {shown}"))?;
+    let gguf = header.view().with_context(|| format!("cannot read {shown}"))?;
+    let config = Config::read(gguf.metadata()).with_context(|| format!("cannot use {shown}"))?;
+    Ok(find_beside(&text, config.n_embd)?)
 }
 
 fn report(args: &Args, isa: Option<&str>, shown: &[Shown]) -> serde_json::Value {

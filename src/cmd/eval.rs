@@ -13,8 +13,8 @@ use ocelli_files::Inputs;
 use ocelli_runtime::eval::{Conversation, Dataset, Item, Picture, PromptStyle, Rules, converse, greedy};
 use ocelli_runtime::media::{Media, Origin, Shown};
 use ocelli_runtime::memory::human;
-use ocelli_runtime::sampler::SamplerChain;
 use ocelli_runtime::{Assets, Attachment, RuntimeError, Session, Stop};
+use ocelli_text::sampler::SamplerChain;
 
 use super::common::{self, ModelArgs};
 use super::usage::{bail_usage, usage};

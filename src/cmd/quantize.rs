@@ -50,7 +50,8 @@ pub(crate) struct Args {
     #[arg(long)]
     pure: bool,
 
-    /// Format of the tensors whose name matches a regular expression; repeatable, first match wins.
+    /// Format of the tensors whose name matches a regular expression; repeatable, first match wins. Only for types that are
+    /// quantised.
     #[arg(long, value_name = "PATTERN=TYPE")]
     tensor_type: Vec<String>,
 

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
-use ocelli_runtime::image::Profile;
-use ocelli_runtime::sampler::SamplerChain;
-use ocelli_runtime::template::Message;
+use ocelli_image::Profile;
 use ocelli_runtime::{
     Assets, Attachment, Chat, Completion, Context, Prompt, RuntimeError, SavedSession, Session, SessionKind, Stop,
     complete, compose, conversation_prompt, text_prompt, without_markers,
 };
+use ocelli_text::sampler::SamplerChain;
+use ocelli_text::template::Message;
 
 use super::common::{self, ModelArgs, SamplingArgs, Stream};
 use super::session;

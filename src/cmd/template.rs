@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 
 use ocelli_runtime::RuntimeError;
-use ocelli_runtime::template::{TemplateError, Worker, known_formats};
+use ocelli_text::template::{TemplateError, Worker, known_formats};
 
 static WORKER: OnceLock<Worker> = OnceLock::new();
 

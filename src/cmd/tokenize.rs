@@ -7,7 +7,7 @@ use super::names;
 use crate::sink::{self, errln};
 use anyhow::Context;
 use ocelli_gguf::read_header;
-use ocelli_runtime::tokenizer::Tokenizer;
+use ocelli_text::tokenizer::Tokenizer;
 
 /// Options of `ocelli tokenize`.
 #[derive(Debug, clap::Args)]

@@ -2,10 +2,10 @@
 
 use ocelli_convert::mixture::MixtureError;
 use ocelli_hub::HubError;
+use ocelli_image::ImageError;
 use ocelli_runtime::RuntimeError;
-use ocelli_runtime::image::ImageError;
-use ocelli_runtime::sampler::SamplerError;
-use ocelli_runtime::template::TemplateError;
+use ocelli_text::sampler::SamplerError;
+use ocelli_text::template::TemplateError;
 
 /// An argument that cannot be.
 #[derive(Debug, thiserror::Error)]

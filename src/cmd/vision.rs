@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use ocelli_runtime::image::resize::PassOrder;
-use ocelli_runtime::image::video::VideoOptions;
-use ocelli_runtime::image::{DecodeOptions, Limits, Orientation, Profile};
+use ocelli_image::resize::PassOrder;
+use ocelli_image::video::VideoOptions;
+use ocelli_image::{DecodeOptions, ImageError, Limits, Orientation, Profile};
 use ocelli_runtime::media::{Media, MediaOptions, MediaWatch, Origin, Shown};
 use ocelli_runtime::memory::human;
 use ocelli_runtime::vision::VisionModel;
-use ocelli_runtime::{Attachment, Context, FileOptions, ImageCache, Precision, find_beside};
+use ocelli_runtime::{Attachment, Context, FileOptions, ImageCache, Precision, RuntimeError, find_beside};
 
 use super::common::PrecisionArg;
 use super::names;
@@ -284,6 +284,35 @@ pub(crate) fn describe(shown: &Shown) -> String {
     format!("{width}×{height}, {slices}, {} tokens, {origin}", image.n_rows())
 }
 
+/// `line`, which tells `error`, with the option that raises the limit a picture exceeds, if there is one.
+pub(crate) fn with_remedy(error: &anyhow::Error, mut line: String) -> String {
+    let limit = error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(error) => limit_of_runtime(error),
+        None => cause.downcast_ref().and_then(limit_of_image),
+    });
+    if let Some(limit @ ("max_file_bytes" | "max_pixels" | "max_side" | "max_aspect_ratio")) = limit {
+        let option = limit.replace('_', "-");
+        line.push_str(&format!(", or raise the limit (--image-{option})"));
+    }
+    line
+}
+
+fn limit_of_runtime(error: &RuntimeError) -> Option<&'static str> {
+    match error {
+        RuntimeError::Image(error) => limit_of_image(error),
+        RuntimeError::InFile { source, .. } => limit_of_runtime(source),
+        _ => None,
+    }
+}
+
+fn limit_of_image(error: &ImageError) -> Option<&'static str> {
+    match error {
+        ImageError::Limit { limit, .. } => Some(limit),
+        ImageError::InFile { source, .. } => limit_of_image(source),
+        _ => None,
+    }
+}
+
 /// Shows reading and encoding on stderr: a bar on a terminal, a line now and then elsewhere.
 pub(crate) struct Bar {
     bar: ProgressBar,
@@ -335,5 +364,30 @@ impl MediaWatch for Bar {
 impl Drop for Bar {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_told_with_the_option_that_raises_them() {
+        let limit = |limit| ImageError::Limit { what: String::new(), limit, allowed: 1, remedy: "scale it down" };
+        let told = |error: ImageError| {
+            let inner = ImageError::InFile { path: "a.png".into(), source: Box::new(error) };
+            let error = anyhow::Error::new(RuntimeError::from(inner)).context("showing a picture");
+            with_remedy(&error, format!("{error:#}"))
+        };
+        let pixels = told(limit("max_pixels"));
+        assert!(pixels.ends_with("; scale it down, or raise the limit (--image-max-pixels)"), "{pixels}");
+        assert!(with_remedy(&limit("max_side").into(), String::new()).ends_with("(--image-max-side)"));
+        let in_model = RuntimeError::InFile { path: "x".into(), source: Box::new(limit("max_side").into()) };
+        assert!(with_remedy(&in_model.into(), String::new()).ends_with("(--image-max-side)"));
+        // No option raises these.
+        for other in [limit("max_total_pixels"), ImageError::Empty] {
+            let line = told(other);
+            assert!(!line.contains("--image"), "{line}");
+        }
     }
 }

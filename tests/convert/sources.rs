@@ -6,7 +6,7 @@ use ocelli_convert::mixture::FileType;
 use ocelli_convert::progress::Silent;
 use ocelli_convert::{ConvertError, ConvertOptions, ConvertReport, Part, convert};
 use ocelli_gguf::Gguf;
-use ocelli_runtime::sampler::SamplerParams;
+use ocelli_text::sampler::SamplerParams;
 use serde_json::{Value, json};
 
 use super::checkpoint::Fixture;

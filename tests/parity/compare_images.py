@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares resizing, slicing and decoding of pictures with Pillow and with the published rules.
 
-    cargo build --release -p ocelli-runtime --example image_parity
+    cargo build --release -p ocelli-image --example image_parity
     python compare_images.py --program target/release/examples/image_parity [--resizes 2000] [--plans 20000]
         [--sliced 200] [--seed 1] [--golden]
 

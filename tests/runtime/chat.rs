@@ -3,10 +3,10 @@
 use std::sync::atomic::Ordering;
 
 use ocelli_convert::mixture::FileType;
+use ocelli_image::Profile;
 use ocelli_quant::GgmlType;
-use ocelli_runtime::image::Profile;
-use ocelli_runtime::sampler::{SamplerChain, SamplerOverrides};
 use ocelli_runtime::{Chat, Context, ContextOptions, Precision, RuntimeError, Session, Stop, Watch};
+use ocelli_text::sampler::{SamplerChain, SamplerOverrides};
 
 use crate::fixture::{distance, load, mini, options};
 

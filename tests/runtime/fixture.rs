@@ -10,8 +10,8 @@ use ocelli_convert::progress::Silent;
 use ocelli_convert::synth::{Preset, SynthOptions, write_checkpoint};
 use ocelli_convert::{ConvertOptions, convert};
 use ocelli_gguf::{Gguf, GgufWriter, MetaValue, TensorType};
-use ocelli_runtime::template::Worker;
 use ocelli_runtime::{Assets, Context, ContextOptions, LoadOptions, Model, Precision};
+use ocelli_text::template::Worker;
 use tempfile::TempDir;
 
 struct Made {

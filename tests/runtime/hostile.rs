@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use ocelli_convert::mixture::FileType;
-use ocelli_runtime::image::Profile;
-use ocelli_runtime::sampler::{SamplerChain, SamplerOverrides};
+use ocelli_image::Profile;
 use ocelli_runtime::{Chat, Context, Precision, RuntimeError, Session, Watch};
+use ocelli_text::sampler::{SamplerChain, SamplerOverrides};
 use sha2::{Digest, Sha256};
 
 use crate::fixture::{load, mini, options};

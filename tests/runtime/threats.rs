@@ -190,7 +190,52 @@ fn weights_that_are_not_numbers_end_in_an_error_not_a_panic() {
     let mut context = Context::new(model.into(), &options(64, Precision::Fast)).unwrap();
     let mut seq = context.new_sequence();
     context.decode(&mut seq, &[1, 5, 9]).unwrap();
-    let mut chain = ocelli_runtime::sampler::SamplerChain::new(assets.sampling.clone(), &assets.tokenizer).unwrap();
+    let mut chain = ocelli_text::sampler::SamplerChain::new(assets.sampling.clone(), &assets.tokenizer).unwrap();
     let text = chain.sample(context.logits().unwrap()).unwrap_err().to_string();
     assert!(text.contains("not numbers"), "{text}");
+}
+
+/// Whatever the limit of address space is, a command does its work or ends with a line that says what is missing: nothing is
+/// aborted, and nothing panics.
+#[cfg(target_os = "linux")]
+#[test]
+fn commands_end_well_where_address_space_is_short() {
+    let dir = tempfile::tempdir().unwrap();
+    let (checkpoint, path) = (concat!(env!("CARGO_MANIFEST_DIR"), "/models/ocelli-tiny"), dir.path().to_str().unwrap());
+    let shell = |script: &str| {
+        // The loader itself needs about 35 MiB; its failure is not ours.
+        let script = format!("cd '{path}' && rm -rf out && mkdir out && {script}");
+        let args = ["-c", &script, "sh", env!("CARGO_BIN_EXE_ocelli"), checkpoint];
+        let out = std::process::Command::new("sh").args(args).output().unwrap();
+        (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    let (status, told) =
+        shell(r#""$1" convert "$2" --name t --outtype F16 && "$1" quantize t-F16.gguf t-Q4_K_M.gguf Q4_K_M"#);
+    assert_eq!(status, Some(0), "{told}");
+    // Each with a limit in MiB at which it does its work.
+    for (command, enough) in [
+        (r#"run -m t-Q4_K_M.gguf --image "$2/examples/shapes.png" -p x -n 1 -c 512"#, 600),
+        ("chat -m t-Q4_K_M.gguf -c 512 </dev/null", 600),
+        (r#"embed -m t-Q4_K_M.gguf "$2/examples/many.jpg" -o out/rows"#, 600),
+        (r#"convert "$2" --outdir out --threads 3"#, 600),
+        ("quantize t-F16.gguf out/q.gguf Q4_K_M 3", 600),
+        ("synth --preset mini --out out/s", 600),
+        ("synth --preset mini --gguf Q4_K_M --out out/s", 600),
+        ("bench kernels --formats Q4_K --shapes attn_k --tokens 1 --only-products -r 1 --max-run-ms 1", 900),
+        ("inspect t-Q4_K_M.gguf", 600),
+        ("tokenize -m t-Q4_K_M.gguf -p x", 600),
+    ] {
+        // The last two before `enough` are among those where a reserve of 64 MiB for each thread left nothing.
+        let limits = (42..110).step_by(9).chain([120, 176, 240, enough]);
+        for mb in limits {
+            let (status, told) = shell(&format!("ulimit -c 0; ulimit -v {}; exec \"$1\" {command}", mb << 10));
+            let errors = told.lines().filter(|line| line.starts_with("ocelli: error: ")).count();
+            let well =
+                if mb == enough { status == Some(0) } else { matches!((status, errors), (Some(0), 0) | (Some(1), 1)) };
+            assert!(
+                well && !told.contains("panicked") && !told.contains("internal error"),
+                "{command}, {mb} MiB: {status:?}, {told}"
+            );
+        }
+    }
 }

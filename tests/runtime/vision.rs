@@ -5,16 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use ocelli_convert::mixture::FileType;
+use ocelli_image::Profile;
 use ocelli_quant::GgmlType;
-use ocelli_runtime::image::Profile;
 use ocelli_runtime::media::{Media, MediaOptions, Origin, Shown};
-use ocelli_runtime::sampler::{SamplerChain, SamplerOverrides};
-use ocelli_runtime::template::Message;
 use ocelli_runtime::vision::VisionModel;
 use ocelli_runtime::{
     Attachment, Chat, Context, FileOptions, ImageCache, Precision, Prompt, Session, Watch, compose,
     conversation_prompt, find_beside,
 };
+use ocelli_text::sampler::{SamplerChain, SamplerOverrides};
+use ocelli_text::template::Message;
 
 use crate::cli::{misused, ocelli, refused, text};
 use crate::fixture::{distance, load, mini, options};
@@ -323,6 +323,13 @@ fn commands_show_pictures() {
     let rows = usize::try_from(report["images"][0]["rows"].as_u64().unwrap()).unwrap();
     assert_eq!(tensors.tensor("images.0.emb").unwrap().shape(), [rows, 256]);
     assert_eq!(tensors.tensor("images.0.pooled").unwrap().shape(), [256]);
+    // The file beside the model is the same one.
+    let beside = dir.path().join("beside.safetensors");
+    let out = ocelli(&["embed", "-m", model, image, "-o", beside.to_str().unwrap(), "--pooled"], b"");
+    assert!(out.status.success() && std::fs::read(&beside).unwrap() == bytes, "{}", text(&out.stderr));
+    let out = ocelli(&["embed", image, "-o", beside.to_str().unwrap(), "--overwrite"], b"");
+    let told = text(&out.stderr);
+    assert!(out.status.code() == Some(2) && told.contains("--mmproj") && told.contains("-m FILE"), "{told}");
 
     let probe = dir.path().join("probe.safetensors");
     let args = ["probe", "-m", model, "-c", "512", "-t", "1", "-p", "What?", "--image", image, "-o"];

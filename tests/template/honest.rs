@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use ocelli_runtime::template::{ChatTemplate, Content, Message, Origin, Part, RenderOptions, TemplateError, Worker};
+use ocelli_text::template::{ChatTemplate, Content, Message, Origin, Part, RenderOptions, TemplateError, Worker};
 use serde_json::Value;
 
 use crate::{TURN, render, turns, worker};
@@ -14,7 +14,7 @@ use crate::{TURN, render, turns, worker};
 #[test]
 fn a_worker_renders_as_jinja2_does() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let cases: Value = serde_json::from_str(include_str!("../../runtime/src/template/cases.json")).unwrap();
+    let cases: Value = serde_json::from_str(include_str!("../../text/src/template/cases.json")).unwrap();
     let cases = cases.as_array().unwrap();
     assert!(cases.len() > 15);
     let mut shortest = Duration::MAX;

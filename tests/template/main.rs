@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hostile::{End, Row};
-use ocelli_runtime::template::{ChatTemplate, Message, RenderOptions, TemplateError, Worker};
+use ocelli_text::template::{ChatTemplate, Message, RenderOptions, TemplateError, Worker};
 
 /// Tests that look at the processes of this one take turns.
 static TURN: Mutex<()> = Mutex::new(());

@@ -15,6 +15,7 @@ use std::sync::{Mutex, PoisonError};
 
 use ocelli_gguf::{GgufWriter, TensorSink};
 use ocelli_kernels::quantize::{dequantize_row, quantize_row};
+use ocelli_memory::NoMemory;
 use ocelli_quant::QuantError;
 
 use super::TensorPlan;
@@ -23,6 +24,9 @@ use crate::progress::Progress;
 
 /// Source bytes of one strip, about: some tens of milliseconds of work for the slow formats.
 const STRIP_BYTES: u64 = 1 << 20;
+
+/// Bytes that are collected before they are written.
+const OUTPUT_BUFFER: usize = 1 << 20;
 
 /// Some rows of one tensor: as read, and as converted.
 #[derive(Debug, Default)]
@@ -37,6 +41,54 @@ struct Strip {
 /// A strip, or what went wrong with it, and its place in the order.
 type Done = (u64, Result<Strip, ConvertError>);
 
+/// Strips on their way with `threads` workers.
+fn depth(threads: usize) -> usize {
+    2 * threads + 2
+}
+
+/// Rows per strip of a tensor.
+fn rows_per_strip(tensor: &TensorPlan<'_>) -> u64 {
+    STRIP_BYTES.checked_div(source_row_bytes(tensor)).unwrap_or(1).max(1)
+}
+
+fn source_row_bytes(tensor: &TensorPlan<'_>) -> u64 {
+    tensor.source_bytes.checked_div(tensor.n_rows()).unwrap_or(0)
+}
+
+/// Memory that writing `tensors` with `threads` workers takes at most; `None` beyond 64 bits.
+pub(super) fn memory(tensors: &[TensorPlan<'_>], threads: usize) -> Option<u64> {
+    let threads = threads.clamp(1, crate::convert::MAX_THREADS);
+    let (mut source, mut target, mut row) = (0, 0, 0);
+    for tensor in tensors {
+        let rows = rows_per_strip(tensor).min(tensor.n_rows());
+        source = source.max(rows.checked_mul(source_row_bytes(tensor))?);
+        if tensor.is_converted() {
+            target = target.max(rows.checked_mul(tensor.target_bytes.checked_div(tensor.n_rows()).unwrap_or(0))?);
+            row = row.max(tensor.row_len());
+        }
+    }
+    ocelli_memory::sum([
+        source.checked_add(target)?.checked_mul(depth(threads) as u64),
+        // One row as f32, and what quantising it takes beside it.
+        row.checked_mul(4 * 4).and_then(|row| row.checked_mul(threads as u64)),
+        // The workers and the reader.
+        ocelli_memory::threads(threads + 1),
+        Some(OUTPUT_BUFFER as u64),
+    ])
+}
+
+/// Makes `buffer` `len` bytes long without taking more memory than that.
+fn resize(buffer: &mut Vec<u8>, len: usize, tensor: &TensorPlan<'_>) -> Result<(), ConvertError> {
+    buffer.clear();
+    let refused = |_| {
+        let what = format!("a strip of tensor {}", tensor.name);
+        NoMemory::refused(what, len as u64, crate::convert::FEWER_THREADS)
+    };
+    buffer.try_reserve_exact(len).map_err(refused)?;
+    buffer.resize(len, 0);
+    Ok(())
+}
+
 /// Writes one file: header, then all `tensors`. `inputs` are the files their data lies in.
 pub(super) fn write_part(
     tensors: &[TensorPlan<'_>],
@@ -47,8 +99,8 @@ pub(super) fn write_part(
     progress: &dyn Progress,
 ) -> Result<(), ConvertError> {
     let threads = threads.clamp(1, crate::convert::MAX_THREADS);
-    let depth = 2 * threads + 2;
-    let mut sink = header.start(BufWriter::with_capacity(1 << 20, out))?;
+    let depth = depth(threads);
+    let mut sink = header.start(BufWriter::with_capacity(OUTPUT_BUFFER, out))?;
     std::thread::scope(|scope| {
         let (free_tx, free) = sync_channel(depth);
         // One more than there are strips, so that no thread but the reader ever waits for room.
@@ -127,8 +179,7 @@ impl Reader<'_> {
         let mut order = 0;
         for (index, tensor) in self.tensors.iter().enumerate() {
             let n_rows = tensor.n_rows();
-            let row_bytes = tensor.source_bytes.checked_div(n_rows).unwrap_or(0);
-            let rows_per_strip = STRIP_BYTES.checked_div(row_bytes).unwrap_or(1).max(1);
+            let (row_bytes, rows_per_strip) = (source_row_bytes(tensor), rows_per_strip(tensor));
             let mut first_row = 0;
             loop {
                 // A closed channel means that the file is given up, for a reason reported elsewhere.
@@ -160,7 +211,7 @@ impl Reader<'_> {
         };
         let io = |source| ConvertError::Io { action: "read", path: path.to_owned(), source };
         let len = usize::try_from(len).map_err(|e| io(std::io::Error::other(e)))?;
-        buffer.resize(len, 0);
+        resize(buffer, len, tensor)?;
         file.seek(SeekFrom::Start(tensor.offset.saturating_add(at))).map_err(io)?;
         file.read_exact(buffer).map_err(io)
     }
@@ -198,7 +249,7 @@ fn convert(tensor: &TensorPlan<'_>, strip: &mut Strip, row: &mut Vec<f32>) -> Re
         return Ok(());
     }
     row.resize(row_len, 0.0);
-    strip.target.resize(strip.source.len() / source_bytes * target_bytes, 0);
+    resize(&mut strip.target, strip.source.len() / source_bytes * target_bytes, tensor)?;
     let targets = strip.target.chunks_exact_mut(target_bytes);
     for (index, (source, target)) in (strip.first_row..).zip(strip.source.chunks_exact(source_bytes).zip(targets)) {
         dequantize_row(source_type, source, row).map_err(quant)?;

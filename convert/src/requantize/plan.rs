@@ -213,6 +213,8 @@ impl<'a> Plan<'a> {
         progress: &dyn Progress,
     ) -> Result<Vec<PathBuf>, ConvertError> {
         self.check()?;
+        let what = format!("making {} with {threads} threads", out.display());
+        ocelli_memory::check(what, pipeline::memory(&self.tensors, threads), crate::convert::FEWER_THREADS)?;
         let paths = self.output_paths(out)?;
         let read = Inputs::of(self.inputs.iter().chain(&self.also_read));
         let mut outputs = Output::create_all(&paths, &WriteOptions::new(read, Replace::if_told(overwrite)))?;
@@ -274,6 +276,20 @@ fn check_patterns<'t>(
     options: &Options,
     tensors: impl Iterator<Item = TensorFacts<'t>> + Clone,
 ) -> Result<(), ConvertError> {
+    let target = match options.target {
+        Target::Copy => Some("a copy".to_owned()),
+        Target::Type(ty) if !ty.default_type().is_quantized() => Some(format!("a file of type {ty}")),
+        Target::Type(_) => None,
+    };
+    let types = &options.types;
+    let pattern = types.overrides.first().map(|o| format!("tensor type pattern `{}`", o.pattern().escape_debug()));
+    // These two count for every type of file, but a copy has the types that it had.
+    let of_one = [("output.weight", types.output_tensor_type), ("token_embd.weight", types.token_embedding_type)];
+    let of_one = of_one.iter().filter(|(_, ty)| options.target == Target::Copy && ty.is_some());
+    let what = pattern.or_else(|| of_one.map(|(name, _)| format!("a type for {name}")).next());
+    if let (Some(target), Some(what)) = (target, what) {
+        return Err(ConvertError::NoEffect { what, target });
+    }
     let names = || tensors.clone().filter(|t| is_quantizable(t)).map(|t| t.name);
     match options.types.overrides.iter().find(|o| !names().any(|name| o.matches(name))) {
         None => Ok(()),

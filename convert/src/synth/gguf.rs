@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use ocelli_files::{NewFolder, TemporaryFolder};
 
 use super::weights::{SynthTensor, SynthWeights};
-use super::write::{SynthOptions, encode_strip, small_files, split};
+use super::write::{SynthOptions, check_memory, encode_strip, small_files, split};
 use crate::checkpoint::{Checkpoint, Generate, SourceType};
 use crate::convert::convert_checkpoint;
 use crate::general::Name;
@@ -45,6 +45,8 @@ pub fn write_gguf(
     convert: &ConvertOptions,
     progress: &dyn Progress,
 ) -> Result<ConvertReport, ConvertError> {
+    // The weights are made in strips, whose memory the conversion counts.
+    check_memory(options, Some(0))?;
     let outdir = &convert.outdir;
     let folder = NewFolder::make(outdir).map_err(ConvertError::io("create", outdir))?;
     // The converter reads configuration and tokenizer from a folder; it is gone afterwards, whatever happens.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use ocelli_files::{FileError, Inputs, NewFolder, Output, Replace, WriteOptions, check_space, commit_all};
+use ocelli_memory::NoMemory;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
@@ -22,6 +23,8 @@ const STRIP: usize = 4 << 20;
 const HEADER: u64 = 1 << 20;
 /// Values computed by one task of a strip.
 const CHUNK: usize = 64 << 10;
+/// Memory that making the tokenizer's files takes for each of its tokens, at most.
+const TOKEN_BYTES: u64 = 1 << 10;
 
 /// What to make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +69,10 @@ pub fn write_checkpoint(
     progress: &dyn Progress,
 ) -> Result<SynthReport, ConvertError> {
     let folder = NewFolder::make(dir).map_err(ConvertError::io("create", dir))?;
+    // One strip is written while the next is computed; every thread computes a chunk as f32 first.
+    let (strips, threads) = (2 * STRIP * options.dtype.size(), rayon::current_num_threads());
+    let chunks = threads * CHUNK * size_of::<f32>();
+    check_memory(options, ocelli_memory::sum([Some((strips + chunks) as u64), ocelli_memory::threads(threads)]))?;
     let weights = SynthWeights::new(options.preset, options.seed);
     let size = options.dtype.size();
     let parameters: usize = weights.tensors().iter().map(SynthTensor::len).sum();
@@ -117,6 +124,14 @@ pub fn write_checkpoint(
         parameters: parameters as u64,
         bytes: (parameters * size) as u64,
     })
+}
+
+/// Whether there is the memory to make the small files and, beside them, for `weights` bytes.
+pub(super) fn check_memory(options: &SynthOptions, weights: Option<u64>) -> Result<(), NoMemory> {
+    let tokens = options.preset.text().vocab_size as u64;
+    let bytes = ocelli_memory::sum([weights, tokens.checked_mul(TOKEN_BYTES)]);
+    let what = format!("a checkpoint of {}", options.preset.name());
+    ocelli_memory::check(what, bytes, "close other programs, or raise the limit")
 }
 
 /// Everything but the weights: configuration and tokenizer.

@@ -40,6 +40,15 @@ pub struct Plan {
     pub budget: Duration,
 }
 
+impl Plan {
+    /// Memory that [`products`] takes at most, and [`others`] where they are timed, too; `None` beyond 64 bits.
+    #[must_use]
+    pub fn memory(&self, others: bool) -> Option<u64> {
+        let others = if others { other::memory(self)? } else { 0 };
+        Some(product::memory(self)?.max(others))
+    }
+}
+
 /// One kernel that was timed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Timed {

@@ -72,6 +72,21 @@ pub fn others(pool: &Pool, kernels: Kernels, plan: &Plan, each: &mut EachTimed<'
     Ok(())
 }
 
+/// Memory that [`others`] takes at most; `None` beyond 64 bits.
+pub(super) fn memory(plan: &Plan) -> Option<u64> {
+    let tokens = plan.tokens.iter().copied().max().unwrap_or(0) as u64;
+    // Four lists of the widest rows, of which `noise` makes one at a time, and codes of one.
+    let rows = tokens.checked_mul((5 * N_FF * 4) as u64)?;
+    // A cache: keys and values as f32, stored, and repeated over the buffer; queries and results, with room for partial ones.
+    let cache = (DEPTH as u64).checked_add(tokens)?.checked_mul((2 * KV_HEADS * HEAD_DIM * 2 * 4) as u64)?;
+    let queries = tokens.checked_mul((4 * HEADS * HEAD_DIM * 4) as u64)?;
+    let attention = cache.checked_mul(2)?.checked_add(BUFFER as u64)?.checked_add(queries)?;
+    let spans = (8 * PATCHES * V_EMBD * 4) as u64;
+    // Rows as floats, and stored in the largest format.
+    let codecs = 2 * BUFFER as u64;
+    Some(rows.max(attention).max(spans).max(codecs))
+}
+
 struct Set<'a> {
     pool: &'a Pool,
     kernels: Kernels,

@@ -83,6 +83,19 @@ pub fn products(pool: &Pool, kernels: Kernels, plan: &Plan, each: &mut EachTimed
     Ok(())
 }
 
+/// Memory that [`products`] takes at most; `None` beyond 64 bits.
+pub(super) fn memory(plan: &Plan) -> Option<u64> {
+    let tokens = plan.tokens.iter().copied().max().unwrap_or(0) as u64;
+    let cols = plan.shapes.iter().map(|s| s.cols).max().unwrap_or(0) as u64;
+    let rows = plan.shapes.iter().map(|s| s.rows).max().unwrap_or(0) as u64;
+    // The activations as they are made (see `bell`) or as they are used, with their codes, and the products.
+    let x = tokens.checked_mul(cols)?.checked_mul(4 * (6 + 1))?;
+    let out = tokens.checked_mul(rows)?.checked_mul(4)?;
+    // The different rows, as f32 and stored.
+    let pattern = (ROWS as u64).checked_mul(cols)?.checked_mul(2 * 4)?;
+    x.checked_add(out)?.checked_add(pattern)?.checked_add(BUFFER as u64)?.checked_add(pattern)
+}
+
 /// Repeats `pattern` over the buffer.
 fn fill(buffer: &mut Vec<u8>, pattern: &[u8]) {
     buffer.clear();

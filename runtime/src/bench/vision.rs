@@ -9,10 +9,10 @@ use ocelli_kernels::measure::Work;
 use super::text::batch_work;
 use super::{Measured, Repeat, repeated};
 use crate::context::Sequence;
-use crate::image::{Rgb8, SliceOptions, slice};
 use crate::prompt::{ImageEmbedding, Prompt};
 use crate::vision::{VisionEncoder, VisionModel};
 use crate::{Context, RuntimeError};
+use ocelli_image::{Rgb8, SliceOptions, slice};
 
 /// Tokens of the question behind a picture.
 const QUESTION: usize = 24;

@@ -1,22 +1,23 @@
 //! Asking: one conversation, greedily, turn by turn.
 
 use super::Conversation;
-use crate::image::Profile;
 use crate::prompt::Prompt;
-use crate::sampler::{SamplerChain, SamplerParams};
-use crate::template::Message;
-use crate::tokenizer::Tokenizer;
 use crate::{
     Assets, Attachment, Completion, RuntimeError, Session, Stop, Watch, complete, compose, conversation_prompt,
     without_markers,
 };
+use ocelli_image::Profile;
+use ocelli_text::sampler::{SamplerChain, SamplerParams};
+use ocelli_text::template::Message;
+use ocelli_text::tokenizer::Tokenizer;
 
 /// A chain that always takes the most likely token, whatever the model file recommends.
 ///
 /// # Errors
 /// When the vocabulary cannot be used for sampling.
 pub fn greedy(tokenizer: &Tokenizer) -> Result<SamplerChain, RuntimeError> {
-    let params = SamplerParams { temperature: 0.0, ..SamplerParams::default() };
+    let mut params = SamplerParams::default();
+    params.temperature = 0.0;
     Ok(SamplerChain::new(params, tokenizer)?)
 }
 

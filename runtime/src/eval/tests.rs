@@ -277,8 +277,8 @@ fn rows_without_end_are_refused() {
 
 #[test]
 fn what_is_said_before_pictures_stands_before_them() {
-    use crate::image::Profile;
     use crate::marker;
+    use ocelli_image::Profile;
     let (one, two) = (marker(0), marker(1));
     assert_eq!(content(Profile::Reference, "Look.", 2, "What?"), format!("Look.\n{one}\n{two}\nWhat?"));
     assert_eq!(content(Profile::LlamaCpp, "Look.", 2, "What?"), format!("Look.{one}{two}What?"));

@@ -10,8 +10,8 @@ use super::int8::Int8;
 use super::pass::{MIN_ROWS, Pass, Slice, Workspace};
 use super::positions::MAX_AXIS;
 use super::{Positions, VisionConfig, VisionError, VisionModel};
-use crate::image::Rgb8;
 use crate::{RuntimeError, threads};
+use ocelli_image::Rgb8;
 
 /// Patches of a batch, at most, unless one slice alone has more. A slice of 448 × 448 pixels has 1,024; weights are
 /// unpacked once per batch, which costs little at that number, and buffers grow with it.

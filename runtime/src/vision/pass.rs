@@ -9,8 +9,8 @@ use super::engine::Engine;
 use super::outliers::Inputs;
 use super::{Positions, VisionConfig, VisionProbe};
 use crate::RuntimeError;
-use crate::image::Rgb8;
 use crate::memory::{self, Floats};
+use ocelli_image::Rgb8;
 
 /// A slice of the batch.
 #[derive(Debug, Clone, Copy)]

@@ -11,7 +11,7 @@ use ocelli_quant::GgmlType;
 
 use super::*;
 use crate::FileOptions;
-use crate::image::Rgb8;
+use ocelli_image::Rgb8;
 
 mod refusals;
 

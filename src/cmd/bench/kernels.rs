@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use ocelli_files::{Inputs, Output, Replace, WriteOptions};
+use ocelli_memory::NoMemory;
 use ocelli_quant::GgmlType;
 use ocelli_runtime::bench::measure::{self, Limits, Plan, SHAPES, Shape, Timed};
 use ocelli_runtime::bench::{Kernels, Pool, cpu_name, utc_now};
@@ -70,6 +71,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let _bar = Bar::new(false)?;
     let write = WriteOptions::new(Inputs::none(), Replace::if_told(args.overwrite));
     let plot = args.plot.as_deref().map(|path| Output::create(path, &write)).transpose().context("--plot")?;
+    check_memory(&plan, args, &threads)?;
     let machine = Machine::measure(isas.iter().flat_map(|isa| threads.iter().map(move |t| (*isa, *t))))?;
     let mut rows = Vec::new();
     let mut done = Ok(());
@@ -100,6 +102,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         Some(output) => plot::write(output, &cpu_name(), machine.all(), &rows),
         None => Ok(()),
     }
+}
+
+/// Whether there is the memory for everything that is timed.
+fn check_memory(plan: &Plan, args: &Args, threads: &[usize]) -> Result<(), NoMemory> {
+    let most = threads.iter().copied().max().unwrap_or(1);
+    let bytes =
+        ocelli_memory::sum([Some(Machine::MEMORY), plan.memory(!args.only_products), ocelli_memory::threads(most)]);
+    ocelli_memory::check("timing kernels", bytes, "time fewer --tokens or smaller --shapes, or raise the limit")
 }
 
 fn plan(args: &Args) -> anyhow::Result<Plan> {

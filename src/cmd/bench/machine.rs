@@ -19,6 +19,9 @@ pub(super) struct Machine {
 }
 
 impl Machine {
+    /// Bytes that measuring takes.
+    pub(super) const MEMORY: u64 = (WORDS * size_of::<u64>()) as u64;
+
     /// Measures for every pair of instruction set and number of threads.
     pub(super) fn measure(pairs: impl IntoIterator<Item = (&'static str, usize)>) -> anyhow::Result<Self> {
         let memory =

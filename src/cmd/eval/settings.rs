@@ -1,7 +1,7 @@
 //! What decides answers besides the questions: the model, the vision file, the options.
 
+use ocelli_image::resize::PassOrder;
 use ocelli_runtime::eval::Conversation;
-use ocelli_runtime::image::resize::PassOrder;
 use ocelli_runtime::{Assets, Session};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
