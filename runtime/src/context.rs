@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ocelli_kernels::{JoinTimes, Kernels, Pool, Precision};
+use ocelli_kernels::{HalfWeights, JoinTimes, Kernels, Pool, Precision};
 use ocelli_quant::GgmlType;
 
 use crate::batch::Batch;
@@ -37,6 +37,9 @@ pub struct ContextOptions {
     pub type_v: GgmlType,
     /// How products are computed.
     pub precision: Precision,
+    /// How fast products with F16 and BF16 weights are computed. Only with something else than [`HalfWeights::Fastest`] do the
+    /// logits of such models not depend, bit for bit, on how many rows go together; products of all other weights never do.
+    pub half_weights: HalfWeights,
     /// The instruction set to use (`--isa`); `None`: `OCELLI_ISA` or the best.
     pub isa: Option<String>,
 }
@@ -54,6 +57,7 @@ impl Default for ContextOptions {
             type_k: GgmlType::F16,
             type_v: GgmlType::F16,
             precision: Precision::Fast,
+            half_weights: HalfWeights::Fastest,
             isa: None,
         }
     }
@@ -68,6 +72,7 @@ pub struct Context {
     model: Arc<Model>,
     kernels: Kernels,
     precision: Precision,
+    half_weights: HalfWeights,
     /// For one token and for several: the same threads, of which one may use fewer.
     pool: Pool,
     pool_batch: Pool,
@@ -120,6 +125,7 @@ impl Context {
         Ok(Self {
             kernels,
             precision: options.precision,
+            half_weights: options.half_weights,
             pool: all_threads.limited(n_threads),
             pool_batch: all_threads.limited(batch),
             rope,
@@ -409,8 +415,14 @@ impl Context {
         let (config, graph) = (model.config(), model.graph());
         let (n, n_embd) = (batch.len(), config.n_embd);
         let pool = if n == 1 { &self.pool } else { &self.pool_batch };
-        let engine =
-            Engine { pool, kernels: self.kernels, precision: self.precision, weights: model.weights(), int8: None };
+        let engine = Engine {
+            pool,
+            kernels: self.kernels,
+            precision: self.precision,
+            weights: model.weights(),
+            half_weights: self.half_weights,
+            int8: None,
+        };
         let x = &mut self.ws.x[..n * n_embd];
         engine.look_up(&graph.token_embd, batch.ids(), x)?;
         batch.overlay(x, n_embd);
@@ -452,7 +464,14 @@ impl Context {
             let rows = (n - start).min(at_once);
             let pool = if rows == 1 { &self.pool } else { &self.pool_batch };
             let weights = model.weights();
-            let engine = Engine { pool, kernels: self.kernels, precision: self.precision, weights, int8: None };
+            let engine = Engine {
+                pool,
+                kernels: self.kernels,
+                precision: self.precision,
+                weights,
+                half_weights: self.half_weights,
+                int8: None,
+            };
             let (x, h) = (&ws.x[start * n_embd..(start + rows) * n_embd], &mut ws.h[..rows * n_embd]);
             engine.norm(&model.graph().output_norm, x, h)?;
             engine.prepare(&mut ws.acts, h, None, &[&model.graph().output])?;

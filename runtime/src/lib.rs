@@ -47,7 +47,7 @@ pub use kv::Sequence;
 pub use layers::LayerProbe;
 pub use mmap::{FileOptions, ModelFile};
 pub use model::{BuiltinFactors, LoadOptions, Model, architectures};
-pub use ocelli_kernels::Precision;
+pub use ocelli_kernels::{HalfWeights, Precision};
 pub use prompt::{Attachment, ImageEmbedding, Prompt, PromptView};
 pub use threads::physical_cores;
 pub use vision_file::find_beside;

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use ocelli_kernels::{
-    ActNeeds, AttnSpan, KeptColumns, Kernels, MatMul, Pool, Precision, RopePairs, SpanHeads, SpanScratch, WeightRef,
-    attention_spans, matmul_swiglu, matmul_with_columns, ops,
+    ActNeeds, AttnSpan, HalfWeights, KeptColumns, Kernels, MatMul, Pool, Precision, RopePairs, SpanHeads, SpanScratch,
+    WeightRef, attention_spans, matmul_swiglu, matmul_with_columns, ops,
 };
 
 use super::int8::{self, Int8};
@@ -31,6 +31,8 @@ pub(crate) struct Engine<'e> {
     pub(crate) pool: &'e Pool,
     pub(crate) kernels: Kernels,
     pub(crate) precision: Precision,
+    /// How fast products with F16 and BF16 weights are computed.
+    pub(crate) half_weights: HalfWeights,
     pub(crate) weights: &'e Weights,
     /// 8-bit rows of float matrices, where products are computed with such.
     pub(crate) int8: Option<&'e Int8>,
@@ -94,7 +96,8 @@ impl<'e> Engine<'e> {
         known.dedup();
         let n = rows.len() / width.max(1);
         let precision = if float { Precision::Exact } else { self.precision };
-        let mut needs = ActNeeds::new(precision, types.into_iter().take(readers.len()));
+        let types = types.into_iter().take(readers.len());
+        let mut needs = ActNeeds::new(precision, types).half_weights(self.half_weights);
         if !stored {
             needs = needs.rounded();
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ocelli_kernels::{JoinTimes, Kernels, Pool, Precision};
+use ocelli_kernels::{HalfWeights, JoinTimes, Kernels, Pool, Precision};
 
 use super::pass::{MIN_ROWS, Pass, Slice, Workspace};
 use super::positions::MAX_AXIS;
@@ -127,6 +127,7 @@ impl VisionEncoder {
             kernels: self.kernels,
             precision: self.precision,
             weights: self.model.weights(),
+            half_weights: HalfWeights::Fastest,
             int8: self.int8.as_deref(),
         }
     }
