@@ -287,7 +287,6 @@ pub(super) unsafe fn gemm_signed<F: Block>(a: &Gemm) {
 /// As [`gemm_signed`]; tokens `t..t + N` must exist.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-#[expect(clippy::extra_unused_type_parameters, reason = "tiles are called with their format")]
 unsafe fn tile_signed<F: Block, const N: usize>(a: &Gemm, t: usize) {
     let depth = a.acts.depth;
     // Steps of two times two codes. Hidden from the compiler, which otherwise unrolls all and runs out of registers.

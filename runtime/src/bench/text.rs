@@ -98,8 +98,7 @@ pub fn text(
         s.context.measure_joins(on);
         times
     };
-    let measured = repeated(&mut state, repeat, pause, prepare, once, joins);
-    measured
+    repeated(&mut state, repeat, pause, prepare, once, joins)
 }
 
 /// What `test` needs of the machine at least: every product and every score once, every weight once per micro-batch,
@@ -131,9 +130,9 @@ pub(super) fn batch_work(context: &Context, at: usize, n: usize, wanted: usize) 
     let last = format!("blk.{}.", config.n_layer.saturating_sub(1));
     let mut work = Work::default();
     for (name, matrix) in weights.matrices() {
-        let rows = if *matrix == graph.output {
+        let rows = if *matrix == graph.output.weight {
             wanted
-        } else if *matrix == graph.token_embd {
+        } else if *matrix == graph.token_embd.weight {
             0
         } else if name.starts_with(&last) && !reads_every_token(name) {
             wanted
