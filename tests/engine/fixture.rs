@@ -13,9 +13,7 @@ use ocelli_convert::progress::Silent;
 use ocelli_convert::synth::{Preset, SynthOptions, write_checkpoint};
 use ocelli_convert::{ConvertOptions, convert};
 use ocelli_engine::{Answer, Assets, Choice, Ended, Generation, Queue, Scheduler, SchedulerOptions, Step, Stop};
-use ocelli_runtime::{
-    Context, ContextOptions, ImageEmbedding, LoadOptions, Model, Precision, Prompt, RuntimeError,
-};
+use ocelli_runtime::{Context, ContextOptions, ImageEmbedding, LoadOptions, Model, Precision, Prompt, RuntimeError};
 use ocelli_text::sampler::SamplerChain;
 
 /// A model and its vocabulary.
@@ -142,6 +140,8 @@ impl Request {
 /// Who chooses tokens, and writes down what was seen.
 pub(crate) struct Listener {
     chain: Option<SamplerChain>,
+    /// Which of several it is.
+    pub(crate) number: usize,
     /// A digest of all logits at every token chosen, and what was chosen.
     pub(crate) seen: Vec<(u64, u32)>,
     pub(crate) cancelled: Rc<Cell<bool>>,
@@ -159,7 +159,7 @@ impl Listener {
             params.seed = Some(seed);
             SamplerChain::new(params, &assets.tokenizer).unwrap()
         });
-        Self { chain, seen: Vec::new(), cancelled: Rc::default(), fails_at: None, errs_at: None }
+        Self { chain, number: 0, seen: Vec::new(), cancelled: Rc::default(), fails_at: None, errs_at: None }
     }
 }
 
@@ -226,7 +226,7 @@ pub(crate) fn together(
     (_, assets): &Loaded,
     scheduler: &mut Scheduler,
     requests: &[Request],
-    mut each: impl FnMut(&Step, &Queue<Numbered>),
+    mut each: impl FnMut(&Step, &Queue<Listener>),
 ) -> Vec<Outcome> {
     let mut queue = Queue::new();
     let mut switches: Vec<Option<Rc<Cell<bool>>>> = requests.iter().map(|_| None).collect();
@@ -235,9 +235,10 @@ pub(crate) fn together(
         assert!(step < 20_000, "the queue does not get empty");
         for (number, request) in requests.iter().enumerate() {
             if request.arrives == step {
-                let listener = Listener::new(request.seed, assets);
-                switches[number] = Some(Rc::clone(&listener.cancelled));
-                queue.push(Generation::new(&request.prompt, request.n_predict, Numbered { number, listener }));
+                let mut generation = request.generation(assets);
+                generation.answer().number = number;
+                switches[number] = Some(Rc::clone(&generation.answer().cancelled));
+                queue.push(generation);
             }
             if let Some(switch) = switches[number].as_ref().filter(|_| request.leaves == Some(step)) {
                 switch.set(true);
@@ -245,31 +246,15 @@ pub(crate) fn together(
         }
         let done = scheduler.step(&mut queue);
         each(&done, &queue);
-        while let Some((generation, how)) = queue.take_ended() {
-            let Numbered { number, listener } = generation.into_answer();
-            outcomes[number] = Some(Outcome { seen: listener.seen, how });
+        while let Some((mut generation, how)) = queue.take_ended() {
+            let number = generation.answer().number;
+            outcomes[number] = Some(Outcome::of(generation, how));
         }
         if queue.is_empty() && requests.iter().all(|request| request.arrives <= step) {
             break;
         }
     }
     outcomes.into_iter().map(Option::unwrap).collect()
-}
-
-/// A listener, and whose it is.
-pub(crate) struct Numbered {
-    number: usize,
-    listener: Listener,
-}
-
-impl Answer for Numbered {
-    fn choose(&mut self, logits: &[f32]) -> Result<Choice, RuntimeError> {
-        self.listener.choose(logits)
-    }
-
-    fn is_cancelled(&self) -> bool {
-        self.listener.is_cancelled()
-    }
 }
 
 /// That `outcome` is what the request gets alone, as far as it went; `case` says how to run it again.

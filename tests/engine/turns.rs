@@ -41,7 +41,6 @@ fn beside_answers_a_prompt_is_cut_as_the_pause_says() {
     assert_eq!(longest, [32, 125, 125, 125, 125, 68], "as much as fits beside three answers");
 }
 
-/// A pause in between is kept by what was measured: at no time more rows than the largest step, and fewer with less time.
 #[test]
 fn a_prompt_alone_is_computed_in_the_largest_pieces() {
     let loaded = mini(FileType::Q4_K_M);
