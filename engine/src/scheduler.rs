@@ -126,6 +126,13 @@ impl<A: Answer> Queue<A> {
         }
     }
 
+    /// Takes the blocks of those that have ended but have not been taken yet; whether there were any. What they hold is
+    /// found again as long as nobody needs the room.
+    fn release_ended(&mut self) -> bool {
+        let sequences = self.ended.iter_mut().filter_map(|(generation, _)| generation.seq.take());
+        sequences.fold(false, |_, _| true)
+    }
+
     fn end(&mut self, generation: Generation<A>, how: Result<Stop, RuntimeError>) {
         let how = how.map(|stop| generation.ended(stop));
         self.ended.push_back((generation, how));
@@ -240,8 +247,12 @@ impl Scheduler {
             let parts = &self.parts;
             let nobody = || parts.iter().all(|part| running[part.index].answer.is_cancelled());
             let done = self.context.forward(&self.batch, &nobody);
+            let complete = done.is_ok();
             self.finish(queue, done);
-            self.rates.learn(&step, started.elapsed().as_secs_f64());
+            // A pass that ended early would make the next ones too long.
+            if complete {
+                self.rates.learn(&step, started.elapsed().as_secs_f64());
+            }
         }
         step.ended = queue.ended.len() - before;
         step
@@ -311,6 +322,9 @@ impl Scheduler {
             // One more for each of those under way, so that it is not set back at once.
             let blocks = self.context.kv().blocks_to_begin(generation.whole.view()) + queue.running.len();
             if !alone && blocks > self.context.kv().n_available_blocks() {
+                if queue.release_ended() {
+                    continue;
+                }
                 return false;
             }
             let Some(mut generation) = queue.waiting.pop_front() else { return false };
@@ -347,6 +361,7 @@ impl Scheduler {
                     self.parts.push(Part { index, first_row, rows, logits, is_prompt });
                     return Added::Rows;
                 }
+                Err(RuntimeError::PoolFull { .. }) if queue.release_ended() => {}
                 Err(RuntimeError::PoolFull { .. }) if queue.running.len() > 1 => {
                     let youngest = queue.running.len() - 1;
                     // Its rows are in the batch: there is room again in the next step.

@@ -117,13 +117,20 @@ impl Blocks {
         self.users[block as usize] == 1 && self.index.len_of(block) <= len
     }
 
-    /// Makes `block` writable from `len` on by giving up what the index has there; `false` where others need it.
+    /// Makes `block` writable from `len` on by giving up what the index has there, for a user who needs all that is available;
+    /// `false` where others use the block.
     pub(super) fn give_up(&mut self, block: u32, len: usize) -> bool {
-        let alone = self.users[block as usize] == 1 && self.index.is_leaf(block);
-        if alone {
-            self.index.shorten(block, len);
+        if self.users[block as usize] != 1 {
+            return false;
         }
-        alone
+        // Nobody uses what goes on from the block: such a user would use the block as well.
+        while !self.index.is_leaf(block) {
+            if self.drop_one().is_none() {
+                return false;
+            }
+        }
+        self.index.shorten(block, len);
+        true
     }
 
     /// Takes the blocks that hold the longest known beginning of `content` into use, appending them to `path`; gives the number

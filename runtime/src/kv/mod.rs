@@ -265,8 +265,8 @@ impl KvPool {
         {
             let mut books = self.books.lock();
             let available = books.n_available();
-            // Where there is no block for a copy, the prefix cache gives its own up.
-            let copied = copied.filter(|i| new < available || !books.give_up(seq.blocks[*i], end % BLOCK_LEN));
+            // Where there is room but for a copy, the prefix cache gives its own up.
+            let copied = copied.filter(|i| new != available || !books.give_up(seq.blocks[*i], end % BLOCK_LEN));
             let need = new + usize::from(copied.is_some());
             if need > available {
                 return Err(RuntimeError::PoolFull { need: need * BLOCK_LEN, have: available * BLOCK_LEN });

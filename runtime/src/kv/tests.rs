@@ -106,6 +106,31 @@ fn what_an_ended_sequence_held_is_found_to_the_token() {
     assert_eq!(kv.find((&other).into(), 512).len(), 100, "a part of a block is enough");
 }
 
+#[test]
+fn a_sequence_alone_gets_every_block_although_it_begins_inside_a_known_one() {
+    let mut kv = cache(shape(256)).unwrap();
+    let tokens: Vec<u32> = (0..140).collect();
+    let mut first = kv.find((&tokens).into(), 256);
+    kv.append(&mut first, (&tokens).into()).unwrap();
+    first.commit();
+    drop(first);
+    let prompt: Vec<u32> = (0..30).chain(500..727).collect();
+    let mut second = kv.find((&prompt[..256]).into(), 256);
+    assert_eq!(second.len(), 30, "in the middle of a block with two behind it");
+    // One position too many changes nothing, not even what can be found.
+    let error = kv.append(&mut second, (&prompt[30..]).into()).unwrap_err();
+    assert!(matches!(error, RuntimeError::PoolFull { .. }), "{error}");
+    let known = kv.find((&tokens).into(), 256);
+    assert_eq!(known.len(), 139);
+    // Nor does anybody lose a block to whoever needs them all.
+    assert!(kv.append(&mut second, (&prompt[30..256]).into()).is_err());
+    drop(known);
+    kv.append(&mut second, (&prompt[30..256]).into()).unwrap();
+    second.commit();
+    assert_eq!((second.blocks().len(), kv.n_available_blocks()), (4, 0));
+    kv.books.lock().check(&[second.blocks()]);
+}
+
 /// The sequences of the property test: what each holds, and for how long that must be found.
 struct Model {
     kv: KvPool,
