@@ -3,6 +3,7 @@
 //! ```text
 //! Queue<A>     generations in order of arrival, each with an Answer: who chooses its tokens and takes them
 //! Scheduler    a context, and the policy by which generations share it: one step is one forward pass
+//! Engine       a scheduler on a thread of its own: Request in, Events out
 //! bench        many generations at once, timed
 //! Session      one conversation at a time, saved and restored; Chat: messages, pictures, dropped turns
 //! ```
@@ -15,11 +16,15 @@ mod complete;
 mod generation;
 mod placement;
 mod scheduler;
+mod service;
 mod session;
+mod stop_strings;
 
 pub use chat::{Chat, SavedChat, render};
 pub use complete::{Assets, Completion, Watch, complete};
 pub use generation::{Answer, Choice, Ended, Generation, Stop};
 pub use placement::{compose, conversation_prompt, marker, text_prompt, without_markers};
 pub use scheduler::{Queue, Scheduler, SchedulerOptions, Step};
+pub use service::{Engine, Event, Events, Request};
 pub use session::{Prefill, SavedSession, Session, SessionKind};
+pub use stop_strings::StopStrings;

@@ -119,6 +119,13 @@ impl<A: Answer> Queue<A> {
         self.ended.pop_front()
     }
 
+    /// Ends every generation as interrupted.
+    pub fn interrupt_all(&mut self) {
+        while let Some(generation) = self.running.pop().or_else(|| self.waiting.pop_back()) {
+            self.end(generation, Ok(Stop::Interrupted));
+        }
+    }
+
     fn end(&mut self, generation: Generation<A>, how: Result<Stop, RuntimeError>) {
         let how = how.map(|stop| generation.ended(stop));
         self.ended.push_back((generation, how));

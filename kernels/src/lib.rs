@@ -39,7 +39,7 @@ mod x86_avx2;
 #[cfg(target_arch = "x86_64")]
 mod x86_vnni;
 
-pub use act::{ActBuf, ActNeeds, Precision};
+pub use act::{ActBuf, ActNeeds, HalfWeights, Precision};
 pub use arena::share_arena;
 pub use attention::{AttnScratch, AttnShape, attention, attention_unit};
 pub use attention_spans::{AttnSpan, SpanHeads, SpanScratch, attention_spans};

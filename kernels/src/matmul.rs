@@ -6,8 +6,9 @@
 //! unpacks it once into a panel in its scratch memory, and multiplies the panel with all tokens. Weights are never copied
 //! anywhere else.
 //!
-//! Every result is computed by one thread in an order that depends on the shapes only, so results do not depend on
-//! the number of threads.
+//! A result depends on its row of weights, its token, the precision and the table, and on nothing else, to the bit: both ways
+//! add up the same numbers in the same order, and how rows and tokens are cut, or dealt out to threads, depends on no sum. The
+//! exception is one of choice, [`HalfWeights::Fastest`](crate::HalfWeights::Fastest).
 
 use ocelli_quant::GgmlType;
 
@@ -18,10 +19,8 @@ use crate::fixed::{FixedKernels, Panel16, Staged, UNIT, even};
 use crate::pool::{Pool, SCRATCH_BYTES};
 use crate::select::Kernels;
 use crate::table::{
-    Acts, F32_LANES, Few, FewF32, FormatKernels, Gemm, GemmF32, Gemv, GemvF32, IntKernels, KernelTable, Lines, Pack,
-    index,
+    Acts, F32_LANES, Few, FormatKernels, Gemm, Gemv, IntKernels, KernelTable, Lines, Pack, RowsF32, index,
 };
-use crate::transpose::to_panel;
 
 /// Scratch kept for both results that become one in [`matmul_swiglu`]: rows of a result lie far apart, often in the same few
 /// places of a cache, and would be gone when they are wanted again.
@@ -33,16 +32,24 @@ pub const MAX_PRODUCTS: usize = 8;
 /// Scratch for panels.
 const PANEL_BYTES: usize = SCRATCH_BYTES - PARTNER_BYTES;
 
-/// Most tokens that any format on any table multiplies straight from the stored blocks, without a panel. The two ways
-/// differ in the order of their sums: who needs results that do not depend on how many rows go together must have more
-/// than these.
+/// Most tokens that any format on any table multiplies straight from the stored blocks, without a panel; and that
+/// [`HalfWeights::Fastest`](crate::HalfWeights::Fastest) multiplies in f32.
 pub const FEW_TOKENS: usize = 16;
 
 /// Bytes of rows in a turn without a panel: with half as many, reading them begins to take longer.
 const TURN_BYTES: usize = 32 * 1024;
 
-/// Depth of a panel of f32 weights: 512 steps of 16 lanes are 32 KiB. A multiple of every block length.
-const F32_DEPTH: usize = 512;
+/// Depth of rows that are expanded to f32, at most. A multiple of every block length.
+const F32_DEPTH: usize = 64 * 1024;
+
+/// Bytes of expanded rows for a few tokens, in the first cache.
+const NEAR_BYTES: usize = 16 * 1024;
+
+/// The same for many, in the second.
+const FAR_BYTES: usize = 256 * 1024;
+
+/// Rows of a strip that is expanded.
+const F32_ROWS: usize = 48;
 
 /// A stored matrix: `rows` rows of `cols` weights, each a whole number of blocks.
 #[derive(Debug, Clone, Copy)]
@@ -300,9 +307,12 @@ struct Strips<'a> {
     path: Path<'a>,
     /// Rows of a strip.
     step: usize,
-    /// Whether a strip is multiplied without a panel. All tokens of the activations decide, not those that are multiplied at a
-    /// time: few have forms that many have not, and a result must not depend on how its neighbours are cut.
+    /// Whether a strip is multiplied without a panel.
     few: bool,
+    /// Units of depth whose products are added up before they are added to a result, for integers.
+    piece: usize,
+    /// Whether blocks of weights and activations share a scale two by two.
+    pairs: bool,
 }
 
 enum Path<'a> {
@@ -337,7 +347,17 @@ impl<'a> Strips<'a> {
             Path::Float(format, _) => format.few_floats(),
         };
         debug_assert!(most <= FEW_TOKENS);
-        let few = act.tokens() <= most;
+        // Sums of two blocks at once are those of panels.
+        let pairs = weight.pairs && matches!(&path, Path::Int(_, acts) if acts.pairs);
+        let few = act.tokens() <= most && !pairs;
+        let piece = match &path {
+            Path::Int(int, _) => {
+                // Of as many panels as a strip may have, though it may have fewer.
+                let most = PANEL_BYTES / int.panel_unit_bytes / table.panels;
+                if pairs { most & !1 } else { most }.max(1)
+            }
+            _ => 0,
+        };
         let step = if few {
             // Some turns per thread to even out, but of at least 16 rows, unless that is more than a turn's bytes: at the end
             // threads wait for half of one. Turns follow each other in memory.
@@ -346,10 +366,12 @@ impl<'a> Strips<'a> {
         } else {
             match &path {
                 Path::Int(..) => table.mr * table.panels,
-                Path::Fixed(..) | Path::Float(..) => F32_LANES,
+                Path::Fixed(..) => F32_LANES,
+                // Tiles take two, three or four rows.
+                Path::Float(..) => (FAR_BYTES / size_of::<f32>() / weight.cols / 12 * 12).clamp(12, F32_ROWS),
             }
         };
-        Ok(Self { table, weight: *weight, path, step, few })
+        Ok(Self { table, weight: *weight, path, step, few, piece, pairs })
     }
 
     fn count(&self) -> usize {
@@ -374,29 +396,17 @@ impl<'a> Strips<'a> {
             Path::Int(int, acts) if self.few => unsafe {
                 match int.few.run {
                     Some(few) if t1 - t0 > 1 => {
-                        let (tokens, row_bytes) = (t1 - t0, w.row_bytes);
-                        few(&Few { rows, row_bytes, acts: acts.tokens(t0, tokens), tokens, out, out_stride: stride });
+                        let (tokens, row_bytes, piece) = (t1 - t0, w.row_bytes, self.piece);
+                        let acts = acts.tokens(t0, tokens);
+                        few(&Few { rows, row_bytes, acts, tokens, piece, out, out_stride: stride });
                     }
                     _ => {
                         for t in t0..t1 {
                             let out = std::slice::from_raw_parts_mut(out.add((t - t0) * stride), r1 - r0);
-                            (int.gemv)(&mut Gemv { rows, row_bytes: w.row_bytes, acts: acts.tokens(t, 1), out });
+                            let (row_bytes, piece) = (w.row_bytes, self.piece);
+                            (int.gemv)(&mut Gemv { rows, row_bytes, acts: acts.tokens(t, 1), piece, out });
                         }
                     }
-                }
-            },
-            // SAFETY: as above.
-            Path::Float(format, x) if self.few => unsafe {
-                if let Some(few) = format.few_f32.filter(|_| t1 - t0 > 1) {
-                    let (row_bytes, cols, tokens) = (w.row_bytes, w.cols, t1 - t0);
-                    let x = &x[t0 * cols..t1 * cols];
-                    few(&FewF32 { rows, row_bytes, x, cols, tokens, out, out_stride: stride });
-                    return;
-                }
-                for t in t0..t1 {
-                    let out = std::slice::from_raw_parts_mut(out.add((t - t0) * stride), r1 - r0);
-                    let x = &x[t * w.cols..(t + 1) * w.cols];
-                    (format.gemv_f32)(&mut GemvF32 { rows, row_bytes: w.row_bytes, x, out });
                 }
             },
             // SAFETY: promised by the caller.
@@ -410,8 +420,7 @@ impl<'a> Strips<'a> {
             },
             // SAFETY: promised by the caller.
             Path::Float(format, x) => unsafe {
-                let x = &x[t0 * w.cols..t1 * w.cols];
-                self.compute_float(format, x, rows, r1 - r0, out, stride, scratch);
+                self.compute_float(format, &x[t0 * w.cols..t1 * w.cols], rows, out, stride, scratch);
             },
         }
     }
@@ -433,9 +442,7 @@ impl<'a> Strips<'a> {
     ) {
         let (units, mr) = (self.weight.cols / int.unit, self.table.mr);
         let panels = n_rows.div_ceil(mr);
-        let pairs = self.weight.pairs && acts.pairs;
-        let per = PANEL_BYTES / int.panel_unit_bytes / panels;
-        let per = if pairs { per & !1 } else { per }.max(1);
+        let (pairs, per) = (self.pairs, self.piece);
         let block_bytes = self.weight.row_bytes / units;
         for unit0 in (0..units).step_by(per) {
             let n = per.min(units - unit0);
@@ -543,59 +550,66 @@ impl<'a> Strips<'a> {
         }
     }
 
-    /// The f32 GEMM of one strip: expands a depth range of its rows, transposes it, multiplies, adds up.
+    /// The f32 products of one strip: straight from stored floats, or of rows that are expanded first, as many at a time as
+    /// stay in the cache. A row is one sum over its depth, but for the longest, which are one of each [`F32_DEPTH`].
     ///
     /// # Safety
     /// As [`Strips::compute`].
-    #[expect(clippy::too_many_arguments, reason = "a rectangle, its place and its scratch")]
     unsafe fn compute_float(
         &self,
         format: &FormatKernels,
         x: &[f32],
         rows: &[u8],
-        n_rows: usize,
         out: *mut f32,
         stride: usize,
         scratch: &mut [u8],
     ) {
-        let w = &self.weight;
-        let cols = x.len() / w.cols;
-        const PIECE: usize = F32_DEPTH * F32_LANES;
-        const { assert!(2 * PIECE * size_of::<f32>() <= SCRATCH_BYTES) };
-        // SAFETY: the scratch is aligned to 64 and longer than both pieces (asserted above); f32 has no invalid bits.
-        let (panel, unpacked) = unsafe {
-            let base: *mut f32 = scratch.as_mut_ptr().cast();
-            (std::slice::from_raw_parts_mut(base, PIECE), std::slice::from_raw_parts_mut(base.add(PIECE), PIECE))
+        let (w, table) = (&self.weight, self.table);
+        let all = RowsF32 {
+            rows,
+            row_bytes: w.row_bytes,
+            x: x.as_ptr(),
+            x_stride: w.cols,
+            cols: w.cols,
+            tokens: x.len() / w.cols,
+            out,
+            out_stride: stride,
+            accumulate: false,
         };
+        if let Some(stored) = format.stored_f32.filter(|_| self.few || w.cols > F32_DEPTH) {
+            // SAFETY: rows and tokens are whole; the caller promises the results; the table's features were detected.
+            return unsafe { stored(&all) };
+        }
+        let budget = if self.few { NEAR_BYTES } else { FAR_BYTES };
         let (block_len, block_bytes) = (w.ty.block_len(), w.ty.block_bytes());
         for k0 in (0..w.cols).step_by(F32_DEPTH) {
             let depth = F32_DEPTH.min(w.cols - k0);
             let (b0, b1) = (k0 / block_len * block_bytes, (k0 + depth) / block_len * block_bytes);
-            for (r, row) in unpacked.chunks_exact_mut(F32_DEPTH).enumerate() {
-                let row = &mut row[..depth];
-                if r < n_rows {
+            let per = (budget / size_of::<f32>() / depth).max(1);
+            for (part, rows) in rows.chunks(per * w.row_bytes).enumerate() {
+                let n = rows.len() / w.row_bytes;
+                const { assert!(F32_DEPTH * size_of::<f32>() <= PANEL_BYTES && FAR_BYTES <= PANEL_BYTES) };
+                // SAFETY: the scratch is aligned to 64 and at least as long (asserted above); f32 has no invalid bits.
+                let expanded = unsafe { std::slice::from_raw_parts_mut(scratch.as_mut_ptr().cast::<f32>(), n * depth) };
+                for (values, row) in expanded.chunks_exact_mut(depth).zip(rows.chunks_exact(w.row_bytes)) {
                     // SAFETY: the bytes are the whole blocks of `depth` weights; the table's features were detected.
-                    unsafe { (format.dequantize)(&rows[r * w.row_bytes + b0..r * w.row_bytes + b1], row) };
-                } else {
-                    row.fill(0.0);
+                    unsafe { (format.dequantize)(&row[b0..b1], values) };
                 }
-            }
-            to_panel(self.table, unpacked, F32_DEPTH, F32_LANES, depth, panel, F32_LANES);
-            // SAFETY: the panel holds `depth` steps, `x` holds `cols` rows of w.cols > k0 + depth − 1 values, `out` is
-            // the caller's promise; the table's features were detected.
-            unsafe {
-                (self.table.gemm_f32)(&GemmF32 {
-                    panel: panel.as_ptr(),
-                    panel_stride: F32_LANES,
-                    n_rows,
-                    depth,
-                    x: x.as_ptr().add(k0),
-                    x_stride: w.cols,
-                    cols,
-                    out,
-                    out_stride: stride,
-                    accumulate: k0 != 0,
-                });
+                // SAFETY: as many bytes as those floats have.
+                let rows = unsafe { std::slice::from_raw_parts(scratch.as_ptr(), n * depth * size_of::<f32>()) };
+                // SAFETY: `n` rows of `depth` floats; tokens have as many values from `k0` on; the caller promises the
+                // results; the table's features were detected.
+                unsafe {
+                    (table.rows_f32)(&RowsF32 {
+                        rows,
+                        row_bytes: depth * size_of::<f32>(),
+                        x: all.x.add(k0),
+                        cols: depth,
+                        out: out.add(part * per),
+                        accumulate: k0 != 0,
+                        ..all
+                    });
+                }
             }
         }
     }

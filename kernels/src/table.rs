@@ -77,6 +77,9 @@ pub(crate) struct KernelTable {
     pub(crate) nr: usize,
     /// One entry per format, indexed by `GgmlType as usize`.
     pub(crate) formats: Vec<FormatKernels>,
+    /// `out[t][r] (+)= Σ_k rows[r][k]·x[t][k]` in f32, of rows of f32. The bits of a result do not depend on how many rows or
+    /// tokens there are.
+    pub(crate) rows_f32: unsafe fn(&RowsF32),
     /// `out[c][r] (+)= Σ_k panel[k][r]·x[c][k]` in f32.
     pub(crate) gemm_f32: unsafe fn(&GemmF32),
     /// Products of 16-bit fixed-point numbers, where they are faster than those of f32.
@@ -161,16 +164,14 @@ pub(crate) struct FormatKernels {
     pub(crate) int: Option<IntKernels>,
     /// Expands whole blocks to f32, with the values of `GgmlType::dequantize_row`.
     pub(crate) dequantize: unsafe fn(&[u8], &mut [f32]),
-    /// `out[r] = Σ_k w[r][k]·x[k]` in f32 straight from the stored rows.
-    pub(crate) gemv_f32: unsafe fn(&mut GemvF32),
-    /// The same for up to [`crate::FEW_TOKENS`] tokens, where that is better than one after the other.
-    pub(crate) few_f32: Option<unsafe fn(&FewF32)>,
+    /// [`KernelTable::rows_f32`] straight from stored rows, with the same bits, of formats of which it takes less time.
+    pub(crate) stored_f32: Option<unsafe fn(&RowsF32)>,
 }
 
 impl FormatKernels {
-    /// Tokens up to which products in f32 need no panel.
+    /// Tokens up to which products in f32 are not worth expanding a strip of rows for all of them.
     pub(crate) fn few_floats(&self) -> usize {
-        if self.few_f32.is_some() { crate::FEW_TOKENS } else { FewKernel::ALONE.most }
+        if self.stored_f32.is_some() { crate::FEW_TOKENS } else { FewKernel::ALONE.most }
     }
 }
 
@@ -321,6 +322,8 @@ pub(crate) struct Gemv<'a> {
     pub(crate) row_bytes: usize,
     /// Activations of one token.
     pub(crate) acts: Acts<'a>,
+    /// See [`Few::piece`].
+    pub(crate) piece: usize,
     /// One result per row.
     pub(crate) out: &'a mut [f32],
 }
@@ -337,35 +340,25 @@ pub(crate) struct Few<'a> {
     pub(crate) acts: Acts<'a>,
     /// Tokens of `acts`.
     pub(crate) tokens: usize,
+    /// Units of depth that a panel holds: a result is the sum of those of so many units each, the last perhaps of fewer.
+    pub(crate) piece: usize,
     /// Result of row 0 and the first token; row r of token t is at `t·out_stride + r`.
     pub(crate) out: *mut f32,
     /// Distance between tokens in the result.
     pub(crate) out_stride: usize,
 }
 
-/// One f32 token times consecutive stored rows.
+/// f32 tokens times consecutive rows of floats, as they are stored or expanded.
 #[derive(Debug)]
-pub(crate) struct GemvF32<'a> {
-    /// `out.len()` rows of `row_bytes`.
-    pub(crate) rows: &'a [u8],
-    /// Bytes of one row, which holds `x.len()` weights.
-    pub(crate) row_bytes: usize,
-    /// Activations.
-    pub(crate) x: &'a [f32],
-    /// One result per row.
-    pub(crate) out: &'a mut [f32],
-}
-
-/// A few f32 tokens times consecutive stored rows.
-#[derive(Debug)]
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 multiplies a few tokens at once"))]
-pub(crate) struct FewF32<'a> {
+pub(crate) struct RowsF32<'a> {
     /// Whole rows of `row_bytes`.
     pub(crate) rows: &'a [u8],
-    /// Bytes of one row, which holds `cols` weights.
+    /// Bytes of one row, which holds `cols` weights; not 0.
     pub(crate) row_bytes: usize,
-    /// Activations, `tokens` rows of `cols`.
-    pub(crate) x: &'a [f32],
+    /// First value of the first token.
+    pub(crate) x: *const f32,
+    /// Distance between tokens.
+    pub(crate) x_stride: usize,
     /// Values of a token.
     pub(crate) cols: usize,
     /// Tokens.
@@ -374,6 +367,23 @@ pub(crate) struct FewF32<'a> {
     pub(crate) out: *mut f32,
     /// Distance between tokens in the result.
     pub(crate) out_stride: usize,
+    /// Whether to add to the result instead of storing it.
+    pub(crate) accumulate: bool,
+}
+
+impl RowsF32<'_> {
+    /// Stores the result of row `r` and token `t`, or adds it.
+    ///
+    /// # Safety
+    /// There must be a place for it.
+    #[inline(always)]
+    pub(crate) unsafe fn put(&self, r: usize, t: usize, result: f32) {
+        // SAFETY: promised by the caller.
+        unsafe {
+            let out = self.out.add(t * self.out_stride + r);
+            *out = if self.accumulate { *out + result } else { result };
+        }
+    }
 }
 
 /// A piece of weights to unpack.

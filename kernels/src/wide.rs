@@ -368,22 +368,6 @@ pub(crate) fn weigh(scores: &mut [[f32; TILE]], powers: &[f32; TILE], w: &mut We
     }
 }
 
-/// Weights expanded at once by [`gemv_f32`]; a multiple of every block length.
-const CHUNK: usize = 256;
-
-/// One f32 token times stored rows, expanding them piece by piece.
-#[inline(always)]
-pub(crate) fn gemv_f32<F: ocelli_quant::Format>(a: &mut crate::table::GemvF32) {
-    let mut w = [0f32; CHUNK];
-    for (out, row) in a.out.iter_mut().zip(a.rows.chunks_exact(a.row_bytes)) {
-        *out = 0.0;
-        for (bytes, x) in row.chunks(CHUNK / F::BLOCK_LEN * F::BLOCK_BYTES).zip(a.x.chunks(CHUNK)) {
-            F::dequantize_row(bytes, &mut w[..x.len()]);
-            *out += dot_f32(&w[..x.len()], x);
-        }
-    }
-}
-
 /// Makes the module `elem` with the functions above compiled for the features given.
 macro_rules! wide_functions {
     ($features:literal) => {
@@ -418,11 +402,6 @@ macro_rules! wide_functions {
             #[target_feature(enable = $features)]
             pub(super) fn dequantize<F: ocelli_quant::Format>(bytes: &[u8], out: &mut [f32]) {
                 F::dequantize_row(bytes, out);
-            }
-
-            #[target_feature(enable = $features)]
-            pub(super) fn gemv_f32<F: ocelli_quant::Format>(a: &mut crate::table::GemvF32) {
-                wide::gemv_f32::<F>(a);
             }
         }
     };

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ocelli_kernels::{JoinTimes, Kernels, Pool, Precision};
+use ocelli_kernels::{HalfWeights, JoinTimes, Kernels, Pool, Precision};
 use ocelli_quant::GgmlType;
 
 use crate::batch::Batch;
 use crate::kv::{KvPool, KvShape, Sequence};
-use crate::layers::{Engine, LayerProbe, Pass, Workspace};
+use crate::layers::{LayerProbe, Pass, Workspace};
+use crate::nn::Engine;
 use crate::prompt::PromptView;
 use crate::rope::Rope;
 use crate::{Model, RuntimeError, memory, threads};
@@ -36,6 +37,9 @@ pub struct ContextOptions {
     pub type_v: GgmlType,
     /// How products are computed.
     pub precision: Precision,
+    /// How fast products with F16 and BF16 weights are computed. Only with something else than [`HalfWeights::Fastest`] do the
+    /// logits of such models not depend, bit for bit, on how many rows go together; products of all other weights never do.
+    pub half_weights: HalfWeights,
     /// The instruction set to use (`--isa`); `None`: `OCELLI_ISA` or the best.
     pub isa: Option<String>,
 }
@@ -53,6 +57,7 @@ impl Default for ContextOptions {
             type_k: GgmlType::F16,
             type_v: GgmlType::F16,
             precision: Precision::Fast,
+            half_weights: HalfWeights::Fastest,
             isa: None,
         }
     }
@@ -67,8 +72,10 @@ pub struct Context {
     model: Arc<Model>,
     kernels: Kernels,
     precision: Precision,
+    half_weights: HalfWeights,
+    /// For one token and for several: the same threads, of which one may use fewer.
     pool: Pool,
-    pool_batch: Option<Pool>,
+    pool_batch: Pool,
     rope: Rope,
     pub(crate) kv: KvPool,
     ws: Workspace,
@@ -114,11 +121,13 @@ impl Context {
         let ws = Workspace::new(config, model.weights(), options.precision, n_ubatch, n_parallel, n_ctx)?;
         let n_threads = if options.n_threads == 0 { threads::physical_cores() } else { options.n_threads };
         let batch = if options.n_threads_batch == 0 { n_threads } else { options.n_threads_batch };
+        let all_threads = Pool::new(n_threads.max(batch));
         Ok(Self {
             kernels,
             precision: options.precision,
-            pool: Pool::new(n_threads),
-            pool_batch: (batch != n_threads).then(|| Pool::new(batch)),
+            half_weights: options.half_weights,
+            pool: all_threads.limited(n_threads),
+            pool_batch: all_threads.limited(batch),
             rope,
             kv,
             ws,
@@ -170,16 +179,14 @@ impl Context {
 
     /// Starts timing what threads lose in joins, from zero, or ends it.
     pub fn measure_joins(&self, on: bool) {
-        for pool in [Some(&self.pool), self.pool_batch.as_ref()].into_iter().flatten() {
-            pool.measure_joins(on);
-        }
+        self.pool_batch.measure_joins(on);
     }
 
     /// What was measured since [`Context::measure_joins`].
     #[must_use]
     pub fn join_times(&self) -> JoinTimes {
-        let batch = self.pool_batch.as_ref().map(Pool::join_times).unwrap_or_default();
-        self.pool.join_times().and(batch)
+        let threads = self.pool.threads().max(self.pool_batch.threads());
+        JoinTimes { threads, ..self.pool_batch.join_times() }
     }
 
     /// The table of kernels in use.
@@ -197,7 +204,7 @@ impl Context {
     /// Threads for one token and for several.
     #[must_use]
     pub fn threads(&self) -> (usize, usize) {
-        (self.pool.threads(), self.pool_batch.as_ref().unwrap_or(&self.pool).threads())
+        (self.pool.threads(), self.pool_batch.threads())
     }
 
     /// How products are computed.
@@ -407,10 +414,17 @@ impl Context {
         let model = &*self.model;
         let (config, graph) = (model.config(), model.graph());
         let (n, n_embd) = (batch.len(), config.n_embd);
-        let pool = if n == 1 { &self.pool } else { self.pool_batch.as_ref().unwrap_or(&self.pool) };
-        let engine = Engine { pool, kernels: self.kernels, precision: self.precision, weights: model.weights() };
+        let pool = if n == 1 { &self.pool } else { &self.pool_batch };
+        let engine = Engine {
+            pool,
+            kernels: self.kernels,
+            precision: self.precision,
+            weights: model.weights(),
+            half_weights: self.half_weights,
+            int8: None,
+        };
         let x = &mut self.ws.x[..n * n_embd];
-        engine.embed(&graph.token_embd, batch.ids(), x)?;
+        engine.look_up(&graph.token_embd, batch.ids(), x)?;
         batch.overlay(x, n_embd);
         let mut pass = Pass {
             config,
@@ -448,11 +462,19 @@ impl Context {
         let at_once = ws.logits.len() / n_vocab;
         for start in (0..n).step_by(at_once) {
             let rows = (n - start).min(at_once);
-            let pool = if rows == 1 { &self.pool } else { self.pool_batch.as_ref().unwrap_or(&self.pool) };
-            let engine = Engine { pool, kernels: self.kernels, precision: self.precision, weights: model.weights() };
+            let pool = if rows == 1 { &self.pool } else { &self.pool_batch };
+            let weights = model.weights();
+            let engine = Engine {
+                pool,
+                kernels: self.kernels,
+                precision: self.precision,
+                weights,
+                half_weights: self.half_weights,
+                int8: None,
+            };
             let (x, h) = (&ws.x[start * n_embd..(start + rows) * n_embd], &mut ws.h[..rows * n_embd]);
-            engine.rmsnorm(x, &model.graph().output_norm, model.config().rms_eps, h)?;
-            engine.prepare(&mut ws.acts, h, rows, &[&model.graph().output])?;
+            engine.norm(&model.graph().output_norm, x, h)?;
+            engine.prepare(&mut ws.acts, h, None, &[&model.graph().output])?;
             let logits = &mut ws.logits[..rows * n_vocab];
             engine.multiply(&ws.acts, &mut [(&model.graph().output, &mut *logits)])?;
             for (row, logits) in logits.chunks_exact(n_vocab).enumerate() {

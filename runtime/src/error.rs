@@ -228,6 +228,14 @@ pub enum RuntimeError {
     /// A vision file or a picture that cannot be used.
     #[error(transparent)]
     Vision(#[from] VisionError),
+    /// A matrix that has no 8-bit form.
+    #[error("tensor `{name}` cannot be computed with in 8 bits: {problem}; use --precision exact")]
+    NoInt8 {
+        /// The tensor.
+        name: String,
+        /// Why.
+        problem: String,
+    },
     /// No kernels of that name, or not on this machine.
     #[error(transparent)]
     Isa(#[from] IsaError),

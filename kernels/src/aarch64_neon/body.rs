@@ -7,7 +7,7 @@ use ocelli_quant::Unpack;
 use ocelli_quant::panel::{Block32, SuperBlock};
 
 use super::dot::Dot;
-use crate::table::{Gemm, GemmF32, Gemv, Pack, rows_from};
+use crate::table::{Gemm, GemmF32, Gemv, Pack, RowsF32, rows_from};
 
 /// Rows of a panel: two registers of 4 lanes.
 pub(super) const MR: usize = 8;
@@ -242,7 +242,85 @@ pub(super) unsafe fn tile_f32<const N: usize>(a: &GemmF32, first: usize) {
     }
 }
 
-/// One token times rows of super-blocks; bounds as in [`tile_super`].
+/// See [`crate::table::KernelTable::rows_f32`].
+///
+/// # Safety
+/// Lengths as [`RowsF32`] states them, of rows of f32.
+#[inline(always)]
+pub(super) unsafe fn rows_f32(a: &RowsF32) {
+    let n = a.rows.len() / a.row_bytes;
+    for t in (0..a.tokens).step_by(4) {
+        // Sixteen sums at once, so that none has to wait for itself; with one token eight.
+        let step = if a.tokens - t == 1 { 8 } else { 4 };
+        for r in (0..n).step_by(step) {
+            // SAFETY: rows and tokens from here on exist as far as they are asked for.
+            unsafe {
+                match (n - r >= step, a.tokens - t) {
+                    (true, 1) => rows_tile::<8, 1>(a, r, t),
+                    (true, 2) => rows_tile::<4, 2>(a, r, t),
+                    (true, 3) => rows_tile::<4, 3>(a, r, t),
+                    (true, _) => rows_tile::<4, 4>(a, r, t),
+                    (false, left) => {
+                        for (r, t) in (r..n).flat_map(|r| (t..t + left.min(4)).map(move |t| (r, t))) {
+                            rows_tile::<1, 1>(a, r, t);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `R` rows from `r` on and `T` tokens from `t` on, a sum for each pair. The bits of a result depend neither on `R` nor on `T`.
+///
+/// # Safety
+/// As [`rows_f32`]; those rows and tokens must exist.
+#[inline(always)]
+unsafe fn rows_tile<const R: usize, const T: usize>(a: &RowsF32, r: usize, t: usize) {
+    let rows: [*const u8; R] = rows_from(a.rows[r * a.row_bytes..].as_ptr(), a.row_bytes);
+    let x: [*const f32; T] = rows_from(a.x.wrapping_add(t * a.x_stride), a.x_stride);
+    let whole = a.cols / 4 * 4;
+    // SAFETY: whole fours end at `whole`, the rest at `cols`; loads need no alignment.
+    unsafe {
+        let mut acc = [[vdupq_n_f32(0.0); T]; R];
+        for k in (0..whole).step_by(4) {
+            let mut at_x = [vdupq_n_f32(0.0); T];
+            for c in 0..T {
+                at_x[c] = vld1q_f32(x[c].add(k));
+            }
+            for l in 0..R {
+                let w = vreinterpretq_f32_u8(vld1q_u8(rows[l].add(4 * k)));
+                for c in 0..T {
+                    acc[l][c] = vfmaq_f32(acc[l][c], w, at_x[c]);
+                }
+            }
+        }
+        for l in 0..R {
+            for c in 0..T {
+                let mut sum = vaddvq_f32(acc[l][c]);
+                for k in whole..a.cols {
+                    sum = rows[l].add(4 * k).cast::<f32>().read_unaligned().mul_add(*x[c].add(k), sum);
+                }
+                a.put(r + l, t + c, sum);
+            }
+        }
+    }
+}
+
+/// One row: the sums of as many units as a panel holds, one piece after the other, as a tile adds them. `unit` adds number `k`,
+/// which it is given, to the sum so far.
+#[inline(always)]
+pub(super) fn in_pieces(units: usize, piece: usize, out: &mut f32, mut unit: impl FnMut(usize, f32) -> f32) {
+    for from in (0..units).step_by(piece) {
+        let mut sum = 0.0;
+        for k in from..units.min(from + piece) {
+            sum = unit(k, sum);
+        }
+        *out = if from == 0 { sum } else { *out + sum };
+    }
+}
+
+/// One token times rows of super-blocks; bounds as in [`tile_super`], and sums in the same order, to the bit.
 ///
 /// # Safety
 /// Lengths as [`Gemv`] states them; the CPU must have the instructions of `D`.
@@ -250,10 +328,9 @@ pub(super) unsafe fn tile_f32<const N: usize>(a: &GemmF32, first: usize) {
 pub(super) unsafe fn gemv_super<F: Unpack<Unit = SuperBlock>, D: Dot>(a: &mut Gemv) {
     let mut w = SuperBlock::default();
     for (out, row) in a.out.iter_mut().zip(a.rows.chunks_exact(a.row_bytes)) {
-        *out = 0.0;
-        let acts = a.acts.q.as_chunks::<256>().0.iter().zip(a.acts.sums16.as_chunks::<16>().0).zip(a.acts.d);
-        for (block, ((y, sums), dy)) in row.chunks_exact(F::BLOCK_BYTES).zip(acts) {
-            F::unpack(block, &mut w);
+        in_pieces(a.acts.d.len(), a.piece, out, |k, sum| {
+            let (y, sums, dy) = (&a.acts.q[256 * k..256 * k + 256], &a.acts.sums16[16 * k..16 * k + 16], a.acts.d[k]);
+            F::unpack(&row[k * F::BLOCK_BYTES..(k + 1) * F::BLOCK_BYTES], &mut w);
             // SAFETY: 256 codes, 16 mins and 16 sums, all inside the arrays; the caller promises the instructions.
             let (total, below) = unsafe {
                 let zero = vdupq_n_s32(0);
@@ -269,8 +346,9 @@ pub(super) unsafe fn gemv_super<F: Unpack<Unit = SuperBlock>, D: Dot>(a: &mut Ge
                 }
                 (vaddvq_s32(total), vaddvq_s32(below))
             };
-            *out += w.d * dy * total as f32 - w.dmin * dy * below as f32;
-        }
+            let sum = (total as f32).mul_add(w.d * dy, sum);
+            (-(below as f32)).mul_add(w.dmin * dy, sum)
+        });
     }
 }
 
@@ -282,17 +360,17 @@ pub(super) unsafe fn gemv_super<F: Unpack<Unit = SuperBlock>, D: Dot>(a: &mut Ge
 pub(super) unsafe fn gemv_block<F: Unpack<Unit = Block32>, D: Dot>(a: &mut Gemv) {
     let mut w = Block32::default();
     for (out, row) in a.out.iter_mut().zip(a.rows.chunks_exact(a.row_bytes)) {
-        *out = 0.0;
-        let acts = a.acts.q.as_chunks::<32>().0.iter().zip(a.acts.sums32).zip(a.acts.d);
-        for (block, ((y, s), dy)) in row.chunks_exact(F::BLOCK_BYTES).zip(acts) {
-            F::unpack(block, &mut w);
+        in_pieces(a.acts.d.len(), a.piece, out, |k, sum| {
+            let (y, s, dy) = (&a.acts.q[32 * k..32 * k + 32], a.acts.sums32[k], a.acts.d[k]);
+            F::unpack(&row[k * F::BLOCK_BYTES..(k + 1) * F::BLOCK_BYTES], &mut w);
             // SAFETY: 32 codes on both sides; the caller promises the instructions.
             let total = unsafe {
                 let codes: *const i8 = w.codes.as_ptr().cast();
                 let sum = D::dot(vdupq_n_s32(0), vld1q_s8(codes), vld1q_s8(y.as_ptr()));
                 vaddvq_s32(D::dot(sum, vld1q_s8(codes.add(16)), vld1q_s8(y.as_ptr().add(16))))
             };
-            *out += w.d * dy * total as f32 - w.min * dy * f32::from(*s);
-        }
+            let sum = (total as f32).mul_add(w.d * dy, sum);
+            if F::SIGNED { sum } else { (-w.min).mul_add(dy * f32::from(s), sum) }
+        });
     }
 }

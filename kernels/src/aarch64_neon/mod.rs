@@ -38,7 +38,7 @@ macro_rules! table {
 
             use super::{body, tuned};
             use crate::table::{
-                ActKind, FewKernel, FormatKernels, Gemm, GemmF32, Gemv, IntKernels, KernelTable, Pack, TunedGemv, tune,
+                ActKind, FewKernel, FormatKernels, Gemm, GemmF32, Gemv, IntKernels, KernelTable, Pack, RowsF32, TunedGemv, tune,
             };
 
             crate::wide::wide_functions!($features);
@@ -131,6 +131,14 @@ macro_rules! table {
             }
 
             /// # Safety
+            /// As [`body::rows_f32`].
+            #[target_feature(enable = $features)]
+            unsafe fn rows_f32(a: &RowsF32) {
+                // SAFETY: the contract of this function.
+                unsafe { body::rows_f32(a) };
+            }
+
+            /// # Safety
             /// As [`body::tile_f32`].
             #[target_feature(enable = $features)]
             unsafe fn gemm_f32(a: &GemmF32) {
@@ -179,12 +187,7 @@ macro_rules! table {
             where
                 F::Unit: Layout,
             {
-                FormatKernels {
-                    int: F::Unit::int::<F>(),
-                    few_f32: None,
-                    dequantize: elem::dequantize::<F>,
-                    gemv_f32: elem::gemv_f32::<F>,
-                }
+                FormatKernels { int: F::Unit::int::<F>(), dequantize: elem::dequantize::<F>, stored_f32: None }
             }
 
             /// The table, where the CPU has every feature that its functions are compiled with.
@@ -198,6 +201,7 @@ macro_rules! table {
                             panels: 1,
                             nr: body::NR,
                             formats: tune(ocelli_quant::for_each_format!(formats_by), TUNED),
+                            rows_f32,
                             gemm_f32,
                             // `smlal` multiplies as many numbers at once as `fmla` does.
                             fixed: None,

@@ -4,6 +4,7 @@
 
 use std::arch::aarch64::*;
 
+use super::body::in_pieces;
 use super::dot::Dot;
 use crate::table::{Gemv, SuperAct, six_bits};
 
@@ -35,29 +36,29 @@ fn half(bytes: [u8; 2]) -> f32 {
     single
 }
 
-/// What a row has come to: lanes to be added up, and lanes to be taken off.
-#[derive(Clone, Copy)]
-struct Acc {
-    above: float32x4_t,
-    below: float32x4_t,
+/// What a super-block has come to: the sum of its products times their scales, that of its mins times the sums of codes, and
+/// what both are multiplied by, `d` and `dmin` times the token's scale.
+struct Whole {
+    total: i32,
+    below: i32,
+    d: f32,
+    dmin: f32,
 }
 
-/// Runs `block` over all super-blocks of all rows.
+/// Runs `block` over all super-blocks of all rows, and adds up what they come to as a tile of a panel does, to the bit.
 #[inline(always)]
-fn rows<const BYTES: usize>(a: &mut Gemv, block: impl Fn(&[u8; BYTES], SuperAct<'_>, &mut Acc)) {
+fn rows<const BYTES: usize>(a: &mut Gemv, block: impl Fn(&[u8; BYTES], SuperAct<'_>) -> Whole) {
     let q = a.acts.q.as_chunks::<256>().0;
     let sums16 = a.acts.sums16.as_chunks::<16>().0;
     let sums32 = a.acts.sums32.as_chunks::<8>().0;
     let unit = |k: usize| SuperAct { q: &q[k], sums16: &sums16[k], sums32: &sums32[k], d: a.acts.d[k] };
-    // SAFETY: NEON is part of every AArch64 target.
-    let zero = unsafe { vdupq_n_f32(0.0) };
     for (row, out) in a.rows.chunks_exact(a.row_bytes).zip(a.out.iter_mut()) {
-        let mut x = Acc { above: zero, below: zero };
-        for (k, p) in row.as_chunks::<BYTES>().0.iter().enumerate() {
-            block(p, unit(k), &mut x);
-        }
-        // SAFETY: as above.
-        *out = unsafe { vaddvq_f32(vsubq_f32(x.above, x.below)) };
+        let blocks = row.as_chunks::<BYTES>().0;
+        in_pieces(blocks.len(), a.piece, out, |k, sum| {
+            let of = block(&blocks[k], unit(k));
+            let sum = (of.total as f32).mul_add(of.d, sum);
+            (-(of.below as f32)).mul_add(of.dmin, sum)
+        });
     }
 }
 
@@ -107,7 +108,7 @@ pub(super) unsafe fn gemv_q5_k<D: Dot>(a: &mut Gemv) {
 /// As [`gemv_q4_k`].
 #[inline(always)]
 unsafe fn gemv_nibbles<D: Dot, const BYTES: usize>(a: &mut Gemv) {
-    rows::<BYTES>(a, |b, u, acc| {
+    rows::<BYTES>(a, |b, u| {
         let [scales, mins] = six_bits(b);
         // SAFETY: 32 bytes of fifth bits from byte 16 on in a block of 176, 128 bytes of codes at the end of a block, 256
         // activations, 8 sums; the caller promises the instructions.
@@ -137,8 +138,7 @@ unsafe fn gemv_nibbles<D: Dot, const BYTES: usize>(a: &mut Gemv) {
                 }
             }
             let (d, dmin) = (half([b[0], b[1]]) * u.d, half([b[2], b[3]]) * u.d);
-            acc.above = vfmaq_n_f32(acc.above, vcvtq_f32_s32(total), d);
-            acc.below = vfmaq_n_f32(acc.below, vcvtq_f32_s32(below), dmin);
+            Whole { total: vaddvq_s32(total), below: vaddvq_s32(below), d, dmin }
         }
     });
 }
@@ -150,7 +150,7 @@ unsafe fn gemv_nibbles<D: Dot, const BYTES: usize>(a: &mut Gemv) {
 /// As [`gemv_q4_k`].
 #[inline(always)]
 pub(super) unsafe fn gemv_q6_k<D: Dot>(a: &mut Gemv) {
-    rows::<Q6_K>(a, |b, u, acc| {
+    rows::<Q6_K>(a, |b, u| {
         // SAFETY: 128 + 64 bytes of codes, 16 scales from byte 192 on in a block of 210, 256 activations, 16 sums; the
         // caller promises the instructions.
         unsafe {
@@ -181,9 +181,8 @@ pub(super) unsafe fn gemv_q6_k<D: Dot>(a: &mut Gemv) {
                     }
                 }
             }
-            let total = vsubq_s32(total, vshlq_n_s32::<5>(offset));
             let d = half([b[208], b[209]]) * u.d;
-            acc.above = vfmaq_n_f32(acc.above, vcvtq_f32_s32(total), d);
+            Whole { total: vaddvq_s32(total), below: vaddvq_s32(offset) << 5, d, dmin: d }
         }
     });
 }
@@ -195,16 +194,16 @@ pub(super) unsafe fn gemv_q6_k<D: Dot>(a: &mut Gemv) {
 #[inline(always)]
 pub(super) unsafe fn gemv_q8_0<D: Dot>(a: &mut Gemv) {
     for (row, out) in a.rows.chunks_exact(a.row_bytes).zip(a.out.iter_mut()) {
-        // SAFETY: 32 codes from byte 2 on in a block of 34, 32 activations; the caller promises the instructions.
-        unsafe {
-            let mut x = vdupq_n_f32(0.0);
-            for (b, (y, d)) in row.as_chunks::<Q8_0>().0.iter().zip(a.acts.q.as_chunks::<32>().0.iter().zip(a.acts.d)) {
-                let (w, y): (*const i8, _) = (b.as_ptr().add(2).cast(), y.as_ptr());
-                let sum = D::dot(vdupq_n_s32(0), vld1q_s8(w), vld1q_s8(y));
-                let sum = D::dot(sum, vld1q_s8(w.add(16)), vld1q_s8(y.add(16)));
-                x = vfmaq_n_f32(x, vcvtq_f32_s32(sum), half([b[0], b[1]]) * d);
-            }
-            *out = vaddvq_f32(x);
-        }
+        let (blocks, codes) = (row.as_chunks::<Q8_0>().0, a.acts.q.as_chunks::<32>().0);
+        in_pieces(blocks.len(), a.piece, out, |k, sum| {
+            let b = &blocks[k];
+            // SAFETY: 32 codes from byte 2 on in a block of 34, 32 activations; the caller promises the instructions.
+            let total = unsafe {
+                let (w, y): (*const i8, _) = (b.as_ptr().add(2).cast(), codes[k].as_ptr());
+                let total = D::dot(vdupq_n_s32(0), vld1q_s8(w), vld1q_s8(y));
+                vaddvq_s32(D::dot(total, vld1q_s8(w.add(16)), vld1q_s8(y.add(16))))
+            };
+            (total as f32).mul_add(half([b[0], b[1]]) * a.acts.d[k], sum)
+        });
     }
 }

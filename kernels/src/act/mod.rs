@@ -1,8 +1,8 @@
 //! Activations, quantised once per layer input and shared by all weights that read it.
 //!
 //! * `F32`: as they are; for [`Precision::Exact`], and for F32 weights in either mode.
-//! * Fixed: 16 bits, one factor per 256, for F16 and BF16 weights and more than a few tokens, where the table multiplies
-//!   such numbers faster (see `fixed`); otherwise those weights take `F32`, too.
+//! * Fixed: 16 bits, one factor per 256, for F16 and BF16 weights where the table multiplies such numbers faster (see `fixed`):
+//!   with more than a few tokens, or as [`HalfWeights`] says; otherwise those weights take `F32`, too.
 //! * `Q8K`: one scale per 256, for super-block formats. With `A` the largest magnitude, `s = 127/A`,
 //!   `q = round_half_even(x·s)`, `d = 1/s`. This is the arithmetic of GGUF runtimes' Q8_K up to a common sign of `q`
 //!   and `d`, which cancels in every product. Sums of 16 and of 32 codes serve the formats' mins.
@@ -39,12 +39,26 @@ pub enum Precision {
     Fast,
 }
 
+/// How fast products with F16 and BF16 weights are computed. The only products whose results may depend on how many tokens go
+/// together are those of [`HalfWeights::Fastest`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HalfWeights {
+    /// As is faster: with up to [`FEW_TOKENS`] tokens as [`HalfWeights::F32`], with more as [`HalfWeights::FixedPoint`].
+    #[default]
+    Fastest,
+    /// In f32: prompts take about twice as long.
+    F32,
+    /// As fixed-point numbers, where the instruction set has them, which takes longer for a few tokens.
+    FixedPoint,
+}
+
 /// The forms of activations that a set of weights needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ActNeeds {
     precision: Precision,
     f32: bool,
     half: bool,
+    half_weights: HalfWeights,
     q8k: bool,
     q8b: bool,
     pairs: bool,
@@ -55,7 +69,8 @@ impl ActNeeds {
     #[must_use]
     pub fn new(precision: Precision, types: impl IntoIterator<Item = GgmlType>) -> Self {
         let f32 = precision == Precision::Exact;
-        let mut needs = Self { precision, f32, half: false, q8k: false, q8b: false, pairs: false };
+        let half_weights = HalfWeights::default();
+        let mut needs = Self { precision, f32, half: false, half_weights, q8k: false, q8b: false, pairs: false };
         if precision == Precision::Fast {
             for ty in types {
                 match act_kind(ty) {
@@ -67,6 +82,22 @@ impl ActNeeds {
             }
         }
         needs
+    }
+
+    /// The same, where F16 and BF16 weights are multiplied like this in [`Precision::Fast`].
+    #[must_use]
+    pub fn half_weights(self, half_weights: HalfWeights) -> Self {
+        Self { half_weights, ..self }
+    }
+
+    /// Whether those weights are multiplied as fixed-point numbers with so many tokens, where the table can.
+    fn is_fixed(self, tokens: usize) -> bool {
+        self.half
+            && match self.half_weights {
+                HalfWeights::Fastest => tokens > FEW_TOKENS,
+                HalfWeights::F32 => false,
+                HalfWeights::FixedPoint => true,
+            }
     }
 
     /// The same, where blocks of 32 share a scale two by two: for weights of which that is true as well
@@ -337,7 +368,7 @@ impl ActBuf {
                 return Err(KernelError::Multiple { what: "activation depth", got: depth, of: unit });
             }
         }
-        let fixed = needs.half && tokens > FEW_TOKENS && kernels.table.fixed.is_some();
+        let fixed = needs.is_fixed(tokens) && kernels.table.fixed.is_some();
         self.filled = (needs.f32 || needs.half && !fixed, fixed);
         // One token is multiplied without a panel, and one thread takes it in while the others wait.
         let more = (!kernels.table.fast_bytes, kernels.table.reach.is_some() && tokens > 1);

@@ -4,6 +4,9 @@
 //! call and an idle program costs nothing. A job is one closure that every worker calls with its number; the calling
 //! thread is worker 0. Starting a job allocates nothing. Each worker owns a fixed piece of scratch memory.
 //!
+//! A [`Pool`] is a handle: [`Pool::limited`] makes another one on the same threads, whose jobs use fewer of them. The
+//! others sleep on.
+//!
 //! Invariants:
 //! * one job at a time: the gate serialises callers, and a call from inside a job panics instead of dead-locking;
 //! * `run` returns only after every worker has left the closure, so the closure may borrow from the caller's stack;
@@ -72,6 +75,8 @@ pub struct JoinTimes {
     pub jobs: u64,
     /// From the start of a job until its caller went on, added up over jobs.
     pub wall: Duration,
+    /// The same, times the threads that took part.
+    pub available: Duration,
     /// Time that threads spent inside jobs, added up over threads.
     pub busy: Duration,
     /// Threads of the pool.
@@ -83,25 +88,34 @@ impl JoinTimes {
     /// Added up over threads.
     #[must_use]
     pub fn lost(&self) -> Duration {
-        let threads = u32::try_from(self.threads).unwrap_or(u32::MAX);
-        self.wall.saturating_mul(threads).saturating_sub(self.busy)
+        self.available.saturating_sub(self.busy)
     }
 
-    /// Both together, for what runs on two pools in turn.
+    /// Both together.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
             jobs: self.jobs + other.jobs,
             wall: self.wall + other.wall,
+            available: self.available + other.available,
             busy: self.busy + other.busy,
             threads: self.threads.max(other.threads),
         }
     }
 }
 
+/// The number of threads in an epoch's word; above it the jobs are counted.
+const THREADS_BITS: u32 = 16;
+
+/// Whether worker `index` takes part in the job that `word` stands for.
+fn takes_part(word: u64, index: usize) -> bool {
+    word & ((1 << THREADS_BITS) - 1) > index as u64
+}
+
 struct Shared {
-    /// Number of the latest job; workers compare it with the last one they ran.
-    epoch: AtomicUsize,
+    /// Number of the latest job, and how many threads take part in it; workers compare it with the last one they ran. One
+    /// word, so that a worker which takes no part knows that without reading the cells below.
+    epoch: AtomicU64,
     /// The latest job. Written only while no worker runs, before `epoch` is advanced.
     job: UnsafeCell<Option<Job>>,
     /// Workers still inside the latest job, not counting the caller.
@@ -119,23 +133,32 @@ struct Shared {
     timed: AtomicBool,
     /// Time of each worker inside jobs.
     busy: Box<[Nanos]>,
-    /// Time of jobs, and their number.
+    /// Time of jobs, the same times their threads, and their number.
     wall: Nanos,
+    available: Nanos,
     jobs: AtomicU64,
 }
 
 // SAFETY: `job`, `caller` and `scratch` are the only fields that are not `Sync` by themselves. The first two are
-// written only by the thread that holds the gate while `pending` is 0, and read by workers after they have seen the
-// later `epoch` (release/acquire); scratch `i` is touched only by the one thread that is worker `i` of the running job.
+// written only by the thread that holds the gate while `pending` is 0, and read by workers that take part after they have
+// seen the later `epoch` (release/acquire), before they decrement `pending`; scratch `i` is touched only by the one thread that is worker `i` of the running job.
 unsafe impl Sync for Shared {}
 // SAFETY: as above; the raw job pointer is never used outside `run`, which outlives every use.
 unsafe impl Send for Shared {}
 
-/// Threads that run one closure together; see the [module](self).
-pub struct Pool {
+/// The threads behind all handles of a pool. They end with the last handle.
+struct Workers {
     shared: Arc<Shared>,
-    workers: Vec<JoinHandle<()>>,
+    handles: Vec<JoinHandle<()>>,
     gate: Mutex<()>,
+}
+
+/// Threads that run one closure together; see the [module](self). Clones share the threads.
+#[derive(Clone)]
+pub struct Pool {
+    workers: Arc<Workers>,
+    /// Threads that take part in a job, from 1 to as many as there are.
+    threads: usize,
 }
 
 impl std::fmt::Debug for Pool {
@@ -151,7 +174,7 @@ impl Pool {
     pub fn new(threads: usize) -> Self {
         let threads = threads.clamp(1, MAX_THREADS);
         let shared = Arc::new(Shared {
-            epoch: AtomicUsize::new(0),
+            epoch: AtomicU64::new(0),
             job: UnsafeCell::new(None),
             pending: AtomicUsize::new(0),
             caller: UnsafeCell::new(None),
@@ -164,21 +187,30 @@ impl Pool {
             timed: AtomicBool::new(false),
             busy: (0..threads).map(|_| Nanos::default()).collect(),
             wall: Nanos::default(),
+            available: Nanos::default(),
             jobs: AtomicU64::new(0),
         });
-        let workers = (1..threads)
+        let handles: Vec<_> = (1..threads)
             .map_while(|index| {
                 let shared = Arc::clone(&shared);
                 std::thread::Builder::new().name(format!("ocelli-{index}")).spawn(move || worker(&shared, index)).ok()
             })
             .collect();
-        Self { shared, workers, gate: Mutex::new(()) }
+        let threads = handles.len() + 1;
+        Self { workers: Arc::new(Workers { shared, handles, gate: Mutex::new(()) }), threads }
+    }
+
+    /// The same pool with jobs of at most `threads` threads; 0 counts as 1. No thread is started or ended.
+    #[must_use]
+    pub fn limited(&self, threads: usize) -> Self {
+        let threads = threads.clamp(1, self.workers.handles.len() + 1);
+        Self { workers: Arc::clone(&self.workers), threads }
     }
 
     /// Threads that take part in a job, the caller among them.
     #[must_use]
     pub fn threads(&self) -> usize {
-        self.workers.len() + 1
+        self.threads
     }
 
     /// Calls `job(worker, scratch)` once on every thread and returns when all calls have returned.
@@ -195,15 +227,16 @@ impl Pool {
     /// As [`Pool::run`]; `before` is called first, while no other job runs.
     fn run_after(&self, before: impl FnOnce(), job: impl Fn(usize, &mut [u8]) + Sync) {
         assert!(!INSIDE.get(), "a job must not start another job on a pool");
-        let _turn = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.workers.gate.lock().unwrap_or_else(PoisonError::into_inner);
         before();
-        let shared = &*self.shared;
+        let shared = &*self.workers.shared;
         let started = shared.timed.load(Ordering::Relaxed).then(Instant::now);
         let job: &(dyn Fn(usize, &mut [u8]) + Sync) = &job;
-        if self.workers.is_empty() {
+        let others = &self.workers.handles[..self.threads - 1];
+        if others.is_empty() {
             // SAFETY: this thread holds the gate, hence it is the only worker 0.
             let own = unsafe { timed_call(job, shared, 0) };
-            shared.count(started);
+            shared.count(started, self.threads);
             if let Err(panic) = own {
                 resume_unwind(panic);
             }
@@ -219,11 +252,11 @@ impl Pool {
             *shared.job.get() = Some(erased);
             *shared.caller.get() = Some(std::thread::current());
         }
-        shared.pending.store(self.workers.len(), Ordering::Relaxed);
+        shared.pending.store(others.len(), Ordering::Relaxed);
         // Sequentially consistent against `parked`: either the worker sees the new epoch before it parks, or this
         // thread sees that it is parked.
-        shared.epoch.fetch_add(1, Ordering::SeqCst);
-        for (index, handle) in self.workers.iter().enumerate() {
+        shared.next(self.threads);
+        for (index, handle) in others.iter().enumerate() {
             if shared.parked[index + 1].load(Ordering::SeqCst) {
                 handle.thread().unpark();
             }
@@ -231,7 +264,7 @@ impl Pool {
         // SAFETY: this thread holds the gate, hence it is the only worker 0.
         let own = unsafe { timed_call(job, shared, 0) };
         self.wait();
-        shared.count(started);
+        shared.count(started, self.threads);
         let other = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Err(panic) = own {
             resume_unwind(panic);
@@ -279,7 +312,7 @@ impl Pool {
             Ok(n) if items > 1 && threads > 1 => n,
             _ => return self.for_each(items, each),
         };
-        let shares = &self.shared.shares;
+        let shares = &self.workers.shared.shares;
         self.run_after(
             || shares.deal(n, threads),
             |worker, scratch| {
@@ -296,18 +329,18 @@ impl Pool {
     /// As [`Pool::run`].
     pub fn alone(&self, job: impl Fn(&mut [u8]) + Sync) {
         assert!(!INSIDE.get(), "a job must not start another job on a pool");
-        let _turn = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.workers.gate.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: this thread holds the gate, hence no job runs and it is the only worker 0.
-        if let Err(panic) = unsafe { call(&|_: usize, scratch: &mut [u8]| job(scratch), &self.shared, 0) } {
+        if let Err(panic) = unsafe { call(&|_: usize, scratch: &mut [u8]| job(scratch), &self.workers.shared, 0) } {
             resume_unwind(panic);
         }
     }
 
     /// Starts timing jobs from zero, or ends it.
     pub fn measure_joins(&self, on: bool) {
-        let _turn = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
-        let shared = &*self.shared;
-        for counter in shared.busy.iter().chain([&shared.wall]) {
+        let _turn = self.workers.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = &*self.workers.shared;
+        for counter in shared.busy.iter().chain([&shared.wall, &shared.available]) {
             counter.0.store(0, Ordering::Relaxed);
         }
         shared.jobs.store(0, Ordering::Relaxed);
@@ -318,20 +351,21 @@ impl Pool {
     /// What was measured since the last [`Pool::measure_joins`]; zeros where that was not switched on.
     #[must_use]
     pub fn join_times(&self) -> JoinTimes {
-        let _turn = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
-        let shared = &*self.shared;
+        let _turn = self.workers.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = &*self.workers.shared;
         let time = |nanos: &Nanos| Duration::from_nanos(nanos.0.load(Ordering::Relaxed));
         JoinTimes {
             jobs: shared.jobs.load(Ordering::Relaxed),
             wall: time(&shared.wall),
+            available: time(&shared.available),
             busy: shared.busy.iter().map(time).sum(),
-            threads: self.threads(),
+            threads: self.threads,
         }
     }
 
     /// Waits until no worker is inside the job.
     fn wait(&self) {
-        let shared = &*self.shared;
+        let shared = &*self.workers.shared;
         for _ in 0..SPINS {
             if shared.pending.load(Ordering::Acquire) == 0 {
                 return;
@@ -348,11 +382,11 @@ impl Pool {
     }
 }
 
-impl Drop for Pool {
+impl Drop for Workers {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
-        for handle in self.workers.drain(..) {
+        self.shared.next(self.handles.len() + 1);
+        for handle in self.handles.drain(..) {
             handle.thread().unpark();
             // A worker catches the panics of jobs, so there is nothing to report here.
             let _ = handle.join();
@@ -398,10 +432,19 @@ unsafe fn timed_call(
 }
 
 impl Shared {
-    /// Counts a job that began at `started`, if jobs are timed.
-    fn count(&self, started: Option<Instant>) {
+    /// Begins the next epoch, in which `threads` threads take part. Only whoever holds the gate or is the last one calls it.
+    fn next(&self, threads: usize) {
+        let count = (self.epoch.load(Ordering::Relaxed) >> THREADS_BITS) + 1;
+        // A number of threads is at most `MAX_THREADS`, and jobs of 2⁴⁸ take centuries.
+        self.epoch.store(count << THREADS_BITS | threads as u64, Ordering::SeqCst);
+    }
+
+    /// Counts a job of `threads` threads that began at `started`, if jobs are timed.
+    fn count(&self, started: Option<Instant>, threads: usize) {
         if let Some(started) = started {
-            self.wall.add(started);
+            let ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.wall.0.fetch_add(ns, Ordering::Relaxed);
+            self.available.0.fetch_add(ns.saturating_mul(threads as u64), Ordering::Relaxed);
             self.jobs.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -435,11 +478,12 @@ fn worker(shared: &Shared, index: usize) {
     }
 }
 
-/// Waits, spinning and then parked, until the epoch differs from `seen`.
-fn next_epoch(shared: &Shared, index: usize, seen: usize) -> usize {
+/// Waits, spinning and then parked, for an epoch after `seen` in which worker `index` takes part.
+fn next_epoch(shared: &Shared, index: usize, seen: u64) -> u64 {
+    let is_next = |epoch: u64| epoch != seen && takes_part(epoch, index);
     for _ in 0..SPINS {
         let epoch = shared.epoch.load(Ordering::Acquire);
-        if epoch != seen {
+        if is_next(epoch) {
             return epoch;
         }
         std::hint::spin_loop();
@@ -450,7 +494,7 @@ fn next_epoch(shared: &Shared, index: usize, seen: usize) -> usize {
     fence(Ordering::SeqCst);
     let epoch = loop {
         let epoch = shared.epoch.load(Ordering::SeqCst);
-        if epoch != seen {
+        if is_next(epoch) {
             break epoch;
         }
         std::thread::park();
@@ -460,138 +504,4 @@ fn next_epoch(shared: &Shared, index: usize, seen: usize) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_worker_runs_once_per_job() {
-        for threads in [1, 2, 3, 5] {
-            let pool = Pool::new(threads);
-            assert_eq!(pool.threads(), threads);
-            let calls: Vec<AtomicUsize> = (0..threads).map(|_| AtomicUsize::new(0)).collect();
-            for _ in 0..300 {
-                pool.run(|worker, scratch| {
-                    assert_eq!(scratch.len(), SCRATCH_BYTES);
-                    assert_eq!(scratch.as_ptr() as usize % 64, 0);
-                    calls[worker].fetch_add(1, Ordering::Relaxed);
-                });
-            }
-            assert!(calls.iter().all(|c| c.load(Ordering::Relaxed) == 300));
-        }
-    }
-
-    #[test]
-    fn items_are_each_taken_once() {
-        let pool = Pool::new(3);
-        for items in [0, 1, 2, 7, 1000] {
-            let taken: Vec<AtomicUsize> = (0..items).map(|_| AtomicUsize::new(0)).collect();
-            pool.for_each(items, |item, _| {
-                taken[item].fetch_add(1, Ordering::Relaxed);
-            });
-            assert!(taken.iter().all(|t| t.load(Ordering::Relaxed) == 1));
-        }
-    }
-
-    #[test]
-    fn near_items_are_each_taken_once_however_long_they_take() {
-        for threads in [1, 2, 3, 5] {
-            let pool = Pool::new(threads);
-            for (items, slow) in [(0, 0), (1, 0), (2, 1), (7, 0), (40, 3), (41, 40), (3000, 5)] {
-                let taken: Vec<AtomicUsize> = (0..items).map(|_| AtomicUsize::new(0)).collect();
-                pool.for_each_near(items, |item, _| {
-                    if item == slow {
-                        std::thread::sleep(Duration::from_millis(2));
-                    }
-                    taken[item].fetch_add(1, Ordering::Relaxed);
-                });
-                assert!(taken.iter().all(|t| t.load(Ordering::Relaxed) == 1), "{threads} threads, {items} items");
-            }
-        }
-    }
-
-    #[test]
-    fn jobs_after_a_pause_wake_parked_workers() {
-        let pool = Pool::new(2);
-        let sum = AtomicU64::new(0);
-        for _ in 0..3 {
-            std::thread::sleep(std::time::Duration::from_millis(2));
-            pool.run(|worker, _| {
-                sum.fetch_add(worker as u64 + 1, Ordering::Relaxed);
-            });
-        }
-        assert_eq!(sum.load(Ordering::Relaxed), 9);
-    }
-
-    #[test]
-    fn a_panic_reaches_the_caller_and_the_pool_survives() {
-        let pool = Pool::new(2);
-        for culprit in [0, 1] {
-            let caught = catch_unwind(AssertUnwindSafe(|| {
-                pool.run(|worker, _| assert!(worker != culprit, "worker {worker} failed"));
-            }));
-            let payload = caught.expect_err("the panic must arrive");
-            let text = payload.downcast_ref::<String>().expect("a formatted panic carries a string");
-            assert!(text.contains(&format!("worker {culprit} failed")), "{text}");
-        }
-        let calls = AtomicUsize::new(0);
-        pool.run(|_, _| {
-            calls.fetch_add(1, Ordering::Relaxed);
-        });
-        assert_eq!(calls.load(Ordering::Relaxed), 2);
-    }
-
-    #[test]
-    fn joins_are_timed_when_asked() {
-        for threads in [1, 2, 3] {
-            let pool = Pool::new(threads);
-            let sleep = |worker: usize| std::thread::sleep(Duration::from_millis(if worker == 0 { 6 } else { 1 }));
-            pool.run(|worker, _| sleep(worker));
-            let none = JoinTimes { threads, ..JoinTimes::default() };
-            assert_eq!(pool.join_times(), none, "nobody asked");
-            pool.measure_joins(true);
-            for _ in 0..3 {
-                pool.run(|worker, _| sleep(worker));
-            }
-            pool.alone(|_| sleep(0));
-            let times = pool.join_times();
-            assert_eq!((times.jobs, times.threads), (3, threads));
-            assert!(times.wall >= Duration::from_millis(18), "{times:?}");
-            assert!(times.busy >= Duration::from_millis(18 + 3 * (threads as u64 - 1)), "{times:?}");
-            assert!(times.busy <= times.wall * threads as u32, "{times:?}");
-            assert_eq!(times.lost(), times.wall * threads as u32 - times.busy);
-            pool.measure_joins(false);
-            pool.run(|_, _| {});
-            assert_eq!(pool.join_times(), none, "starts from zero, and does not count when off");
-        }
-    }
-
-    #[test]
-    fn nested_use_is_refused() {
-        let pool = Pool::new(2);
-        let caught = catch_unwind(AssertUnwindSafe(|| pool.run(|_, _| pool.run(|_, _| {}))));
-        assert!(caught.is_err());
-        let other = Pool::new(1);
-        assert!(catch_unwind(AssertUnwindSafe(|| pool.run(|_, _| other.run(|_, _| {})))).is_err());
-    }
-
-    #[test]
-    fn callers_on_several_threads_take_turns() {
-        let pool = Pool::new(2);
-        let inside = AtomicUsize::new(0);
-        let total = AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..3 {
-                scope.spawn(|| {
-                    for _ in 0..50 {
-                        pool.run(|_, _| {
-                            assert!(inside.fetch_add(1, Ordering::SeqCst) < 2);
-                            total.fetch_add(1, Ordering::SeqCst);
-                            inside.fetch_sub(1, Ordering::SeqCst);
-                        });
-                    }
-                });
-            }
-        });
-        assert_eq!(total.load(Ordering::SeqCst), 300);
-    }
-}
+mod tests;

@@ -56,10 +56,10 @@ impl Shares {
         Self((0..threads).map(|_| Share::default()).collect())
     }
 
-    /// Deals `items` out to the first `threads`, while nobody takes any.
+    /// Deals `items` out to the first `threads`, while nobody takes any. A job that panicked may have left some to the others.
     pub(super) fn deal(&self, items: u32, threads: usize) {
-        let until = |thread: usize| (u64::from(items) * thread as u64 / threads as u64) as u32;
-        for (thread, share) in self.0.iter().take(threads).enumerate() {
+        let until = |thread: usize| (u64::from(items) * thread.min(threads) as u64 / threads as u64) as u32;
+        for (thread, share) in self.0.iter().enumerate() {
             share.set(until(thread)..until(thread + 1));
         }
     }
@@ -90,7 +90,7 @@ mod tests {
             let word = share.0.load(Ordering::Relaxed);
             word as u32..(word >> 32) as u32
         };
-        assert_eq!(shares.0.iter().map(of).collect::<Vec<_>>(), [0..3, 3..6, 6..10, 0..0]);
+        assert_eq!(shares.0.iter().map(of).collect::<Vec<_>>(), [0..3, 3..6, 6..10, 10..10]);
         assert_eq!((0..3).map_while(|_| shares.next(1)).collect::<Vec<_>>(), [3, 4, 5]);
         // The upper half of the next thread's.
         assert_eq!((0..2).map_while(|_| shares.next(1)).collect::<Vec<_>>(), [8, 9]);

@@ -7,7 +7,7 @@ use ocelli_quant::panel::{Block32, SuperBlock, Unit};
 
 use super::MR;
 use crate::fixed::{Panel16, UNIT};
-use crate::table::{Acts, F32_LANES, Gemm, GemmF32, Gemv, GemvF32, Pack};
+use crate::table::{Acts, F32_LANES, Gemm, GemmF32, Gemv, Pack, RowsF32};
 
 /// One super-block times 256 activation codes.
 ///
@@ -41,10 +41,14 @@ fn dot_block(w: &Block32, signed: bool, q: &[i8], sum: i16, d: f32) -> f32 {
 pub(super) unsafe fn gemv_super<F: Unpack<Unit = SuperBlock>>(a: &mut Gemv) {
     let mut unit = SuperBlock::default();
     for (out, row) in a.out.iter_mut().zip(a.rows.chunks_exact(a.row_bytes)) {
-        *out = 0.0;
-        for (i, block) in row.chunks_exact(F::BLOCK_BYTES).enumerate() {
-            F::unpack(block, &mut unit);
-            *out += super_at(&a.acts, 0, i, &unit);
+        let mut blocks = row.chunks_exact(F::BLOCK_BYTES).enumerate();
+        for piece in 0..blocks.len().div_ceil(a.piece) {
+            let terms = blocks.by_ref().take(a.piece).map(|(i, block)| {
+                F::unpack(block, &mut unit);
+                super_at(&a.acts, 0, i, &unit)
+            });
+            let sum: f32 = terms.sum();
+            *out = if piece == 0 { sum } else { *out + sum };
         }
     }
 }
@@ -56,10 +60,14 @@ pub(super) unsafe fn gemv_super<F: Unpack<Unit = SuperBlock>>(a: &mut Gemv) {
 pub(super) unsafe fn gemv_block<F: Unpack<Unit = Block32>>(a: &mut Gemv) {
     let mut unit = Block32::default();
     for (out, row) in a.out.iter_mut().zip(a.rows.chunks_exact(a.row_bytes)) {
-        *out = 0.0;
-        for (i, block) in row.chunks_exact(F::BLOCK_BYTES).enumerate() {
-            F::unpack(block, &mut unit);
-            *out += block_at(&a.acts, 0, i, &unit, F::SIGNED);
+        let mut blocks = row.chunks_exact(F::BLOCK_BYTES).enumerate();
+        for piece in 0..blocks.len().div_ceil(a.piece) {
+            let terms = blocks.by_ref().take(a.piece).map(|(i, block)| {
+                F::unpack(block, &mut unit);
+                block_at(&a.acts, 0, i, &unit, F::SIGNED)
+            });
+            let sum: f32 = terms.sum();
+            *out = if piece == 0 { sum } else { *out + sum };
         }
     }
 }
@@ -153,24 +161,20 @@ pub(super) unsafe fn dequantize<F: Unpack>(bytes: &[u8], out: &mut [f32]) {
     F::dequantize_row(bytes, out);
 }
 
-/// Weights expanded at once by [`gemv_f32`]; a multiple of every block length.
-const CHUNK: usize = 256;
-
-/// See [`crate::table::FormatKernels::gemv_f32`]. Sums run in index order.
+/// See [`crate::table::KernelTable::rows_f32`]. Sums run in index order.
 ///
 /// # Safety
-/// None; lengths are checked by slicing.
-pub(super) unsafe fn gemv_f32<F: Unpack>(a: &mut GemvF32) {
-    let mut w = [0f32; CHUNK];
-    for (out, row) in a.out.iter_mut().zip(a.rows.chunks_exact(a.row_bytes)) {
-        let mut sum = 0f32;
-        for (bytes, x) in row.chunks(CHUNK / F::BLOCK_LEN * F::BLOCK_BYTES).zip(a.x.chunks(CHUNK)) {
-            F::dequantize_row(bytes, &mut w[..x.len()]);
-            for (w, x) in w.iter().zip(x) {
-                sum += w * x;
+/// Lengths as [`RowsF32`] states them.
+pub(super) unsafe fn rows_f32(a: &RowsF32) {
+    for t in 0..a.tokens {
+        for (r, row) in a.rows.chunks_exact(a.row_bytes).enumerate() {
+            // SAFETY: the contract of this function.
+            unsafe {
+                let x = std::slice::from_raw_parts(a.x.add(t * a.x_stride), a.cols);
+                let weights = row.as_chunks::<4>().0.iter().map(|b| f32::from_ne_bytes(*b));
+                a.put(r, t, weights.zip(x).fold(0.0, |sum, (w, x)| sum + w * x));
             }
         }
-        *out = sum;
     }
 }
 

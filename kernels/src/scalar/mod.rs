@@ -62,8 +62,7 @@ fn format<F: Unpack>() -> FormatKernels
 where
     F::Unit: Layout,
 {
-    let (dequantize, gemv_f32) = (matmul::dequantize::<F>, matmul::gemv_f32::<F>);
-    FormatKernels { int: F::Unit::int::<F>(), dequantize, gemv_f32, few_f32: None }
+    FormatKernels { int: F::Unit::int::<F>(), dequantize: matmul::dequantize::<F>, stored_f32: None }
 }
 
 macro_rules! formats {
@@ -81,6 +80,7 @@ pub(crate) fn table() -> &'static KernelTable {
         panels: 1,
         nr: 1,
         formats: ocelli_quant::for_each_format!(formats),
+        rows_f32: matmul::rows_f32,
         gemm_f32: matmul::gemm_f32,
         fixed: Some(FixedKernels {
             row: crate::fixed::row,

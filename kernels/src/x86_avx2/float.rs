@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::gemv::sum;
-use crate::table::{FewF32, GemvF32, rows_from, tile_tokens};
+use crate::table::{RowsF32, rows_from, tile_tokens};
 
 /// Bytes of rows that stay in the second cache while one group of tokens after the other is multiplied with them.
 pub(crate) const TOGETHER: usize = 128 * 1024;
@@ -120,24 +120,12 @@ unsafe fn tile<W: Stored, const R: usize, const T: usize>(
     out
 }
 
-/// See [`crate::table::FormatKernels::gemv_f32`].
+/// See [`crate::table::KernelTable::rows_f32`].
 ///
 /// # Safety
-/// Lengths as [`GemvF32`] states them.
+/// Lengths as [`RowsF32`] states them.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn gemv<W: Stored>(a: &mut GemvF32) {
-    let (rows, row_bytes, cols) = (a.rows, a.row_bytes, a.x.len());
-    let a = FewF32 { rows, row_bytes, x: a.x, cols, tokens: 1, out: a.out.as_mut_ptr(), out_stride: a.out.len() };
-    // SAFETY: the contract of this function.
-    unsafe { group::<W, 4, 1>(&a, rows, a.x.as_ptr(), a.out) };
-}
-
-/// See [`crate::table::FormatKernels::few_f32`].
-///
-/// # Safety
-/// Lengths as [`FewF32`] states them.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn few<W: Stored>(a: &FewF32) {
+pub(super) unsafe fn rows<W: Stored>(a: &RowsF32) {
     let per = (TOGETHER / a.row_bytes).max(1);
     for (part, rows) in a.rows.chunks(per * a.row_bytes).enumerate() {
         let mut t = 0;
@@ -145,11 +133,10 @@ pub(super) unsafe fn few<W: Stored>(a: &FewF32) {
             let n = tile_tokens(3, a.tokens - t);
             // SAFETY: tokens `t..t + n` exist, and places for the results of these rows.
             unsafe {
-                let (x, out) = (a.x.as_ptr().add(t * a.cols), a.out.add(t * a.out_stride + part * per));
                 match n {
-                    1 => group::<W, 4, 1>(a, rows, x, out),
-                    2 => group::<W, 4, 2>(a, rows, x, out),
-                    _ => group::<W, 3, 3>(a, rows, x, out),
+                    1 => group::<W, 4, 1>(a, rows, part * per, t),
+                    2 => group::<W, 4, 2>(a, rows, part * per, t),
+                    _ => group::<W, 3, 3>(a, rows, part * per, t),
                 }
             }
             t += n;
@@ -157,42 +144,42 @@ pub(super) unsafe fn few<W: Stored>(a: &FewF32) {
     }
 }
 
-/// These rows times `T` tokens, `R` rows in step: they share what is read of the tokens.
+/// These rows, the first of which is number `first`, times `T` tokens from number `t` on, `R` rows in step: they share what is
+/// read of the tokens.
 ///
 /// # Safety
-/// As [`few`]; `x` is the first of `T` tokens, `out` the place of its first result.
+/// As [`rows`].
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn group<W: Stored, const R: usize, const T: usize>(a: &FewF32, bytes: &[u8], x: *const f32, out: *mut f32) {
-    let x: [*const f32; T] = rows_from(x, a.cols);
+unsafe fn group<W: Stored, const R: usize, const T: usize>(a: &RowsF32, bytes: &[u8], first: usize, t: usize) {
+    let x: [*const f32; T] = rows_from(a.x.wrapping_add(t * a.x_stride), a.x_stride);
     let n = bytes.len() / a.row_bytes;
     let mut r = 0;
     while r < n {
         let row = bytes[r * a.row_bytes..].as_ptr();
         // SAFETY: promised by the caller; rows `r..r + R` are there where they are read.
         unsafe {
-            let out = out.add(r);
             if r + R <= n {
-                put(tile::<W, R, T>(rows_from(row, a.row_bytes), x, a.cols), out, a.out_stride);
+                put(a, first + r, t, tile::<W, R, T>(rows_from(row, a.row_bytes), x, a.cols));
                 r += R;
             } else {
-                put(tile::<W, 1, T>([row], x, a.cols), out, a.out_stride);
+                put(a, first + r, t, tile::<W, 1, T>([row], x, a.cols));
                 r += 1;
             }
         }
     }
 }
 
-/// Stores results of `R` rows and `T` tokens, which are `stride` apart.
+/// Stores results of `R` rows from number `r` on, and `T` tokens from number `t` on.
 ///
 /// # Safety
-/// They must be writable.
-#[inline]
-unsafe fn put<const R: usize, const T: usize>(results: [[f32; T]; R], out: *mut f32, stride: usize) {
-    for (r, results) in results.into_iter().enumerate() {
-        for (t, result) in results.into_iter().enumerate() {
+/// As [`rows`].
+#[inline(always)]
+unsafe fn put<const R: usize, const T: usize>(a: &RowsF32, r: usize, t: usize, results: [[f32; T]; R]) {
+    for (i, results) in results.into_iter().enumerate() {
+        for (j, result) in results.into_iter().enumerate() {
             // SAFETY: promised by the caller.
-            unsafe { out.add(t * stride + r).write(result) };
+            unsafe { a.put(r + i, t + j, result) };
         }
     }
 }

@@ -2,12 +2,10 @@
 
 use std::arch::x86_64::*;
 
-use ocelli_quant::Unpack;
-use ocelli_quant::panel::{Block32, SuperBlock};
-
 use super::MR;
 use super::pack::{BLOCK_BYTES, BLOCK_CODES, SIGNED_BYTES, SIGNED_CODES, SUPER_CODES, super_bytes};
-use crate::table::{Gemm, GemmF32, rows_from, tile_tokens};
+use super::unpack::{Block, Super};
+use crate::table::{Gemm, GemmF32, RAISED32, rows_from, tile_tokens};
 
 /// `vpmaddubsw` results that add up in 16 bits without overflow: each is at most 2·127·`max_code`. A power of two that
 /// divides the steps of a group.
@@ -108,7 +106,7 @@ pub(crate) unsafe fn store(out: *mut f32, n: usize, v: [__m256; 2], accumulate: 
 /// # Safety
 /// The panel must come from `pack_super::<F>`; lengths as [`Gemm`] states them.
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn gemm_super<F: Unpack<Unit = SuperBlock>>(a: &Gemm) {
+pub(super) unsafe fn gemm_super<F: Super>(a: &Gemm) {
     over_tokens!(4 or [1 2 3], a.acts.q.len() / a.acts.depth, tile_super::<F>, a);
 }
 
@@ -121,7 +119,7 @@ pub(super) unsafe fn gemm_super<F: Unpack<Unit = SuperBlock>>(a: &Gemm) {
 /// As [`gemm_super`]; tokens `t..t + N` must exist.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn tile_super<F: Unpack<Unit = SuperBlock>, const N: usize>(a: &Gemm, t: usize) {
+unsafe fn tile_super<F: Super, const N: usize>(a: &Gemm, t: usize) {
     let chain = const { chain(F::MAX_CODE, F::GROUP) };
     let groups = 256 / F::GROUP;
     let depth = a.acts.depth;
@@ -178,9 +176,13 @@ unsafe fn tile_super<F: Unpack<Unit = SuperBlock>, const N: usize>(a: &Gemm, t: 
                 let dmin = _mm256_load_ps(floats.add(MR + 8 * h));
                 for c in 0..N {
                     let dy = _mm256_set1_ps(*a.acts.d.as_ptr().add((t + c) * (depth / 256) + unit));
-                    acc[c][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total[c][h]), _mm256_mul_ps(d, dy), acc[c][h]);
-                    let below = _mm256_cvtepi32_ps(below[c][h]);
-                    acc[c][h] = _mm256_fnmadd_ps(below, _mm256_mul_ps(dmin, dy), acc[c][h]);
+                    let scaled = |v| _mm256_mul_ps(_mm256_cvtepi32_ps(v), d);
+                    let whole = if F::RAISED != 0 {
+                        scaled(_mm256_sub_epi32(total[c][h], below[c][h]))
+                    } else {
+                        _mm256_fnmadd_ps(_mm256_cvtepi32_ps(below[c][h]), dmin, scaled(total[c][h]))
+                    };
+                    acc[c][h] = _mm256_fmadd_ps(whole, dy, acc[c][h]);
                 }
             }
         }
@@ -196,17 +198,18 @@ unsafe fn tile_super<F: Unpack<Unit = SuperBlock>, const N: usize>(a: &Gemm, t: 
 /// # Safety
 /// The panel must come from `pack_block::<F>`; lengths as [`Gemm`] states them.
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn gemm_block<F: Unpack<Unit = Block32>>(a: &Gemm) {
+pub(super) unsafe fn gemm_block<F: Block>(a: &Gemm) {
     over_tokens!(4 or [1 2 3], a.acts.q.len() / a.acts.depth, tile_block::<F>, a);
 }
 
-/// `N` tokens from `t`, unsigned codes; bounds as in [`tile_super`].
+/// `N` tokens from `t`, unsigned codes; bounds as in [`tile_super`]. Codes that are raised to be so make sums begin with what
+/// that must not add.
 ///
 /// # Safety
 /// As [`gemm_block`]; tokens `t..t + N` must exist.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn tile_block<F: Unpack<Unit = Block32>, const N: usize>(a: &Gemm, t: usize) {
+unsafe fn tile_block<F: Block, const N: usize>(a: &Gemm, t: usize) {
     let chain = const { chain(F::MAX_CODE, 32) };
     let depth = a.acts.depth;
     let ones = _mm256_set1_epi16(1);
@@ -219,6 +222,13 @@ unsafe fn tile_block<F: Unpack<Unit = Block32>, const N: usize>(a: &Gemm, t: usi
             let unit = a.unit0 + u;
             let y: [*const i8; N] = rows_from(a.acts.q.as_ptr().add(t * depth + 32 * unit), depth);
             let mut total = [[_mm256_setzero_si256(); 2]; N];
+            if F::OFFSET > 0 {
+                for c in 0..N {
+                    // There for the largest number that codes are raised by, which the others divide.
+                    let begin = *a.acts.begin.as_ptr().add((t + c) * (depth / 32) + unit);
+                    total[c] = [_mm256_set1_epi32(begin >> (RAISED32 / i32::from(F::OFFSET)).ilog2()); 2];
+                }
+            }
             for part in 0..8 / chain {
                 let mut pairs = [[_mm256_setzero_si256(); 2]; N];
                 for k in 0..chain {
@@ -245,9 +255,11 @@ unsafe fn tile_block<F: Unpack<Unit = Block32>, const N: usize>(a: &Gemm, t: usi
                 let below = _mm256_set1_ps(dy * f32::from(*a.acts.sums32.as_ptr().add(at)));
                 let dy = _mm256_set1_ps(dy);
                 for h in 0..2 {
-                    let d = _mm256_mul_ps(_mm256_load_ps(floats.add(8 * h)), dy);
-                    acc[c][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total[c][h]), d, acc[c][h]);
-                    acc[c][h] = _mm256_fnmadd_ps(_mm256_load_ps(floats.add(MR + 8 * h)), below, acc[c][h]);
+                    let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(total[c][h]), _mm256_load_ps(floats.add(8 * h)));
+                    acc[c][h] = _mm256_fmadd_ps(scaled, dy, acc[c][h]);
+                    if F::OFFSET == 0 {
+                        acc[c][h] = _mm256_fnmadd_ps(_mm256_load_ps(floats.add(MR + 8 * h)), below, acc[c][h]);
+                    }
                 }
             }
         }
@@ -263,7 +275,7 @@ unsafe fn tile_block<F: Unpack<Unit = Block32>, const N: usize>(a: &Gemm, t: usi
 /// # Safety
 /// The panel must come from `pack_signed::<F>`; lengths as [`Gemm`] states them.
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn gemm_signed<F: Unpack<Unit = Block32>>(a: &Gemm) {
+pub(super) unsafe fn gemm_signed<F: Block>(a: &Gemm) {
     over_tokens!(4 or [1 2 3], a.acts.q.len() / a.acts.depth, tile_signed::<F>, a);
 }
 
@@ -275,8 +287,7 @@ pub(super) unsafe fn gemm_signed<F: Unpack<Unit = Block32>>(a: &Gemm) {
 /// As [`gemm_signed`]; tokens `t..t + N` must exist.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-#[expect(clippy::extra_unused_type_parameters, reason = "tiles are called with their format")]
-unsafe fn tile_signed<F: Unpack<Unit = Block32>, const N: usize>(a: &Gemm, t: usize) {
+unsafe fn tile_signed<F: Block, const N: usize>(a: &Gemm, t: usize) {
     let depth = a.acts.depth;
     // Steps of two times two codes. Hidden from the compiler, which otherwise unrolls all and runs out of registers.
     let turns = std::hint::black_box(8);
@@ -306,8 +317,8 @@ unsafe fn tile_signed<F: Unpack<Unit = Block32>, const N: usize>(a: &Gemm, t: us
             for c in 0..N {
                 let dy = _mm256_set1_ps(*a.acts.d.as_ptr().add((t + c) * (depth / 32) + unit));
                 for h in 0..2 {
-                    let d = _mm256_mul_ps(_mm256_load_ps(floats.add(8 * h)), dy);
-                    acc[c][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total[c][h]), d, acc[c][h]);
+                    let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(total[c][h]), _mm256_load_ps(floats.add(8 * h)));
+                    acc[c][h] = _mm256_fmadd_ps(scaled, dy, acc[c][h]);
                 }
             }
         }

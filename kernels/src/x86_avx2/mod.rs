@@ -14,6 +14,7 @@
 
 #![allow(clippy::needless_range_loop, reason = "kernels walk several arrays and pointers in step")]
 
+pub(crate) mod chain;
 pub(crate) mod expand;
 mod fixed;
 pub(crate) mod float;
@@ -94,17 +95,12 @@ impl Visit for Int {
 }
 
 fn format<F: Known>() -> FormatKernels {
-    FormatKernels {
-        int: F::visit(Int),
-        dequantize: F::visit(expand::Expansion),
-        gemv_f32: elem::gemv_f32::<F>,
-        few_f32: None,
-    }
+    FormatKernels { int: F::visit(Int), dequantize: F::visit(expand::Expansion), stored_f32: None }
 }
 
-/// Gives a format of plain floats its products with one and with few tokens.
+/// Gives a format of plain floats its products straight from what is stored.
 fn use_floats<W: float::Stored>(format: &mut FormatKernels) {
-    *format = FormatKernels { gemv_f32: float::gemv::<W>, few_f32: Some(float::few::<W>), ..*format };
+    format.stored_f32 = Some(float::rows::<W>);
 }
 
 macro_rules! formats {
@@ -131,6 +127,7 @@ pub(crate) fn table() -> Option<&'static KernelTable> {
                     panels: 1,
                     nr: NR,
                     formats,
+                    rows_f32: float::rows::<float::Single>,
                     gemm_f32: gemm::gemm_f32,
                     fixed: Some(FixedKernels {
                         row: fixed::row,

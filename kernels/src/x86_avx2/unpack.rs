@@ -46,6 +46,9 @@ pub(crate) trait Super: Unpack<Unit = SuperBlock> {
     /// Scales and mins of the groups, 16 bits each; of 8 groups in the lower half.
     unsafe fn steps(b: *const u8) -> [__m256i; 2];
 
+    /// Where in a block `d` is, in half precision; `dmin`, where a format has its own, follows.
+    const FLOATS: usize;
+
     /// `d` and `dmin`.
     unsafe fn floats(b: *const u8) -> [f32; 2];
 }
@@ -229,11 +232,12 @@ unsafe fn six_bit_steps<const BYTES: usize>(b: *const u8) -> [__m256i; 2] {
 /// Implements the functions of [`Super`], their safety comments with them.
 macro_rules! super_format {
     ($ty:ident, raised: $raised:literal, largest: $largest:literal, few: $few:literal, |$b:ident|
-     run $n:ident: $run:expr, steps: $steps:expr, floats: $floats:expr) => {
+     run $n:ident: $run:expr, steps: $steps:expr, floats: $floats:expr, at $at:literal) => {
         impl Super for $ty {
             const RAISED: i32 = $raised;
             const LARGEST: i32 = $largest;
             const FEW: usize = $few;
+            const FLOATS: usize = $at;
 
             #[inline]
             #[target_feature(enable = "avx2")]
@@ -263,14 +267,14 @@ macro_rules! super_format {
 super_format!(Q4_K, raised: 0, largest: 15, few: 7, |b|
     run N: nibble_run::<N>(b.add(16)),
     steps: six_bit_steps::<144>(b),
-    floats: halves(b)
+    floats: halves(b), at 0
 );
 
 // As Q4_K, with 32 bytes of fifth bits before the nibbles: bit N of each belongs to run N.
 super_format!(Q5_K, raised: 0, largest: 31, few: 7, |b|
     run N: _mm256_or_si256(nibble_run::<N>(b.add(48)), where_set(load(b.add(16)), 1 << N, 16)),
     steps: six_bit_steps::<176>(b),
-    floats: halves(b)
+    floats: halves(b), at 0
 );
 
 // 128 bytes of nibbles, 64 of the two bits above them, 16 signed scales, d.
@@ -293,7 +297,7 @@ super_format!(Q6_K, raised: 32, largest: 32, few: 8, |b|
         let scales = _mm256_cvtepi8_epi16(_mm_loadu_si128(b.add(192).cast()));
         [scales, _mm256_slli_epi16::<5>(scales)]
     },
-    floats: [half(b.add(208)); 2]
+    floats: [half(b.add(208)); 2], at 208
 );
 
 // 32 bytes of third bits, 64 of two bits, 12 of scales, d. Scales are six bits less 32: low nibbles of 0 … 7, high ones of
@@ -310,7 +314,7 @@ super_format!(Q3_K, raised: 4, largest: 4, few: 4, |b|
         let scales = _mm256_sub_epi16(scales, _mm256_set1_epi16(32));
         [scales, _mm256_slli_epi16::<2>(scales)]
     },
-    floats: [half(b.add(108)); 2]
+    floats: [half(b.add(108)); 2], at 108
 );
 
 // 16 bytes of scales and mins, a nibble each, 64 of two bits, d, dmin.
@@ -321,7 +325,7 @@ super_format!(Q2_K, raised: 0, largest: 3, few: 6, |b|
         let mins = _mm_and_si128(_mm_srli_epi16::<4>(both), nibbles);
         [_mm256_cvtepu8_epi16(_mm_and_si128(both, nibbles)), _mm256_cvtepu8_epi16(mins)]
     },
-    floats: halves(b.add(80))
+    floats: halves(b.add(80)), at 80
 );
 
 /// The nibbles of 16 bytes: the low ones, then the high ones.

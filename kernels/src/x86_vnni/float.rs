@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::gemv::totals;
-use crate::table::{FewF32, GemvF32, rows_from, tile_tokens};
+use crate::table::{RowsF32, rows_from, tile_tokens};
 use crate::x86_avx2::float::{Brain, Half, Single, Stored, TOGETHER};
 
 /// Values of a register.
@@ -144,41 +144,48 @@ unsafe fn tile<W: Wide, const R: usize, const T: usize>(
     }
 }
 
-/// See [`crate::table::FormatKernels::gemv_f32`].
+/// One token: rows one after the other, or where it does not stay in the first cache, four in step.
 ///
 /// # Safety
-/// Lengths as [`GemvF32`] states them.
+/// As [`rows`]; there must be a token.
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl")]
-pub(super) unsafe fn gemv<W: Wide>(a: &mut GemvF32) {
-    let (cols, near) = (a.x.len(), size_of_val(a.x) <= NEAR);
-    let mut row = a.rows.as_ptr();
-    for out in a.out.chunks_mut(4) {
+unsafe fn one<W: Wide>(a: &RowsF32) {
+    let near = a.cols * size_of::<f32>() <= NEAR;
+    for (part, rows) in a.rows.chunks(4 * a.row_bytes).enumerate() {
+        let n = rows.len() / a.row_bytes;
         let mut sums = [_mm512_setzero_ps(); 4];
         // SAFETY: the contract of this function; no more results than there are places.
         unsafe {
-            if out.len() == 4 && !near {
-                let four = tile::<W, 4, 1>(rows_from(row, a.row_bytes), [a.x.as_ptr()], cols);
+            if n == 4 && !near {
+                let four = tile::<W, 4, 1>(rows_from(rows.as_ptr(), a.row_bytes), [a.x], a.cols);
                 for r in 0..4 {
                     sums[r] = four[r][0];
                 }
             } else {
-                for r in 0..out.len() {
-                    let row = row.wrapping_add(r * a.row_bytes);
-                    sums[r] = tile::<W, 1, 1>([row], [a.x.as_ptr()], cols)[0][0];
+                for r in 0..n {
+                    sums[r] = tile::<W, 1, 1>([rows[r * a.row_bytes..].as_ptr()], [a.x], a.cols)[0][0];
                 }
             }
-            row = row.wrapping_add(4 * a.row_bytes);
-            _mm_mask_storeu_ps(out.as_mut_ptr(), (1u8 << out.len()) - 1, totals(sums));
+            let mut results = [0f32; 4];
+            _mm_storeu_ps(results.as_mut_ptr(), totals(sums));
+            for (r, result) in results.into_iter().enumerate().take(n) {
+                a.put(4 * part + r, 0, result);
+            }
         }
     }
 }
 
-/// See [`crate::table::FormatKernels::few_f32`].
+/// See [`crate::table::KernelTable::rows_f32`].
 ///
 /// # Safety
-/// Lengths as [`FewF32`] states them.
+/// Lengths as [`RowsF32`] states them.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl")]
-pub(super) unsafe fn few<W: Wide>(a: &FewF32) {
+pub(super) unsafe fn rows<W: Wide>(a: &RowsF32) {
+    if a.tokens == 1 {
+        // SAFETY: the contract of this function.
+        return unsafe { one::<W>(a) };
+    }
     let per = (TOGETHER / a.row_bytes).max(1);
     let near = NEAR / size_of::<f32>() / a.cols.max(1);
     for (part, rows) in a.rows.chunks(per * a.row_bytes).enumerate() {
@@ -208,11 +215,11 @@ pub(super) unsafe fn few<W: Wide>(a: &FewF32) {
 /// read of the tokens.
 ///
 /// # Safety
-/// As [`few`].
+/// As [`rows`].
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl")]
-unsafe fn group<W: Wide, const R: usize, const T: usize>(a: &FewF32, rows: &[u8], mut r: usize, t: usize) {
-    let x: [*const f32; T] = rows_from(a.x.as_ptr().wrapping_add(t * a.cols), a.cols);
+unsafe fn group<W: Wide, const R: usize, const T: usize>(a: &RowsF32, rows: &[u8], mut r: usize, t: usize) {
+    let x: [*const f32; T] = rows_from(a.x.wrapping_add(t * a.x_stride), a.x_stride);
     let mut step = rows.chunks_exact(R * a.row_bytes);
     // SAFETY: promised by the caller; as many rows are there as are read.
     unsafe {
@@ -234,10 +241,10 @@ unsafe fn group<W: Wide, const R: usize, const T: usize>(a: &FewF32, rows: &[u8]
 /// Stores the results of row `r` and `T` tokens from number `t` on.
 ///
 /// # Safety
-/// As [`few`].
+/// As [`rows`].
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn put<const T: usize>(a: &FewF32, r: usize, t: usize, sums: [__m512; T]) {
+unsafe fn put<const T: usize>(a: &RowsF32, r: usize, t: usize, sums: [__m512; T]) {
     let mut four = [_mm512_setzero_ps(); 4];
     four[..T].copy_from_slice(&sums);
     let mut results = [0f32; 4];
@@ -245,7 +252,7 @@ unsafe fn put<const T: usize>(a: &FewF32, r: usize, t: usize, sums: [__m512; T])
     unsafe {
         _mm_storeu_ps(results.as_mut_ptr(), totals(four));
         for i in 0..T {
-            a.out.add((t + i) * a.out_stride + r).write(results[i]);
+            a.put(r, t + i, results[i]);
         }
     }
 }

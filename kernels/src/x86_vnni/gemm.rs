@@ -298,7 +298,7 @@ pub(super) unsafe fn gemm_block<V: Lanes, F: Block>(a: &Gemm) {
 }
 
 /// What codes of a block are raised by to be unsigned; 0 where the format has a min of its own.
-const fn raised32<F: Block>() -> i32 {
+pub(super) const fn raised32<F: Block>() -> i32 {
     if F::SIGNED { RAISED32 } else { F::OFFSET as i32 }
 }
 

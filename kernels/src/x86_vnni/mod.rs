@@ -224,7 +224,7 @@ fn use_avx512(kernels: &mut [FormatKernels]) {
     packs!(Q4_K q4_k, Q5_K q5_k, Q6_K q6_k);
     put(GgmlType::Q8_0, panels::BLOCK_BYTES, pack::pack_q8_0);
     fn use_floats<W: float::Wide>(format: &mut FormatKernels) {
-        *format = FormatKernels { gemv_f32: float::gemv::<W>, few_f32: Some(float::few::<W>), ..*format };
+        format.stored_f32 = Some(float::rows::<W>);
     }
     use_floats::<x86_avx2::float::Half>(&mut kernels[index(GgmlType::F16)]);
     use_floats::<x86_avx2::float::Brain>(&mut kernels[index(GgmlType::BF16)]);
@@ -250,6 +250,7 @@ pub(crate) fn avx512_table() -> Option<&'static KernelTable> {
             let mut made = made(base, By::Avx512, AVX512, 2, TwoOf::<Avx512>::TOKENS);
             use_avx512(&mut made.formats);
             Some(KernelTable {
+                rows_f32: float::rows::<x86_avx2::float::Single>,
                 gemm_f32: avx512::gemm_f32,
                 fixed: made.fixed.map(|fixed| FixedKernels {
                     row: quantize::fixed_row,

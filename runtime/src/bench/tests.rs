@@ -13,7 +13,8 @@ fn tests_are_named_as_llama_bench_names_them() {
 
 #[test]
 fn shares_of_time() {
-    let joins = JoinTimes { jobs: 10, wall: Duration::from_millis(800), busy: Duration::from_millis(1500), threads: 2 };
+    let (wall, available) = (Duration::from_millis(800), Duration::from_millis(1600));
+    let joins = JoinTimes { jobs: 10, wall, available, busy: Duration::from_millis(1500), threads: 2 };
     let measured = Measured { times: Samples::new(vec![0.5, 0.5]), joins };
     assert_eq!(measured.lost(), Duration::from_millis(50), "per repetition");
     assert!((measured.lost_share() - 0.05).abs() < 1e-12);

@@ -99,8 +99,7 @@ pub fn text(
         s.context.measure_joins(on);
         times
     };
-    let measured = repeated(&mut state, repeat, pause, prepare, once, joins);
-    measured
+    repeated(&mut state, repeat, pause, prepare, once, joins)
 }
 
 /// What `test` needs of the machine at least: every product and every score once, every weight once per micro-batch,
@@ -153,9 +152,9 @@ pub fn pass_work(context: &Context, parts: &[PassRows]) -> Result<Work, RuntimeE
     let (n, wanted) = parts.iter().fold((0, 0), |(n, wanted), part| (n + part.n, wanted + part.wanted));
     let mut work = Work::default();
     for (name, matrix) in weights.matrices() {
-        let rows = if *matrix == graph.output {
+        let rows = if *matrix == graph.output.weight {
             wanted
-        } else if *matrix == graph.token_embd {
+        } else if *matrix == graph.token_embd.weight {
             0
         } else if name.starts_with(&last) && !reads_every_token(name) {
             wanted

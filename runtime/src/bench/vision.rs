@@ -108,7 +108,7 @@ pub fn first_token(
 ) -> Result<Measured, RuntimeError> {
     let seq = context.new_sequence();
     let mut state = State { encoder, context, seq };
-    let measured = repeated(
+    repeated(
         &mut state,
         repeat,
         pause,
@@ -132,8 +132,7 @@ pub fn first_token(
             s.encoder.measure_joins(on);
             times
         },
-    );
-    measured
+    )
 }
 
 /// Rows of the picture, then the question.

@@ -32,7 +32,7 @@ use blocks::Books;
 use index::Content;
 
 use crate::batch::Batch;
-use crate::layers::Engine;
+use crate::nn::Engine;
 use crate::prompt::PromptView;
 use crate::{Config, RuntimeError, memory};
 

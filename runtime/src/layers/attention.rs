@@ -1,9 +1,10 @@
 //! Grouped-query attention over the paged cache: `W_o attn(rope(W_q h), rope(W_k h), W_v h)` with `h = norm(x)`, which the
 //! feed-forward adds to `x`.
 
-use super::{Linear, Pass};
+use super::Pass;
 use crate::RuntimeError;
-use crate::weights::{Loader, Vector};
+use crate::nn::{Linear, Norm};
+use crate::weights::Loader;
 
 /// Attention of one layer.
 #[derive(Debug)]
@@ -28,20 +29,16 @@ impl Attention {
 
     /// Stores keys and values of the residual stream, normed, and leaves the attention over all positions so far in `ws.h`,
     /// which is to be added to it. In the last layer only the rows whose logits are wanted go on from there.
-    pub(crate) fn run(&self, il: usize, norm: &Vector, pass: &mut Pass<'_>) -> Result<(), RuntimeError> {
+    pub(crate) fn run(&self, il: usize, norm: &Norm, pass: &mut Pass<'_>) -> Result<(), RuntimeError> {
         let n = pass.n;
         let (n_embd, q_width, kv_width) = (pass.config.n_embd, pass.config.q_width(), pass.config.kv_width());
-        let eps = pass.config.rms_eps;
         let (engine, ws) = (pass.engine, &mut *pass.ws);
         let (q, k, v) = (&mut ws.q[..n * q_width], &mut ws.k[..n * kv_width], &mut ws.v[..n * kv_width]);
         let (x, h, readers) = (&mut ws.x[..n * n_embd], &mut ws.h[..n * n_embd], [&self.q, &self.k, &self.v]);
-        engine.prepare_made(&mut ws.acts, h, x, n, &readers.map(|linear| &linear.weight), |h, x| {
-            engine.rmsnorm_row(x, norm, eps, h);
+        engine.prepare_made(&mut ws.acts, h, x, None, &readers, |_, h, x| {
+            engine.norm_row(norm, x, h);
         })?;
-        engine.multiply(
-            &ws.acts,
-            &mut [(&self.q.weight, &mut *q), (&self.k.weight, &mut *k), (&self.v.weight, &mut *v)],
-        )?;
+        engine.multiply(&ws.acts, &mut [(&self.q, &mut *q), (&self.k, &mut *k), (&self.v, &mut *v)])?;
         for (linear, rows) in [(&self.q, &mut *q), (&self.k, &mut *k), (&self.v, &mut *v)] {
             engine.add_bias(linear, rows)?;
         }
@@ -50,8 +47,8 @@ impl Attention {
         pass.keep_wanted(il);
         pass.attend(il)?;
         let (n, ws) = (pass.n, &mut *pass.ws);
-        engine.prepare(&mut ws.acts, &ws.attn[..n * q_width], n, &[&self.o.weight])?;
-        engine.multiply(&ws.acts, &mut [(&self.o.weight, &mut ws.h[..n * n_embd])])?;
+        engine.prepare(&mut ws.acts, &mut ws.attn[..n * q_width], None, &[&self.o])?;
+        engine.multiply(&ws.acts, &mut [(&self.o, &mut ws.h[..n * n_embd])])?;
         engine.add_bias(&self.o, &mut ws.h[..n * n_embd])
     }
 }

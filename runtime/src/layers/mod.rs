@@ -4,19 +4,16 @@
 //! [`Workspace`], which is sized when a context is made, so running a pass allocates nothing.
 
 mod attention;
-mod engine;
-mod linear;
 mod mlp;
 mod workspace;
 
 pub(crate) use attention::Attention;
-pub(crate) use engine::Engine;
-pub(crate) use linear::Linear;
 pub(crate) use mlp::Mlp;
 pub(crate) use workspace::Workspace;
 
 use crate::batch::Batch;
 use crate::kv::{KvPool, Queries};
+use crate::nn::Engine;
 use crate::rope::Rope;
 use crate::{Config, RuntimeError};
 

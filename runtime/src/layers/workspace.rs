@@ -1,8 +1,9 @@
 //! All buffers a pass uses.
 
-use ocelli_kernels::{ActBuf, ActNeeds, AttnScratch, Precision};
+use ocelli_kernels::{ActNeeds, AttnScratch, Precision};
 
 use crate::memory::{self, Floats};
+use crate::nn::Inputs;
 use crate::weights::Weights;
 use crate::{Config, RuntimeError};
 
@@ -31,7 +32,7 @@ pub(crate) struct Workspace {
     /// Logits of some rows, `[LOGIT_ROWS, n_vocab]`.
     pub(crate) logits: Vec<f32>,
     /// Input of the matrix products, in the forms they take.
-    pub(crate) acts: ActBuf,
+    pub(crate) acts: Inputs,
     /// Attention's own.
     pub(crate) scratch: AttnScratch,
 }
@@ -81,7 +82,7 @@ impl Workspace {
             ff: floats(n * config.n_ff)?,
             rope: vec![0.0; n * config.rope.n_rot],
             logits: vec![0.0; logits * config.n_vocab],
-            acts: ActBuf::with_capacity(n, widest.next_multiple_of(256), needs),
+            acts: Inputs::with_capacity(n, widest.next_multiple_of(256), needs),
             scratch: AttnScratch::with_capacity(config.n_head, config.head_dim, n_ctx, n),
         })
     }

@@ -3,13 +3,14 @@
 use super::TextModel;
 use crate::RuntimeError;
 use crate::layers::{Attention, Mlp, Pass};
-use crate::weights::{Loader, Vector};
+use crate::nn::Norm;
+use crate::weights::Loader;
 
 #[derive(Debug)]
 struct Layer {
-    attn_norm: Vector,
+    attn_norm: Norm,
     attention: Attention,
-    ffn_norm: Vector,
+    ffn_norm: Norm,
     mlp: Mlp,
 }
 
@@ -19,14 +20,13 @@ struct Llama {
 }
 
 pub(super) fn load(loader: &mut Loader<'_>) -> Result<Box<dyn TextModel>, RuntimeError> {
-    let n_embd = loader.config().n_embd;
     // Every layer must find its tensors in the file, so a false layer count ends at the first one missing.
     let mut layers = Vec::new();
     for il in 0..loader.config().n_layer {
         layers.push(Layer {
-            attn_norm: loader.vector(&format!("blk.{il}.attn_norm.weight"), n_embd)?,
+            attn_norm: Norm::rms(loader, &format!("blk.{il}.attn_norm"))?,
             attention: Attention::load(loader, il)?,
-            ffn_norm: loader.vector(&format!("blk.{il}.ffn_norm.weight"), n_embd)?,
+            ffn_norm: Norm::rms(loader, &format!("blk.{il}.ffn_norm"))?,
             mlp: Mlp::load(loader, il)?,
         });
         // Written by some old converters: the angles that are computed here anyway.

@@ -9,7 +9,8 @@ mod llama;
 use std::fmt;
 
 use crate::layers::Pass;
-use crate::weights::{Loader, Matrix, Vector};
+use crate::nn::{Linear, Norm};
+use crate::weights::Loader;
 use crate::{RuntimeError, rope};
 
 /// One registered architecture.
@@ -31,10 +32,10 @@ pub(crate) trait TextModel: fmt::Debug + Send + Sync {
 /// A loaded model: what comes before and after the layers, and the layers.
 #[derive(Debug)]
 pub(crate) struct Graph {
-    pub(crate) token_embd: Matrix,
-    pub(crate) output_norm: Vector,
+    pub(crate) token_embd: Linear,
+    pub(crate) output_norm: Norm,
     /// The same as `token_embd` when the file ties them.
-    pub(crate) output: Matrix,
+    pub(crate) output: Linear,
     pub(crate) layers: Box<dyn TextModel>,
 }
 
@@ -67,8 +68,9 @@ pub(crate) fn load(loader: &mut Loader<'_>) -> Result<Graph, RuntimeError> {
     let arch = find(&loader.config().arch)?;
     let (n_vocab, n_embd) = (loader.config().n_vocab, loader.config().n_embd);
     let token_embd = loader.matrix("token_embd.weight", n_vocab, n_embd)?;
-    let output_norm = loader.vector("output_norm.weight", n_embd)?;
+    let output_norm = Norm::rms(loader, "output_norm")?;
     let output = loader.optional_matrix("output.weight", n_vocab, n_embd)?.unwrap_or(token_embd);
+    let (token_embd, output) = (Linear::of(token_embd), Linear::of(output));
     let layers = (arch.load)(loader)?;
     Ok(Graph { token_embd, output_norm, output, layers })
 }

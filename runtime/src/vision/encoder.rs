@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ocelli_kernels::{JoinTimes, Kernels, Pool, Precision};
+use ocelli_kernels::{HalfWeights, JoinTimes, Kernels, Pool, Precision};
 
-use super::engine::Engine;
-use super::int8::Int8;
 use super::pass::{MIN_ROWS, Pass, Slice, Workspace};
 use super::positions::MAX_AXIS;
 use super::{Positions, VisionConfig, VisionError, VisionModel};
+use crate::nn::{Engine, Int8};
 use crate::{RuntimeError, threads};
 use ocelli_image::Rgb8;
 
@@ -70,7 +69,7 @@ impl VisionEncoder {
         let n_threads = if options.n_threads == 0 { threads::physical_cores() } else { options.n_threads };
         let pool = Pool::new(n_threads);
         let int8 = match options.precision {
-            Precision::Fast if kernels.fast_bytes() => Some(model.int8(kernels, pool.threads())?),
+            Precision::Fast if kernels.fast_bytes() => Some(model.int8(kernels, &pool)?),
             Precision::Exact | Precision::Fast => None,
         };
         let mut encoder = Self {
@@ -128,7 +127,7 @@ impl VisionEncoder {
             kernels: self.kernels,
             precision: self.precision,
             weights: self.model.weights(),
-            matrices: self.model.matrices(),
+            half_weights: HalfWeights::Fastest,
             int8: self.int8.as_deref(),
         }
     }

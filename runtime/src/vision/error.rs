@@ -35,7 +35,6 @@ pub enum VisionError {
         /// What is wrong with it, and what would do.
         problem: String,
     },
-    /// Weights that cannot be turned into 8 bits.
     /// A picture has become rows that are no numbers.
     #[error(
         "a picture's rows are not finite numbers{}; convert or download the vision file again",
@@ -44,13 +43,5 @@ pub enum VisionError {
     NotFinite {
         /// A matrix with such a value, if there is one.
         name: Option<String>,
-    },
-    /// A matrix that has no 8-bit form.
-    #[error("tensor `{name}` cannot be computed with in 8 bits: {problem}; use --precision exact")]
-    Weights {
-        /// The tensor.
-        name: String,
-        /// Why.
-        problem: String,
     },
 }

@@ -10,12 +10,10 @@
 
 mod config;
 mod encoder;
-mod engine;
 mod error;
-mod int8;
 mod minicpmv;
 mod model;
-mod outliers;
+mod parts;
 mod pass;
 pub mod positions;
 mod tower;
@@ -29,10 +27,11 @@ pub use error::VisionError;
 pub use model::VisionModel;
 pub use positions::Positions;
 
-use engine::{Engine, Parts};
+use parts::Parts;
 use pass::Pass;
 
 use crate::RuntimeError;
+use crate::nn::Engine;
 
 /// Takes an architecture's tensors, and what they say about sizes into the configuration.
 type Load = fn(&mut Parts<'_, '_>, &mut VisionConfig) -> Result<Box<dyn VisionGraph>, RuntimeError>;

@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ocelli_gguf::{Gguf, GgufSet};
-use ocelli_kernels::Kernels;
 use ocelli_kernels::measure::{Unit, Work};
 use ocelli_kernels::quantize::RowCodec;
+use ocelli_kernels::{Kernels, Pool};
 
-use super::engine::{Parts, Stored};
-use super::int8::Int8;
+use super::parts::Parts;
 use super::{Reader, VisionConfig, VisionGraph, find};
 use crate::model::open_parts;
+use crate::nn::{Form, Int8};
 use crate::weights::{Loader, Matrix, Weights};
 use crate::{FileOptions, ModelFile, RuntimeError};
 
@@ -20,7 +20,8 @@ use crate::{FileOptions, ModelFile, RuntimeError};
 pub struct VisionModel {
     config: VisionConfig,
     weights: Weights,
-    matrices: Vec<Stored>,
+    /// Of every matrix of the weights.
+    forms: Vec<Form>,
     graph: Box<dyn VisionGraph>,
     warnings: Vec<String>,
     /// 8-bit forms of float matrices, made for the first encoder that wants them.
@@ -49,9 +50,9 @@ impl VisionModel {
         let mut loader = Loader::new(files, gguf, format!("clip, {}", config.projector), ());
         let mut parts = Parts::new(&mut loader, gguf.metadata());
         let graph = (architecture.load)(&mut parts, &mut config)?;
-        let (matrices, warnings) = parts.finish();
+        let (forms, warnings) = parts.finish();
         let weights = loader.finish()?;
-        Ok(Self { config, weights, matrices, graph, warnings, int8: Mutex::new(None) })
+        Ok(Self { config, weights, forms, graph, warnings, int8: Mutex::new(None) })
     }
 
     /// Hyperparameters.
@@ -76,20 +77,21 @@ impl VisionModel {
     /// once. `fast`: the table that fast products are computed with.
     pub(crate) fn work(&self, patches: usize, fast: Option<Kernels>) -> Work {
         let mut work = Work::default();
-        for Stored { name, matrix, int8 } in &self.matrices {
+        for ((name, matrix), form) in self.weights.matrices().iter().zip(&self.forms) {
             let rows = match self.graph.reader(name) {
                 Reader::Patches => patches,
                 Reader::Queries => self.config.query_num,
                 Reader::None => continue,
             };
             let weights = matrix.rows() as f64 * matrix.cols() as f64;
+            let int8 = matches!(form, Form::Int8(_));
             let ops = 2.0 * rows as f64 * weights;
             let bytes = self.weights.bytes(matrix).len() as f64;
             work += match fast {
                 Some(_) if matrix.ty().is_quantized() => Work::of(Unit::Int8, ops, bytes),
                 // As rows of Q8_0.
-                Some(kernels) if *int8 && kernels.fast_bytes() => Work::of(Unit::Int8, ops, weights * 34.0 / 32.0),
-                Some(kernels) if *int8 && kernels.fixed_point() => Work::of(Unit::Int16, ops, bytes),
+                Some(kernels) if int8 && kernels.fast_bytes() => Work::of(Unit::Int8, ops, weights * 34.0 / 32.0),
+                Some(kernels) if int8 && kernels.fixed_point() => Work::of(Unit::Int16, ops, bytes),
                 _ => Work::of(Unit::F32, ops, bytes),
             };
         }
@@ -109,24 +111,20 @@ impl VisionModel {
                     || !values.iter().all(|v| v.is_finite())
             })
         };
-        self.matrices.iter().find(|stored| damaged(&stored.matrix)).map(|stored| stored.name.clone())
+        self.weights.matrices().iter().find(|(_, matrix)| damaged(matrix)).map(|(name, _)| name.clone())
     }
 
     pub(super) fn graph(&self) -> &dyn VisionGraph {
         &*self.graph
     }
 
-    pub(super) fn matrices(&self) -> &[Stored] {
-        &self.matrices
-    }
-
-    /// The 8-bit forms, made by up to `n_threads` threads if they are not there yet.
-    pub(super) fn int8(&self, kernels: Kernels, n_threads: usize) -> Result<Arc<Int8>, RuntimeError> {
+    /// The 8-bit forms, made by the threads of `pool` if they are not there yet.
+    pub(super) fn int8(&self, kernels: Kernels, pool: &Pool) -> Result<Arc<Int8>, RuntimeError> {
         let mut int8 = self.int8.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(made) = &*int8 {
             return Ok(Arc::clone(made));
         }
-        let made = Arc::new(Int8::new(&self.weights, &self.matrices, kernels, n_threads)?);
+        let made = Arc::new(Int8::new(&self.weights, &self.forms, kernels, pool)?);
         *int8 = Some(Arc::clone(&made));
         Ok(made)
     }

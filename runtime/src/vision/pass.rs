@@ -5,11 +5,10 @@ use std::ops::Range;
 
 use ocelli_kernels::{FEW_TOKENS, Precision, SpanScratch};
 
-use super::engine::Engine;
-use super::outliers::Inputs;
 use super::{Positions, VisionConfig, VisionProbe};
 use crate::RuntimeError;
 use crate::memory::{self, Floats};
+use crate::nn::{Engine, Inputs};
 use ocelli_image::Rgb8;
 
 /// A slice of the batch.

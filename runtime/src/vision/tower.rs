@@ -12,10 +12,10 @@ use std::ops::Range;
 use ocelli_kernels::{AttnSpan, SpanHeads};
 
 use super::VisionConfig;
-use super::engine::{Linear, Norm, Parts};
-use super::outliers::{LIMIT, LIMIT_GELU};
+use super::parts::Parts;
 use super::pass::{Pass, Slice};
 use crate::RuntimeError;
+use crate::nn::{Keep, LIMIT, LIMIT_GELU, Linear, Norm};
 use crate::weights::Vector;
 
 /// Largest accepted grid of learned positions: as many rows as a table can have.
@@ -55,7 +55,7 @@ impl Tower {
         for il in 0..config.n_layer {
             blocks.push(Block::load(parts, config, il)?);
         }
-        let post_ln = parts.norm("v.post_ln", n_embd)?;
+        let post_ln = parts.norm("v.post_ln", n_embd, config.layer_norm_eps)?;
         Ok(Self { patch_embd, position_embd, blocks, post_ln })
     }
 
@@ -80,7 +80,7 @@ impl Tower {
         if let Some(linear) = before {
             pass.engine.add_biased(linear, &mut ws.x[..len], &ws.h[..len])?;
         }
-        pass.engine.norm(&self.post_ln, pass.config.layer_norm_eps, &ws.x[..len], &mut ws.h[..len])
+        pass.engine.norm(&self.post_ln, &ws.x[..len], &mut ws.h[..len])
     }
 
     /// Patches and positions into the residual stream.
@@ -100,8 +100,8 @@ impl Tower {
         }
         patches[used * patch_len..].fill(0.0);
         ids.resize(n, 0);
-        engine.prepare(&mut ws.acts, patches, &[], LIMIT, &[&self.patch_embd])?;
-        engine.multiply(&ws.acts, &self.patch_embd, &mut ws.x[..len])?;
+        engine.prepare(&mut ws.acts, patches, None, &[&self.patch_embd])?;
+        engine.multiply(&ws.acts, &mut [(&self.patch_embd, &mut ws.x[..len])])?;
         engine.look_up(&self.position_embd, &ids, &mut ws.h[..len])?;
         engine.add_biased(&self.patch_embd, &mut ws.x[..len], &ws.h[..len])
     }
@@ -118,12 +118,12 @@ impl Block {
         let missing = || RuntimeError::MissingTensor { name: name(&format!("{first}.bias")) };
         let fc1_bias = fc1.bias.take().ok_or_else(missing)?;
         Ok(Self {
-            ln1: parts.norm(&name("ln1"), n_embd)?,
+            ln1: parts.norm(&name("ln1"), n_embd, config.layer_norm_eps)?,
             q: parts.linear(&name("attn_q"), n_embd, n_embd)?,
             k: parts.linear(&name("attn_k"), n_embd, n_embd)?,
             v: parts.linear(&name("attn_v"), n_embd, n_embd)?,
             out: parts.linear(&name("attn_out"), n_embd, n_embd)?,
-            ln2: parts.norm(&name("ln2"), n_embd)?,
+            ln2: parts.norm(&name("ln2"), n_embd, config.layer_norm_eps)?,
             fc1,
             fc1_bias,
             fc2: parts.linear(&name(second), n_embd, n_ff)?,
@@ -140,36 +140,44 @@ impl Block {
         before: Option<&Linear>,
     ) -> Result<(), RuntimeError> {
         let (c, engine, n, ws) = (pass.config, pass.engine, pass.n, &mut *pass.ws);
-        let (len, wide, eps) = (n * c.n_embd, n * c.n_ff, c.layer_norm_eps);
+        let (len, wide) = (n * c.n_embd, n * c.n_ff);
+        let keep = Some(Keep { slices, limit: LIMIT });
         let (x, h) = (&mut ws.x[..len], &mut ws.h[..len]);
         let (q, k, v) = (&mut ws.q[..len], &mut ws.k[..len], &mut ws.v[..len]);
-        engine.prepare_made(&mut ws.acts, h, x, slices, LIMIT, &[&self.q, &self.k, &self.v], |_, h, x| {
+        engine.prepare_made(&mut ws.acts, h, x, keep, &[&self.q, &self.k, &self.v], |_, h, x| {
             if let Some(linear) = before {
-                engine.add_row(linear, x, h);
+                engine.add_biased_row(linear, x, h);
             }
-            engine.norm_row(&self.ln1, eps, x, h);
+            engine.norm_row(&self.ln1, x, h);
         })?;
-        engine.multiply3(&ws.acts, [&self.q, &self.k, &self.v], [&mut *q, &mut *k, &mut *v])?;
+        engine.multiply(&ws.acts, &mut [(&self.q, &mut *q), (&self.k, &mut *k), (&self.v, &mut *v)])?;
         for (linear, rows) in [(&self.q, &mut *q), (&self.k, &mut *k), (&self.v, &mut *v)] {
-            engine.bias(linear, rows)?;
+            engine.add_bias(linear, rows)?;
         }
         let heads = SpanHeads { n_heads: c.n_head, head_dim: c.head_dim(), scale: 1.0 / (c.head_dim() as f32).sqrt() };
         let used: usize = spans.iter().map(|s| s.n_q).sum::<usize>() * c.n_embd;
         let (attn, rest) = ws.attn[..len].split_at_mut(used);
         engine.attend(&mut ws.spans, heads, spans, q, k, v, attn)?;
         rest.fill(0.0);
-        engine.prepare(&mut ws.acts, &mut ws.attn[..len], slices, LIMIT, &[&self.out])?;
-        engine.multiply(&ws.acts, &self.out, h)?;
-        engine.prepare_made(&mut ws.acts, h, x, slices, LIMIT, &[&self.fc1], |_, h, x| {
-            engine.add_row(&self.out, x, h);
-            engine.norm_row(&self.ln2, eps, x, h);
+        engine.prepare(&mut ws.acts, &mut ws.attn[..len], keep, &[&self.out])?;
+        engine.multiply(&ws.acts, &mut [(&self.out, &mut *h)])?;
+        engine.prepare_made(&mut ws.acts, h, x, keep, &[&self.fc1], |_, h, x| {
+            engine.add_biased_row(&self.out, x, h);
+            engine.norm_row(&self.ln2, x, h);
         })?;
         let ff = &mut ws.ff[..wide];
-        engine.multiply(&ws.acts, &self.fc1, ff)?;
-        engine.prepare_made(&mut ws.acts, ff, &mut [], slices, LIMIT_GELU, &[&self.fc2], |_, ff, _| {
-            engine.gelu_row(&self.fc1_bias, ff);
-        })?;
-        engine.multiply(&ws.acts, &self.fc2, h)
+        engine.multiply(&ws.acts, &mut [(&self.fc1, &mut *ff)])?;
+        engine.prepare_made(
+            &mut ws.acts,
+            ff,
+            &mut [],
+            Some(Keep { slices, limit: LIMIT_GELU }),
+            &[&self.fc2],
+            |_, ff, _| {
+                engine.gelu_row(&self.fc1_bias, ff);
+            },
+        )?;
+        engine.multiply(&ws.acts, &mut [(&self.fc2, h)])
     }
 }
 

@@ -228,7 +228,8 @@ mod tests {
             parallel: Vec::new(),
             batch: 2048,
         };
-        let joins = JoinTimes { jobs: 20, wall: Duration::from_secs(18), busy: Duration::from_secs(34), threads: 2 };
+        let (wall, available) = (Duration::from_secs(18), Duration::from_secs(36));
+        let joins = JoinTimes { jobs: 20, wall, available, busy: Duration::from_secs(34), threads: 2 };
         let measured = Measured { times: Samples::new(vec![10.0, 10.0]), joins };
         let peak = |unit, ops| Peak { unit, instructions: "some", ops };
         let peaks = vec![peak(Unit::Int8, 8e11), peak(Unit::F32, 1e11)];

@@ -4,11 +4,12 @@ mod resampler;
 
 use resampler::Resampler;
 
-use super::engine::{Engine, Parts};
+use super::parts::Parts;
 use super::pass::Pass;
 use super::tower::Tower;
 use super::{Reader, VisionConfig, VisionError, VisionGraph};
 use crate::RuntimeError;
+use crate::nn::Engine;
 
 /// `clip.minicpmv_version` of MiniCPM-V 4.0.
 const VERSION: i64 = 5;

@@ -18,10 +18,10 @@
 use ocelli_kernels::{AttnSpan, SpanHeads};
 
 use super::super::VisionConfig;
-use super::super::engine::{Engine, Linear, Norm, Parts};
-use super::super::outliers::{Inputs, LIMIT};
+use super::super::parts::Parts;
 use super::super::pass::Pass;
 use crate::RuntimeError;
+use crate::nn::{Engine, Inputs, Keep, LIMIT, Linear, Norm};
 
 /// Values of a head, fixed in the model's code.
 const HEAD_DIM: usize = 128;
@@ -62,14 +62,14 @@ impl Resampler {
         parts.ignore("resampler.pos_embed_k");
         Ok(Self {
             query: parts.table("resampler.query", queries, width)?,
-            ln_q: parts.norm("resampler.ln_q", width)?,
+            ln_q: parts.norm("resampler.ln_q", width, EPS)?,
             kv: parts.unbiased("resampler.kv", width, config.n_embd)?,
-            ln_kv: parts.norm("resampler.ln_kv", width)?,
+            ln_kv: parts.norm("resampler.ln_kv", width, EPS)?,
             q: parts.float_linear("resampler.attn.q", width, width)?,
             k: parts.linear("resampler.attn.k", width, width)?,
             v: parts.linear("resampler.attn.v", width, width)?,
             out: parts.linear("resampler.attn.out", width, width)?,
-            ln_post: parts.norm("resampler.ln_post", width)?,
+            ln_post: parts.norm("resampler.ln_post", width, EPS)?,
             proj: parts.unbiased("resampler.proj", width, width)?,
         })
     }
@@ -82,11 +82,11 @@ impl Resampler {
         let mut rows = vec![0f32; n * config.projection_dim];
         let mut normed = rows.clone();
         engine.look_up(&self.query, &ids, &mut rows)?;
-        engine.norm(&self.ln_q, EPS, &rows, &mut normed)?;
+        engine.norm(&self.ln_q, &rows, &mut normed)?;
         let mut inputs = Inputs::default();
-        engine.prepare(&mut inputs, &mut normed, &[], LIMIT, &[&self.q])?;
-        engine.multiply(&inputs, &self.q, &mut rows)?;
-        engine.bias(&self.q, &mut rows)?;
+        engine.prepare(&mut inputs, &mut normed, None, &[&self.q])?;
+        engine.multiply(&inputs, &mut [(&self.q, &mut rows)])?;
+        engine.add_bias(&self.q, &mut rows)?;
         Ok(rows)
     }
 
@@ -94,19 +94,21 @@ impl Resampler {
     pub(super) fn run(&self, pass: &mut Pass<'_>) -> Result<(), RuntimeError> {
         let (c, engine, n, out_rows) = (pass.config, pass.engine, pass.n, pass.out_rows());
         let (slices, results) = (pass.patch_rows(), pass.result_rows());
+        let keep = Some(Keep { slices: &slices, limit: LIMIT });
+        let keep_out = Some(Keep { slices: &results, limit: LIMIT });
         let (width, ws) = (c.projection_dim, &mut *pass.ws);
         let (len, out_len) = (n * width, out_rows * width);
         let kv = &mut ws.ff[..len];
-        engine.prepare(&mut ws.acts, &mut ws.h[..n * c.n_embd], &slices, LIMIT, &[&self.kv])?;
-        engine.multiply(&ws.acts, &self.kv, &mut ws.k[..len])?;
-        engine.prepare_made(&mut ws.acts, kv, &mut ws.k[..len], &slices, LIMIT, &[&self.v], |_, kv, k| {
-            engine.norm_row(&self.ln_kv, EPS, k, kv);
+        engine.prepare(&mut ws.acts, &mut ws.h[..n * c.n_embd], keep, &[&self.kv])?;
+        engine.multiply(&ws.acts, &mut [(&self.kv, &mut ws.k[..len])])?;
+        engine.prepare_made(&mut ws.acts, kv, &mut ws.k[..len], keep, &[&self.v], |_, kv, k| {
+            engine.norm_row(&self.ln_kv, k, kv);
         })?;
-        engine.multiply(&ws.acts, &self.v, &mut ws.v[..len])?;
-        engine.bias(&self.v, &mut ws.v[..len])?;
+        engine.multiply(&ws.acts, &mut [(&self.v, &mut ws.v[..len])])?;
+        engine.add_bias(&self.v, &mut ws.v[..len])?;
         let sides = pass.slices.iter().map(|s| s.rows.max(s.cols)).max().unwrap_or(0);
         let lines = sines(width, sides);
-        engine.prepare_made(&mut ws.acts, kv, &mut [], &slices, LIMIT, &[&self.k], |t, row, _| {
+        engine.prepare_made(&mut ws.acts, kv, &mut [], keep, &[&self.k], |t, row, _| {
             // Rows behind the slices have no position.
             let number = slices.partition_point(|slice| slice.end <= t);
             let Some(slice) = pass.slices.get(number) else { return };
@@ -116,22 +118,22 @@ impl Resampler {
                 half.iter_mut().zip(line).for_each(|(v, p)| *v += p);
             }
         })?;
-        engine.multiply(&ws.acts, &self.k, &mut ws.k[..len])?;
-        engine.bias(&self.k, &mut ws.k[..len])?;
+        engine.multiply(&ws.acts, &mut [(&self.k, &mut ws.k[..len])])?;
+        engine.add_bias(&self.k, &mut ws.k[..len])?;
         let spans: Vec<AttnSpan> =
             pass.slices.iter().map(|s| AttnSpan { q: 0, n_q: c.query_num, kv: s.first, n_kv: s.len() }).collect();
         let heads = SpanHeads { n_heads: width / HEAD_DIM, head_dim: HEAD_DIM, scale: 1.0 / (HEAD_DIM as f32).sqrt() };
         let (attn, rest) = ws.attn[..out_len].split_at_mut(pass.out.len());
         engine.attend(&mut ws.spans, heads, &spans, pass.constants, &ws.k[..len], &ws.v[..len], attn)?;
         rest.fill(0.0);
-        engine.prepare(&mut ws.acts, &mut ws.attn[..out_len], &results, LIMIT, &[&self.out])?;
-        engine.multiply(&ws.acts, &self.out, &mut ws.h[..out_len])?;
-        engine.bias(&self.out, &mut ws.h[..out_len])?;
+        engine.prepare(&mut ws.acts, &mut ws.attn[..out_len], keep_out, &[&self.out])?;
+        engine.multiply(&ws.acts, &mut [(&self.out, &mut ws.h[..out_len])])?;
+        engine.add_bias(&self.out, &mut ws.h[..out_len])?;
         let (rows, h) = (&mut ws.attn[..out_len], &mut ws.h[..out_len]);
-        engine.prepare_made(&mut ws.acts, rows, h, &results, LIMIT, &[&self.proj], |_, row, h| {
-            engine.norm_row(&self.ln_post, EPS, h, row);
+        engine.prepare_made(&mut ws.acts, rows, h, keep_out, &[&self.proj], |_, row, h| {
+            engine.norm_row(&self.ln_post, h, row);
         })?;
-        engine.multiply(&ws.acts, &self.proj, &mut ws.k[..out_len])?;
+        engine.multiply(&ws.acts, &mut [(&self.proj, &mut ws.k[..out_len])])?;
         pass.out.copy_from_slice(&ws.k[..pass.out.len()]);
         Ok(())
     }

@@ -7,15 +7,13 @@
 //! large in many rows would spoil the scales of the others: they are zeros here, and multiplied in f32 (see `outliers`).
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ocelli_kernels::quantize::{RowCodec, quantize_pairs};
-use ocelli_kernels::{KernelError, Kernels, WeightRef};
+use ocelli_kernels::{KernelError, Kernels, Pool, WeightRef};
 use ocelli_quant::GgmlType;
 
-use super::VisionError;
-use super::engine::Stored;
-use super::outliers;
+use super::{Form, Linear, outliers};
 use crate::RuntimeError;
 use crate::memory::{self, Large};
 use crate::weights::{Matrix, Weights};
@@ -25,7 +23,7 @@ pub(super) const FORMAT: GgmlType = GgmlType::Q8_0;
 
 /// What a matrix is made into.
 #[derive(Debug)]
-struct Form {
+struct Made {
     /// Where in all forms its rows lie.
     rows: Range<usize>,
     /// Columns that are zeros in those rows, ascending.
@@ -35,61 +33,64 @@ struct Form {
 /// Rows per matrix, where it has such a form.
 #[derive(Debug)]
 pub(crate) struct Int8 {
-    matrices: Vec<Option<Form>>,
+    /// In the order of [`Weights::matrices`].
+    matrices: Vec<Option<Made>>,
     /// The rows of all matrices, in one piece: with pages of 4 KiB, making them would take a hundred thousand page faults.
     bytes: Large,
 }
 
 impl Int8 {
     /// Makes the forms of all matrices that are to have one.
-    pub(super) fn new(
-        weights: &Weights,
-        stored: &[Stored],
-        kernels: Kernels,
-        n_threads: usize,
-    ) -> Result<Self, RuntimeError> {
-        let size = |s: &Stored| if wanted(s) { s.matrix.rows().checked_mul(row_bytes(&s.matrix)) } else { Some(0) };
-        let total = stored.iter().try_fold(0usize, |sum, s| sum.checked_add(size(s)?));
+    pub(crate) fn new(weights: &Weights, forms: &[Form], kernels: Kernels, pool: &Pool) -> Result<Self, RuntimeError> {
+        let stored = || weights.matrices().iter().zip(forms).map(|((_, matrix), form)| (matrix, wanted(matrix, *form)));
+        let size = |(m, wanted): (&Matrix, bool)| if wanted { m.rows().checked_mul(row_bytes(m)) } else { Some(0) };
+        let total = stored().try_fold(0usize, |sum, m| sum.checked_add(size(m)?));
         let what = "the 8-bit form of the vision weights";
         let remedy = "use --precision exact, which needs none";
         memory::check_or(what, total.map(|n| n as u64), remedy)?;
         let bytes = total.unwrap_or(usize::MAX);
         let no_memory = || memory::too_little(what.to_owned(), bytes as u64, remedy);
         let mut bytes = Large::new(bytes).ok_or_else(no_memory)?;
-        let (mut matrices, mut at) = (Vec::with_capacity(stored.len()), 0);
-        for s in stored {
-            let form = wanted(s).then(|| {
-                let rows = at..at + s.matrix.rows() * row_bytes(&s.matrix);
+        let (mut matrices, mut at) = (Vec::with_capacity(forms.len()), 0);
+        for (matrix, wanted) in stored() {
+            let made = wanted.then(|| {
+                let rows = at..at + matrix.rows() * row_bytes(matrix);
                 at = rows.end;
-                Form { rows, without: Vec::new() }
+                Made { rows, without: Vec::new() }
             });
-            matrices.push(form);
+            matrices.push(made);
         }
-        let work = Work { weights, stored, kernels, n_threads };
+        let work = Work { weights, kernels, pool };
         let counts = work.quantize(&matrices, |_| true, &mut bytes)?;
-        for ((form, counts), s) in matrices.iter_mut().zip(&counts).zip(stored) {
-            if let Some(form) = form {
-                form.without = outliers::columns_of_weights(counts, s.matrix.rows());
+        for ((made, counts), (matrix, _)) in matrices.iter_mut().zip(&counts).zip(stored()) {
+            if let Some(made) = made {
+                made.without = outliers::columns_of_weights(counts, matrix.rows());
             }
         }
         // Few are, and of trained weights only.
-        work.quantize(&matrices, |form| !form.without.is_empty(), &mut bytes)?;
+        work.quantize(&matrices, |made| !made.without.is_empty(), &mut bytes)?;
         Ok(Self { matrices, bytes })
     }
 
-    /// The rows of matrix number `slot`.
-    pub(super) fn rows(&self, slot: usize) -> Option<&[u8]> {
-        self.bytes.get(self.matrices.get(slot)?.as_ref()?.rows.clone())
+    /// What the matrix of `linear` was made into.
+    fn made(&self, linear: &Linear) -> Option<&Made> {
+        let Form::Int8(number) = linear.form else { return None };
+        self.matrices.get(number)?.as_ref()
+    }
+
+    /// The rows made of the matrix of `linear`.
+    pub(super) fn rows(&self, linear: &Linear) -> Option<&[u8]> {
+        self.bytes.get(self.made(linear)?.rows.clone())
     }
 
     /// The columns that are zeros in those rows.
-    pub(super) fn without(&self, slot: usize) -> &[u32] {
-        self.matrices.get(slot).and_then(|form| form.as_ref()).map_or(&[], |form| &form.without)
+    pub(super) fn without(&self, linear: &Linear) -> &[u32] {
+        self.made(linear).map_or(&[], |made| &made.without)
     }
 }
 
-fn wanted(stored: &Stored) -> bool {
-    stored.int8 && !stored.matrix.ty().is_quantized()
+fn wanted(matrix: &Matrix, form: Form) -> bool {
+    matches!(form, Form::Int8(_)) && !matrix.ty().is_quantized()
 }
 
 /// The rows of a form as they are multiplied.
@@ -128,12 +129,15 @@ struct Piece<'a> {
     out: &'a mut [u8],
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// What forms are made of, and by whom.
 struct Work<'a> {
     weights: &'a Weights,
-    stored: &'a [Stored],
     kernels: Kernels,
-    n_threads: usize,
+    pool: &'a Pool,
 }
 
 impl Work<'_> {
@@ -141,49 +145,42 @@ impl Work<'_> {
     /// uneven speed. Returns in how many of its rows each column of a matrix is an outlier.
     fn quantize(
         &self,
-        forms: &[Option<Form>],
-        chosen: impl Fn(&Form) -> bool,
+        forms: &[Option<Made>],
+        chosen: impl Fn(&Made) -> bool,
         bytes: &mut [u8],
     ) -> Result<Vec<Vec<u32>>, RuntimeError> {
         let mut pieces = Vec::new();
         let (mut rest, mut at) = (bytes, 0);
-        for (slot, (form, s)) in forms.iter().zip(self.stored).enumerate() {
-            let Some(form) = form.as_ref().filter(|form| chosen(form)) else { continue };
-            let (rows, behind) = std::mem::take(&mut rest)[form.rows.start - at..].split_at_mut(form.rows.len());
-            (rest, at) = (behind, form.rows.end);
-            let row = row_bytes(&s.matrix);
+        for (slot, (made, (_, matrix))) in forms.iter().zip(self.weights.matrices()).enumerate() {
+            let Some(made) = made.as_ref().filter(|made| chosen(made)) else { continue };
+            let (rows, behind) = std::mem::take(&mut rest)[made.rows.start - at..].split_at_mut(made.rows.len());
+            (rest, at) = (behind, made.rows.end);
+            let row = row_bytes(matrix);
             let per = (PIECE_BYTES / row).max(1);
             let cut = rows.chunks_mut(per * row).enumerate();
-            pieces.extend(cut.map(|(i, out)| Piece { slot, first: i * per, without: &form.without, out }));
+            let piece = |(i, out)| Mutex::new(Some(Piece { slot, first: i * per, without: &made.without, out }));
+            pieces.extend(cut.map(piece));
         }
-        let counts: Vec<_> = self.stored.iter().map(|s| Mutex::new(vec![0u32; s.matrix.cols()])).collect();
-        let threads = self.n_threads.max(1).min(pieces.len());
-        let pieces = Mutex::new(pieces.into_iter());
-        let next = || pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
-        let work = || -> Result<(), VisionError> {
-            while let Some(piece) = next() {
-                let slot = piece.slot;
-                let found = self.piece(piece)?;
-                let mut total = counts[slot].lock().unwrap_or_else(PoisonError::into_inner);
-                total.iter_mut().zip(found).for_each(|(sum, n)| *sum += n);
+        let counts: Vec<_> = self.weights.matrices().iter().map(|(_, m)| Mutex::new(vec![0u32; m.cols()])).collect();
+        let failed: Mutex<Option<RuntimeError>> = Mutex::new(None);
+        self.pool.for_each(pieces.len(), |number, _| {
+            let Some(piece) = lock(&pieces[number]).take() else { return };
+            let slot = piece.slot;
+            match self.piece(piece) {
+                Ok(found) => lock(&counts[slot]).iter_mut().zip(found).for_each(|(sum, n)| *sum += n),
+                Err(error) => drop(lock(&failed).get_or_insert(error)),
             }
-            Ok(())
-        };
-        std::thread::scope(|scope| {
-            // Where the system gives no more threads, those that there are do the work.
-            let helper = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();
-            let threads: Vec<_> = (1..threads).map_while(helper).collect();
-            work()?;
-            threads.into_iter().try_for_each(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        })?;
+        });
+        if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(error);
+        }
         Ok(counts.into_iter().map(|counts| counts.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())
     }
 
     /// Rows from `first` on, without some columns. Returns in how many of them each column is an outlier.
-    fn piece(&self, piece: Piece<'_>) -> Result<Vec<u32>, VisionError> {
-        let stored = &self.stored[piece.slot];
-        let matrix = &stored.matrix;
-        let problem = |e: KernelError| VisionError::Weights { name: stored.name.clone(), problem: e.to_string() };
+    fn piece(&self, piece: Piece<'_>) -> Result<Vec<u32>, RuntimeError> {
+        let (name, matrix) = &self.weights.matrices()[piece.slot];
+        let problem = |e: KernelError| RuntimeError::NoInt8 { name: name.clone(), problem: e.to_string() };
         let codec = RowCodec::best();
         let mut row = vec![0f32; padded(matrix.cols())];
         let mut counts = vec![0u32; matrix.cols()];

@@ -16,7 +16,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use ocelli_kernels::{ActBuf, Kernels, MAX_COLUMNS, ops};
+use ocelli_kernels::{ActBuf, ActNeeds, Kernels, MAX_COLUMNS, ops};
 
 /// Times the mean magnitude of its row that a value is an outlier, where rows are sums of many terms or normed.
 pub(crate) const LIMIT: f32 = 8.0;
@@ -39,6 +39,13 @@ const LANES: usize = 16;
 pub(crate) struct Inputs {
     pub(super) codes: ActBuf,
     pub(super) kept: Outliers,
+}
+
+impl Inputs {
+    /// Room for `n` rows of `depth` values in the forms of `needs`.
+    pub(crate) fn with_capacity(n: usize, depth: usize, needs: ActNeeds) -> Self {
+        Self { codes: ActBuf::with_capacity(n, depth, needs), kept: Outliers::default() }
+    }
 }
 
 /// The columns of every slice and their values.
@@ -142,6 +149,11 @@ impl Outliers {
                 }
             }
         }
+    }
+
+    /// Whether anything was taken out.
+    pub(super) fn any(&self) -> bool {
+        !self.groups.is_empty()
     }
 
     /// What was taken out.
