@@ -4,10 +4,12 @@
 //! Queue<A>     generations in order of arrival, each with an Answer: who chooses its tokens and takes them
 //! Scheduler    a context, and the policy by which generations share it: one step is one forward pass
 //! Engine       a scheduler on a thread of its own: Request in, Events out
+//! bench        many generations at once, timed
 //! Session      one conversation at a time, saved and restored; Chat: messages, pictures, dropped turns
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod bench;
 mod chat;
 mod chat_note;
 mod complete;

@@ -220,6 +220,12 @@ impl Scheduler {
         &self.context
     }
 
+    /// Generations under way together, at most.
+    #[must_use]
+    pub fn n_parallel(&self) -> usize {
+        self.options.n_parallel
+    }
+
     /// The context, to be used between steps.
     pub fn context_mut(&mut self) -> &mut Context {
         &mut self.context

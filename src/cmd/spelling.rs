@@ -145,8 +145,10 @@ impl<I: Iterator<Item = OsString>> Line<'_, I> {
         let runs = runs_models(self.command);
         match row.meaning {
             Meaning::Refused(remedy) if runs => return Err(format!("{name}: {remedy}")),
+            Meaning::SameOrNoEffect(long) if has_long(self.command, long).is_none() && runs => {}
             Meaning::NoEffect | Meaning::Chooses(_) if runs => {}
-            Meaning::Same(long, remedy) => {
+            Meaning::Same(long, _) | Meaning::SameOrNoEffect(long) => {
+                let remedy = if let Meaning::Same(_, remedy) = row.meaning { remedy } else { "" };
                 let Some(known) = has_long(self.command, long) else {
                     let told = runs && !remedy.is_empty();
                     return Err(if told { format!("{name}: {remedy}") } else { self.unknown(name) });

@@ -2,10 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use ocelli_convert::mixture::FileType;
+use ocelli_engine::bench::{BatchTest, batch, batch_work};
+use ocelli_engine::{Scheduler, SchedulerOptions};
 use ocelli_runtime::bench::{Repeat, TextTest, text as time_text, text_work};
-use ocelli_runtime::{Precision, RuntimeError, find_beside};
+use ocelli_runtime::{Context, ContextOptions, LoadOptions, Model, Precision, RuntimeError, find_beside};
 use serde_json::Value;
 
 use crate::cli::{misused, ocelli, refused, text};
@@ -201,6 +205,126 @@ fn made_up_models_are_made_once() {
     assert_eq!((run(), run()), ((4, true), (4, false)));
 }
 
+const TOGETHER: [&str; 10] = ["-np", "1,3", "-npp", "70", "-ntg", "4", "-r", "2", "-t", "1"];
+
+#[test]
+fn sequences_together_give_the_fields_of_llama_batched_bench_and_ours() {
+    let model = model();
+    for shared in [false, true] {
+        let more: &[&str] = if shared { &["-pps"] } else { &[] };
+        let rows = rows(&[&["bench", "-m", &model, "--json"], &TOGETHER[..], more].concat());
+        let of = |name: &str| rows.iter().map(|r| r[name].as_u64().unwrap()).collect::<Vec<_>>();
+        assert_eq!((of("pp"), of("tg"), of("pl")), (vec![70, 70], vec![4, 4], vec![1, 3]));
+        let prompts = if shared { 70 } else { 3 * 70 };
+        assert_eq!((of("n_kv"), of("n_evaluated")), (vec![74, prompts + 12], vec![70, prompts]));
+        assert_eq!(of("is_pp_shared"), [u64::from(shared); 2]);
+        for row in &rows {
+            positive(row, &["t_pp", "speed_pp", "t_tg", "speed_tg", "t", "speed", "avg_ns", "avg_ts"]);
+            positive(row, &["pp_roofline_pct", "tg_roofline_pct", "pp_joins", "tg_joins", "tg_pass_joins"]);
+            positive(row, &["tg_pass_ms", "pp_ratio", "peak_int8_gops", "peak_read_gbs"]);
+            let number = |name: &str| row[name].as_f64().unwrap();
+            assert!((number("t") - number("t_pp") - number("t_tg")).abs() < 1e-9, "{row}");
+            assert_eq!(row["samples_t_tg"].as_array().unwrap().len(), 2);
+            assert!((number("tg_ratio") - number("speed_tg") / rows[0]["speed_tg"].as_f64().unwrap()).abs() < 1e-9);
+            assert!((0.0..=100.0).contains(&number("tg_join_pct")), "{row}");
+        }
+        assert_eq!(rows[0]["tg_ratio"], 1.0);
+    }
+}
+
+#[test]
+fn sequences_together_are_a_table() {
+    let (model, dir) = (model(), tempfile::tempdir().unwrap());
+    let out = ocelli(&[&["bench", "-m", &model, "-o", "jsonl"], &TOGETHER[..]].concat(), b"");
+    assert!(text(&out.stderr).contains("pp70+tg4 ×3: prompt "), "{}", text(&out.stderr));
+    let path = dir.path().join("rows.json");
+    std::fs::write(&path, &out.stdout).unwrap();
+    let table = ocelli(&["bench", "--show", path.to_str().unwrap()], b"");
+    let direct = ocelli(&[&["bench", "-m", &model], &TOGETHER[..]].concat(), b"");
+    for table in [text(&table.stdout), text(&direct.stdout)] {
+        let lines: Vec<Vec<&str>> = table
+            .lines()
+            .skip_while(|line| !line.starts_with("| model"))
+            .map(|line| line.split('|').map(str::trim).collect())
+            .collect();
+        let want = ["PP", "TG", "B", "N_KV", "T_PP s", "S_PP t/s", "T_TG s", "S_TG t/s", "T s", "S t/s", "S_TG ratio"];
+        assert_eq!(lines[0][3..14], want, "{table}");
+        assert_eq!((&lines[2][3..7], &lines[3][3..7]), (&["70", "4", "1", "74"][..], &["70", "4", "3", "222"][..]));
+        assert_eq!(lines[2][13], "1.00", "{table}");
+        assert!(table.contains("GB/s"), "{table}");
+    }
+    let compared = rows(&["bench", "--compare", path.to_str().unwrap(), path.to_str().unwrap(), "--json"]);
+    assert_eq!(compared.len(), 2);
+    assert!(compared.iter().all(|row| row["ratio"] == 1.0), "{compared:?}");
+}
+
+fn scheduler(n_parallel: usize, test: &BatchTest) -> Scheduler {
+    let (model, ()) = Model::load(Path::new(&model()), &LoadOptions::default(), |_| Ok(())).unwrap();
+    let (n_ctx, n_positions) = (test.n_ctx(), test.n_positions());
+    let options =
+        ContextOptions { n_ctx, n_positions, n_parallel, n_ubatch: 16, n_threads: 1, ..ContextOptions::default() };
+    let context = Context::new(Arc::new(model), &options).unwrap();
+    Scheduler::new(context, SchedulerOptions { n_parallel, ..SchedulerOptions::default() })
+}
+
+#[test]
+fn prompts_of_sequences_together_are_computed_once_per_repetition() {
+    // Around the length of a block, with passes that hold parts of several prompts.
+    for n_prompt in [1, 63, 64, 65, 130] {
+        for (shared, n_prompts) in [(false, 5), (true, 1)] {
+            let test = BatchTest { n_prompt, n_gen: 3, n_parallel: 5, shared };
+            let mut scheduler = scheduler(5, &test);
+            let mut pauses = 0;
+            let repeat = Repeat { times: 2, warm_up: true };
+            let measured = batch(&mut scheduler, &test, repeat, &mut || pauses += 1).unwrap();
+            assert_eq!((measured.evaluated, measured.evaluated_again), (n_prompts * n_prompt, 5), "{}", test.name());
+            assert_eq!(pauses, 2);
+            for part in [&measured.prompt, &measured.generation] {
+                assert_eq!(part.times.seconds().len(), 2);
+                assert!(part.joins.jobs > 0 && part.joins.threads == 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn sequences_together_need_room_and_can_be_interrupted() {
+    let test = BatchTest { n_prompt: 20, n_gen: 3, n_parallel: 4, shared: false };
+    let repeat = Repeat { times: 1, warm_up: false };
+    let mut scheduler = scheduler(4, &test);
+    let long = BatchTest { n_prompt: 21, ..test };
+    let failed = batch(&mut scheduler, &long, repeat, &mut || {});
+    assert!(matches!(failed, Err(RuntimeError::ContextFull { wanted: 26, n_ctx: 25 })), "{failed:?}");
+    let many = BatchTest { n_parallel: 5, ..test };
+    let failed = batch(&mut scheduler, &many, repeat, &mut || {});
+    assert!(matches!(failed, Err(RuntimeError::Option { .. })), "{failed:?}");
+    scheduler.context().interrupt_flag().store(true, Ordering::Relaxed);
+    let failed = batch(&mut scheduler, &test, repeat, &mut || {});
+    assert!(matches!(failed, Err(RuntimeError::Interrupted)), "{failed:?}");
+    scheduler.context().interrupt_flag().store(false, Ordering::Relaxed);
+    assert!(batch(&mut scheduler, &test, repeat, &mut || {}).is_ok(), "nothing is left behind");
+    assert_eq!(scheduler.context().kv().n_available_blocks(), scheduler.context().kv().n_blocks());
+}
+
+#[test]
+fn the_least_work_together_reads_weights_once() {
+    let test = |n_parallel, shared| BatchTest { n_prompt: 16, n_gen: 2, n_parallel, shared };
+    let scheduler = scheduler(4, &test(4, false));
+    let context = scheduler.context();
+    let (prompt, generation) = batch_work(context, &test(1, false)).unwrap();
+    assert_eq!(prompt, text_work(context, &TextTest { n_prompt: 16, n_gen: 0, depth: 0 }).unwrap());
+    assert_eq!(generation, text_work(context, &TextTest { n_prompt: 0, n_gen: 2, depth: 16 }).unwrap());
+    let (prompts, together) = batch_work(context, &test(4, false)).unwrap();
+    let ops = |work: &ocelli_runtime::bench::measure::Work| work.int8 + work.int16 + work.f32;
+    assert!((ops(&together) / ops(&generation) - 4.0).abs() < 1e-9);
+    let kv = context.kv_shape().bytes_per_position().unwrap() as f64;
+    assert_eq!(together.bytes - generation.bytes, 3.0 * kv * f64::from(17 + 18), "keys and values of three more");
+    assert!((prompts.bytes / prompt.bytes - 4.0).abs() < 1e-9, "four passes of 16 rows");
+    let (shared_prompt, shared) = batch_work(context, &test(4, true)).unwrap();
+    assert_eq!(shared_prompt, prompt);
+    assert_eq!(together.bytes - shared.bytes, 3.0 * kv * f64::from(2 * 16), "the prompt's are read once");
+}
+
 #[test]
 fn mistakes_are_named() {
     let model = model();
@@ -213,6 +337,19 @@ fn mistakes_are_named() {
     misused(&["bench", "-m", &model, "--isa", "mmx"], &["mmx", "scalar"]);
     misused(&["bench", "--synthetic", "maxi"], &["maxi", "minicpm-v-4"]);
     refused(&["bench", "--compare", "a.json", "b.json"], b"", &["a.json"]);
+    for (options, words) in [
+        (&["-np", "0"][..], &["-np/--parallel", "between 1 and"][..]),
+        (&["-np", "1,x"], &["-np/--parallel", "FIRST-LAST"]),
+        (&["-np", "2", "-npp", "0"], &["-npp/--parallel-prompt", "at least 1"]),
+        (&["-np", "2", "-ntg", "0"], &["-ntg/--parallel-gen", "at least 1"]),
+        (&["-np", "2", "-p", "8"], &["--parallel", "--n-prompt"]),
+        (&["-pps"], &["--parallel"]),
+        (&["-npp", "4"], &["--parallel"]),
+    ] {
+        misused(&[&["bench", "-m", &model], options].concat(), words);
+    }
+    let huge = ["bench", "-m", &model, "-np", "1024", "-npp", "99999999999999"];
+    refused(&huge, b"", &["memory"]);
     misused(&["bench", "kernels", "--formats", "Q9"], &["Q9", "Q4_K"]);
     misused(&["bench", "kernels", "--shapes", "door"], &["door", "ffn_gate"]);
 }

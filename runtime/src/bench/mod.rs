@@ -10,7 +10,7 @@ mod tests;
 mod text;
 mod vision;
 
-pub use text::{TextTest, text, text_work};
+pub use text::{PassRows, TextTest, pass_work, random_ids, text, text_work};
 pub use vision::{Picture, encode, first_token, vision_work};
 
 use std::time::{Duration, Instant};

@@ -45,8 +45,9 @@ impl TextTest {
     }
 }
 
-/// Random ids of the vocabulary, the same every time.
-fn ids(context: &Context, n: usize, seed: u64) -> Vec<u32> {
+/// Random ids of the vocabulary, the same for the same seed.
+#[must_use]
+pub fn random_ids(context: &Context, n: usize, seed: u64) -> Vec<u32> {
     let n_vocab = context.model().config().n_vocab.max(1) as u64;
     let mut state = seed;
     let mut next = || {
@@ -73,9 +74,9 @@ pub fn text(
     pause: &mut dyn FnMut(),
 ) -> Result<Measured, RuntimeError> {
     let depth = test.depth;
-    let filling = ids(context, depth, 1);
-    let prompt = ids(context, test.n_prompt, 2);
-    let tokens = ids(context, test.n_gen, 3);
+    let filling = random_ids(context, depth, 1);
+    let prompt = random_ids(context, test.n_prompt, 2);
+    let tokens = random_ids(context, test.n_gen, 3);
     let seq = context.new_sequence();
     let mut state = State { context, seq };
     let prepare = |s: &mut State<'_>| {
@@ -123,11 +124,32 @@ pub fn text_work(context: &Context, test: &TextTest) -> Result<Work, RuntimeErro
     Ok(work)
 }
 
+/// Rows of one conversation in a pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PassRows {
+    /// Positions of the conversation before them.
+    pub at: usize,
+    /// Rows.
+    pub n: usize,
+    /// Rows at the end whose logits are wanted.
+    pub wanted: usize,
+}
+
 /// `n` tokens behind `at` positions, of which `wanted` (0 or 1) logits are wanted.
 pub(super) fn batch_work(context: &Context, at: usize, n: usize, wanted: usize) -> Result<Work, RuntimeError> {
+    pass_work(context, &[PassRows { at, n, wanted }])
+}
+
+/// What one pass over rows of several conversations needs of the machine at least, as [`text_work`] counts it. Every
+/// conversation reads keys and values of its own.
+///
+/// # Errors
+/// When the cache's formats do not fit the heads.
+pub fn pass_work(context: &Context, parts: &[PassRows]) -> Result<Work, RuntimeError> {
     let model = context.model();
     let (config, weights, graph) = (model.config(), model.weights(), model.graph());
     let last = format!("blk.{}.", config.n_layer.saturating_sub(1));
+    let (n, wanted) = parts.iter().fold((0, 0), |(n, wanted), part| (n + part.n, wanted + part.wanted));
     let mut work = Work::default();
     for (name, matrix) in weights.matrices() {
         let rows = if *matrix == graph.output.weight {
@@ -150,15 +172,17 @@ pub(super) fn batch_work(context: &Context, at: usize, n: usize, wanted: usize) 
         };
         work += Work::of(unit, ops, weights.bytes(matrix).len() as f64);
     }
-    let pairs = |from: usize| -> f64 { (from..n).map(|t| (at + t + 1) as f64).sum() };
     let layers = config.n_layer.saturating_sub(1) as f64;
-    let scores = layers * pairs(0) + pairs(n - wanted);
     let shape = context.kv_shape();
     let layout = KvLayout::new(shape.type_k, shape.type_v, shape.n_head_kv, shape.head_dim, KvLayout::BLOCK_LEN)?;
     let group = config.n_head / config.n_head_kv;
     let unit = attention_unit(context.kernels(), context.precision(), &layout, group);
-    work += Work::of(unit, 4.0 * scores * (config.n_head * config.head_dim) as f64, 0.0);
-    work.bytes += context.kv_shape().bytes_per_position()? as f64 * (at + n) as f64;
+    for part in parts {
+        let pairs = |from: usize| -> f64 { (from..part.n).map(|t| (part.at + t + 1) as f64).sum() };
+        let scores = layers * pairs(0) + pairs(part.n - part.wanted);
+        work += Work::of(unit, 4.0 * scores * (config.n_head * config.head_dim) as f64, 0.0);
+        work.bytes += shape.bytes_per_position()? as f64 * (part.at + part.n) as f64;
+    }
     Ok(work)
 }
 

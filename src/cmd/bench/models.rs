@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use ocelli_convert::mixture::FileType;
+use ocelli_engine::bench::{batch, batch_work};
+use ocelli_engine::{Scheduler, SchedulerOptions};
 use ocelli_runtime::bench::{Measured, Picture, Repeat, encode, first_token, text, text_work, vision_work};
 use ocelli_runtime::vision::{VisionEncoder, VisionModel, VisionOptions};
 use ocelli_runtime::{Context, FileOptions, LoadOptions, Model, RuntimeError};
@@ -13,9 +15,10 @@ use ocelli_runtime::bench::measure::Samples;
 
 use super::machine::Machine;
 use super::output::{self, Fields, Format};
+use super::parallel::TogetherRow;
 use super::plan::{Plan, Setting};
 use super::row::{ModelInfo, Row, Test, markdown, speed};
-use super::{ModelsArgs, against, going_on, synthetic};
+use super::{ModelsArgs, against, going_on, parallel, synthetic};
 use crate::cmd::names;
 use crate::cmd::usage::usage;
 use crate::progress::{self, Bar};
@@ -40,6 +43,7 @@ pub(super) fn run(args: &ModelsArgs) -> anyhow::Result<()> {
         let first = bench.rows.len();
         done = bench.model(subject);
         if done.is_ok()
+            && plan.parallel.is_empty()
             && let Some(program) = against::program(args.against.as_deref())
         {
             done = against::add(&program, &subject.text, args, &plan, &mut bench.rows[first..]);
@@ -56,7 +60,7 @@ pub(super) fn run(args: &ModelsArgs) -> anyhow::Result<()> {
 
 /// Whether rows are printed one by one, as soon as they are known.
 fn streamed(args: &ModelsArgs) -> bool {
-    args.format() == Format::Jsonl && against::program(args.against.as_deref()).is_none()
+    args.format() == Format::Jsonl && (!args.parallel.is_empty() || against::program(args.against.as_deref()).is_none())
 }
 
 fn subjects(args: &ModelsArgs, bar: &Bar) -> anyhow::Result<Vec<Subject>> {
@@ -77,7 +81,8 @@ fn print(format: Format, rows: &[Fields], machine: &Machine) -> anyhow::Result<(
     let text = match format {
         Format::Md => {
             let build = env!("CARGO_PKG_VERSION");
-            format!("{}\n{}\nbuild: ocelli {build}\n", machine.text(), markdown(rows))
+            let table = if rows.iter().any(|row| row.contains_key("pl")) { parallel::markdown } else { markdown };
+            format!("{}\n{}\nbuild: ocelli {build}\n", machine.text(), table(rows))
         }
         Format::Csv => output::csv(rows)?,
         Format::Json => output::json(rows)?,
@@ -117,6 +122,9 @@ impl Bench<'_> {
             load_mode: if self.args.no_mmap { "none" } else { "mmap" },
         };
         let model = Arc::new(model);
+        if !self.plan.parallel.is_empty() {
+            return self.plan.settings.iter().try_for_each(|setting| self.together(&info, &model, setting));
+        }
         let vision = match &subject.vision {
             Some(path) => Some(self.vision_model(path, &model)?),
             None => None,
@@ -190,6 +198,47 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// All tests of sequences that run together, in one setting.
+    fn together(&mut self, info: &ModelInfo, model: &Arc<Model>, setting: &Setting) -> anyhow::Result<()> {
+        going_on()?;
+        let context = Context::new(Arc::clone(model), &self.plan.parallel_context(setting))?;
+        let context = context.with_interrupt(progress::interrupt());
+        let options = SchedulerOptions { n_parallel: context.n_parallel(), ..SchedulerOptions::default() };
+        let mut scheduler = Scheduler::new(context, options);
+        let mut read = self.machine.reader(setting.isa, setting.threads)?;
+        let limits =
+            self.machine.limits(setting.isa, setting.threads).context("the limits of a setting are missing")?;
+        // The rates of one sequence, which come first.
+        let first = self.rows.len();
+        for test in &self.plan.parallel {
+            let mut rates = Vec::new();
+            let measured = interrupted(batch(&mut scheduler, test, self.repeat(), &mut || rates.push(read())))?;
+            let work = batch_work(scheduler.context(), test)?;
+            let alone = parallel::alone(&self.rows[first..], test);
+            let (model, plan, reads) = (info, self.plan, Samples::new(rates));
+            let fields =
+                TogetherRow { model, plan, setting, test, measured: &measured, work, limits, reads, alone }.fields();
+            errln!(
+                "{}, {}, {} threads: {}: {}",
+                info.label,
+                setting.isa,
+                setting.threads,
+                test.name(),
+                parallel::speed(&fields)
+            );
+            self.add(fields)?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, fields: Fields) -> anyhow::Result<()> {
+        if streamed(self.args) {
+            sink::json(&fields)?;
+        }
+        self.rows.push(fields);
+        Ok(())
+    }
+
     /// Adds a row, telling about it. Takes the rates of reading that were measured beside it.
     fn keep(
         &mut self,
@@ -214,16 +263,12 @@ impl Bench<'_> {
             speed(&fields),
             output::number(&fields, "roofline_pct")
         );
-        if streamed(self.args) {
-            sink::json(&fields)?;
-        }
-        self.rows.push(fields);
-        Ok(())
+        self.add(fields)
     }
 }
 
 /// In other words when somebody asked to stop.
-fn interrupted(measured: Result<Measured, RuntimeError>) -> anyhow::Result<Measured> {
+fn interrupted<T>(measured: Result<T, RuntimeError>) -> anyhow::Result<T> {
     match measured {
         Err(RuntimeError::Interrupted) => anyhow::bail!("interrupted"),
         other => Ok(other?),

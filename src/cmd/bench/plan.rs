@@ -1,6 +1,7 @@
 //! Which tests are run, in which settings: the cross product of the lists.
 
 use anyhow::{Context as _, bail};
+use ocelli_engine::bench::BatchTest;
 use ocelli_quant::GgmlType;
 use ocelli_runtime::bench::{Kernels, TextTest};
 use ocelli_runtime::{ContextOptions, Precision, physical_cores};
@@ -8,6 +9,9 @@ use ocelli_runtime::{ContextOptions, Precision, physical_cores};
 use super::ModelsArgs;
 use super::lists::{distinct, numbers, pairs, words};
 use crate::cmd::common::kv_type;
+
+/// Sequences that run together, at most.
+const MOST_PARALLEL: usize = 1024;
 
 /// How a model is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +29,8 @@ pub(super) struct Plan {
     pub(super) settings: Vec<Setting>,
     pub(super) tests: Vec<TextTest>,
     pub(super) image_sizes: Vec<usize>,
+    /// Sequences that run together; the other tests are left out then.
+    pub(super) parallel: Vec<BatchTest>,
     pub(super) precision: Precision,
     pub(super) batch: usize,
 }
@@ -80,13 +86,30 @@ impl Plan {
         }
         tests.retain(|test| test.tokens() > 0);
         let image_sizes = positive("--image-size", &args.image_size)?;
+        let parallel = parallel(args)?;
+        if !parallel.is_empty() {
+            tests.clear();
+        }
         Ok(Self {
             settings: distinct(settings),
             tests: distinct(tests),
             image_sizes: distinct(image_sizes),
+            parallel,
             precision: args.precision.precision(),
             batch: args.batch_size,
         })
+    }
+
+    /// Options of a context for `setting` and all sequences that run together.
+    pub(super) fn parallel_context(&self, setting: &Setting) -> ContextOptions {
+        let most = |of: fn(&BatchTest) -> usize| self.parallel.iter().map(of).max().unwrap_or(0);
+        // A pass is no longer than a context.
+        let n_ctx = most(BatchTest::n_ctx).max(setting.ubatch.min(self.batch));
+        ContextOptions {
+            n_positions: most(BatchTest::n_positions),
+            n_parallel: most(|test| test.n_parallel).max(1),
+            ..self.context(setting, n_ctx)
+        }
     }
 
     /// Options of a context for `setting` with room for `n_ctx` positions.
@@ -104,6 +127,30 @@ impl Plan {
             ..ContextOptions::default()
         }
     }
+}
+
+/// Sequences that run together, fewer before more: rates are compared with those of one.
+fn parallel(args: &ModelsArgs) -> anyhow::Result<Vec<BatchTest>> {
+    let within = |option: &str, values: &[String], most: usize| -> anyhow::Result<Vec<usize>> {
+        let all = numbers(option, values)?;
+        if let Some(value) = all.iter().find(|n| !(1..=most).contains(*n)) {
+            let limit = if most == usize::MAX { "at least 1".to_owned() } else { format!("between 1 and {most}") };
+            bail!("{option}: must be {limit}, not {value}");
+        }
+        Ok(distinct(all))
+    };
+    let mut together = within("-np/--parallel", &args.parallel, MOST_PARALLEL)?;
+    together.sort_unstable();
+    let prompts = within("-npp/--parallel-prompt", &args.parallel_prompt, usize::MAX)?;
+    let gens = within("-ntg/--parallel-gen", &args.parallel_gen, usize::MAX)?;
+    let mut tests = Vec::new();
+    for &n_prompt in &prompts {
+        for &n_gen in &gens {
+            let shared = args.prompt_shared;
+            tests.extend(together.iter().map(|&n_parallel| BatchTest { n_prompt, n_gen, n_parallel, shared }));
+        }
+    }
+    Ok(tests)
 }
 
 /// Numbers of threads; 0 stands for the physical cores.
@@ -163,6 +210,23 @@ mod tests {
     }
 
     #[test]
+    fn sequences_together_are_planned_with_room_for_all() {
+        let plan = plan(&["-npl", "8,1-2", "-npp", "128,16", "-ntg", "4", "-pps", "-ub", "64"]).unwrap();
+        let names: Vec<String> = plan.parallel.iter().map(BatchTest::name).collect();
+        let at = |pp: usize| [1, 2, 8].map(|np| format!("pp{pp}+tg4 ×{np} shared"));
+        assert_eq!(names, [at(128), at(16)].concat());
+        assert!(plan.tests.is_empty(), "the tests of one sequence are left out");
+        let options = plan.parallel_context(&plan.settings[0]);
+        assert_eq!(options.n_parallel, 8);
+        assert!(options.n_ctx > 132 && options.n_positions > 8 * 132, "{options:?}");
+        let short = super::tests::plan(&["-np", "2", "-npp", "4", "-ntg", "4"]).unwrap();
+        assert!(
+            short.parallel_context(&short.settings[0]).n_ctx >= 512,
+            "a context shorter than a pass would shorten it"
+        );
+    }
+
+    #[test]
     fn the_defaults_are_those_of_llama_bench() {
         let plan = plan(&[]).unwrap();
         let names: Vec<String> = plan.tests.iter().map(TextTest::name).collect();
@@ -199,6 +263,11 @@ mod tests {
             (vec!["-pg", "512"], ["-pg", "512,128"]),
             (vec!["--isa", "best,mmx"], ["mmx", "scalar"]),
             (vec!["-t", "2-1"], ["-t/--threads", "FIRST-LAST"]),
+            (vec!["-np", "0"], ["-np/--parallel", "between 1 and 1024, not 0"]),
+            (vec!["-np", "2,99999"], ["-np/--parallel", "between 1 and 1024, not 99999"]),
+            (vec!["-np", "two"], ["-np/--parallel", "FIRST-LAST"]),
+            (vec!["-np", "2", "-npp", "0"], ["-npp/--parallel-prompt", "at least 1"]),
+            (vec!["-np", "2", "-ntg", "0"], ["-ntg/--parallel-gen", "at least 1"]),
             (vec!["--image-size", "0"], ["--image-size", "at least 1"]),
         ] {
             let error = format!("{:#}", plan(&options).unwrap_err());

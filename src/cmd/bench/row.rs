@@ -67,25 +67,34 @@ pub(super) struct Row<'a> {
     pub(super) reads: Samples,
 }
 
+/// The fields about the model and how it was set up.
+pub(super) fn described(model: &ModelInfo, plan: &Plan, setting: &Setting) -> Fields {
+    let mut fields = Fields::new();
+    let mut put = |name: &str, value: Value| drop(fields.insert(name.to_owned(), value));
+    put("build_commit", format!("ocelli {}", env!("CARGO_PKG_VERSION")).into());
+    put("cpu_info", cpu_name().into());
+    put("backends", "CPU".into());
+    put("model_filename", model.filename.clone().into());
+    put("model_type", model.label.clone().into());
+    put("model_size", model.bytes.into());
+    put("model_n_params", model.parameters.into());
+    put("n_batch", plan.batch.into());
+    put("n_ubatch", setting.ubatch.into());
+    put("n_threads", setting.threads.into());
+    put("type_k", setting.type_k.name().to_lowercase().into());
+    put("type_v", setting.type_v.name().to_lowercase().into());
+    put("load_mode", model.load_mode.into());
+    put("isa", setting.isa.into());
+    put("precision", format!("{:?}", plan.precision).to_lowercase().into());
+    fields
+}
+
 impl Row<'_> {
     /// All fields.
     pub(super) fn fields(&self) -> Fields {
-        let mut fields = Fields::new();
+        let mut fields = described(self.model, self.plan, self.setting);
         let mut put = |name: &str, value: Value| drop(fields.insert(name.to_owned(), value));
-        let (model, setting, times) = (self.model, self.setting, &self.measured.times);
-        put("build_commit", format!("ocelli {}", env!("CARGO_PKG_VERSION")).into());
-        put("cpu_info", cpu_name().into());
-        put("backends", "CPU".into());
-        put("model_filename", model.filename.clone().into());
-        put("model_type", model.label.clone().into());
-        put("model_size", model.bytes.into());
-        put("model_n_params", model.parameters.into());
-        put("n_batch", self.plan.batch.into());
-        put("n_ubatch", setting.ubatch.into());
-        put("n_threads", setting.threads.into());
-        put("type_k", setting.type_k.name().to_lowercase().into());
-        put("type_v", setting.type_v.name().to_lowercase().into());
-        put("load_mode", model.load_mode.into());
+        let times = &self.measured.times;
         let text = if let Test::Text(test) = self.test { Some(test) } else { None };
         put("n_prompt", text.map_or(0, |t| t.n_prompt).into());
         put("n_gen", text.map_or(0, |t| t.n_gen).into());
@@ -99,8 +108,6 @@ impl Row<'_> {
         put("samples_ns", times.seconds().iter().map(|s| (s * 1e9).round()).collect::<Vec<_>>().into());
         put("samples_ts", rates.seconds().to_vec().into());
         put("test", self.test.name().into());
-        put("isa", setting.isa.into());
-        put("precision", format!("{:?}", self.plan.precision).to_lowercase().into());
         if let Test::Encode { side, slices } | Test::FirstToken { side, slices, .. } = self.test {
             put("image_size", side.into());
             put("slices", slices.into());
@@ -144,7 +151,7 @@ pub(super) fn speed(fields: &Fields) -> String {
 }
 
 /// A column that is shown when some row has another value than the usual one.
-type Column = (&'static str, &'static str, fn(&Fields) -> String);
+pub(super) type Column = (&'static str, &'static str, fn(&Fields) -> String);
 
 const OPTIONAL: [Column; 4] = [
     ("n_ubatch", "512", |f| (number(f, "n_ubatch") as u64).to_string()),
@@ -153,11 +160,15 @@ const OPTIONAL: [Column; 4] = [
     ("precision", "fast", |f| string(f, "precision").to_owned()),
 ];
 
+/// The columns in which some row has another value than the usual one.
+pub(super) fn unusual(rows: &[Fields]) -> Vec<&'static Column> {
+    OPTIONAL.iter().filter(|(_, usual, get)| rows.iter().any(|r| get(r) != *usual)).collect()
+}
+
 /// The rows as llama-bench shows them, with columns for the share of the roofline, what bounds it, and the share of
 /// time that threads waited in joins; where rows were measured against another program, its rate and the ratio.
 pub(super) fn markdown(rows: &[Fields]) -> String {
-    let optional: Vec<&Column> =
-        OPTIONAL.iter().filter(|(_, usual, get)| rows.iter().any(|r| get(r) != *usual)).collect();
+    let optional = unusual(rows);
     let against = rows.iter().any(|r| r.contains_key("against_ratio"));
     let mut columns = vec![("model", false), ("size", true), ("params", true), ("backend", false), ("threads", true)];
     columns.extend(optional.iter().map(|(name, ..)| (*name, true)));
@@ -214,6 +225,7 @@ mod tests {
             tests: Vec::new(),
             image_sizes: Vec::new(),
             precision: Precision::Fast,
+            parallel: Vec::new(),
             batch: 2048,
         };
         let (wall, available) = (Duration::from_secs(18), Duration::from_secs(36));

@@ -19,6 +19,8 @@ pub(super) enum Values {
 pub(super) enum Meaning {
     /// Another name of this option; a command without it refuses the name, with this remedy if there is one.
     Same(&'static str, &'static str),
+    /// Another name of this option; commands that run a model without it pass it over, which is told in a line.
+    SameOrNoEffect(&'static str),
     /// Accepted by commands that run a model, which do without it; told in a line.
     NoEffect,
     /// The flag beside the value; nothing where that is empty.
@@ -79,6 +81,9 @@ pub(super) const TABLE: &[Row] = &[
     same(&["-hf", "-hfr"], One, "--hf-repo"),
     same(&["-hff"], One, "--hf-file"),
     same(&["-pg"], One, "--n-prompt-gen"),
+    same(&["-npp"], One, "--parallel-prompt"),
+    same(&["-ntg"], One, "--parallel-gen"),
+    same(&["-pps"], Nothing, "--prompt-shared"),
     same(&["-sys", "--system-prompt"], One, "--system"),
     Row {
         names: &["-sysf", "--system-prompt-file", "--system-file"],
@@ -147,7 +152,8 @@ pub(super) const TABLE: &[Row] = &[
     no_effect(&["--no-context-shift"], Nothing),
     no_effect(&["--keep"], One),
     no_effect(&["-cb", "--cont-batching", "-nocb", "--no-cont-batching"], Nothing),
-    no_effect(&["-np", "--parallel", "-ns", "--sequences"], One),
+    Row { names: &["-np", "-npl", "--parallel"], values: One, meaning: Meaning::SameOrNoEffect("--parallel") },
+    no_effect(&["-ns", "--sequences"], One),
     no_effect(&["-kvu", "--kv-unified", "-no-kvu", "--no-kv-unified"], Nothing),
     no_effect(&["-dt", "--defrag-thold"], One),
     no_effect(&["--swa-full", "--cache-prompt", "--no-cache-prompt"], Nothing),

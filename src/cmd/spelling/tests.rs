@@ -69,12 +69,12 @@ fn every_row_means_the_same_to_every_command() {
                 let result = spell(line.into_iter(), &parser);
                 let with = |more: &[&str]| [&path[..], &more.iter().map(OsString::from).collect::<Vec<_>>()].concat();
                 match row.meaning {
-                    Meaning::Same(long, _) if has_long(command, long).is_some() => {
+                    Meaning::Same(long, _) | Meaning::SameOrNoEffect(long) if has_long(command, long).is_some() => {
                         let args = result.unwrap().args;
                         assert_eq!(args, with(&[&[long], value.as_slice()].concat()), "{shown}");
                         assert!(knows(&args), "{shown}");
                     }
-                    Meaning::NoEffect if runs_models(command) => {
+                    Meaning::NoEffect | Meaning::SameOrNoEffect(_) if runs_models(command) => {
                         let right = Spelled { args: path.clone(), without_effect: vec![name.to_owned()] };
                         assert_eq!(result.unwrap(), right, "{shown}");
                     }
@@ -160,6 +160,11 @@ fn names_of_several_letters() {
     );
     becomes("run -p x -ub512 -tb4", "run -p x --ubatch-size 512 --threads-batch 4");
     becomes("bench -pg 16,2 -mm v.gguf", "bench --n-prompt-gen 16,2 --mmproj v.gguf");
+    becomes(
+        "bench -np 1,8 -npp 128 -ntg64 -pps",
+        "bench --parallel 1,8 --parallel-prompt 128 --parallel-gen 64 --prompt-shared",
+    );
+    becomes("bench -npl 4 -m x", "bench --parallel 4 -m x");
     becomes("bench -mmp 0 -m x", "bench --no-mmap -m x");
     becomes("bench -mmp 1 -m x", "bench -m x");
     becomes("run -lm none -p x --load-mode=mlock", "run --no-mmap -p x --mlock");
