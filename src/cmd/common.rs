@@ -314,7 +314,7 @@ fn load(
     chat_template: Option<&str>,
     worker: Option<&Worker>,
 ) -> anyhow::Result<(Context, Assets)> {
-    let exec = Arc::new(Exec::for_context(isa::kernels(args.isa.as_deref())?, options));
+    let kernels = isa::kernels(args.isa.as_deref())?;
     let file = args.file()?;
     let started = Instant::now();
     let read = Model::load(&file, &args.load_options()?, |meta| Assets::read(meta, chat_template, worker));
@@ -329,6 +329,7 @@ fn load(
     for note in model.warnings().iter().chain(assets.tokenizer.notes()) {
         errln!("ocelli: warning: {note}");
     }
+    let exec = Arc::new(Exec::for_context(kernels, options));
     let context = Context::new(Arc::new(model), exec, options)?;
     describe(&context, loaded)?;
     Ok((context, assets))

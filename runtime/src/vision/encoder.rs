@@ -58,8 +58,8 @@ pub struct VisionEncoder {
 }
 
 impl VisionEncoder {
-    /// Computes what is the same for every picture, with `exec` as everything later. In the fast mode, the first encoder of a model
-    /// also turns its float matrices into 8 bits, where those are what the instruction set multiplies fastest.
+    /// Computes what is the same for every picture, with `exec` as everything later. In the fast mode, the first
+    /// encoder of a model also turns its float matrices into 8 bits, where those are what the instruction set multiplies fastest.
     ///
     /// # Errors
     /// When a weight is not finite or memory is missing.
