@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::cache_folder;
+use crate::isa;
 use crate::progress::Bar;
 use crate::signals;
 use crate::sink::errln;
@@ -207,7 +208,12 @@ fn make(all: &Path, bundled: &Bundled, identities: Option<&'static IdentityCache
     write_all(&checkpoint, &CHECKPOINT)?;
     write_all(&files, &PICTURES)?;
     errln!("converting the bundled model to Q4_K_M, this once");
-    let options = ConvertOptions { outdir: files.clone(), name: Some(NAME.to_owned()), ..ConvertOptions::default() };
+    let options = ConvertOptions {
+        outdir: files.clone(),
+        name: Some(NAME.to_owned()),
+        codec: isa::codec()?,
+        ..ConvertOptions::default()
+    };
     let report = convert(&checkpoint, &options, &Bar::leaving_ctrl_c())?;
     write_manifest(&files, &report)?;
     let lock = File::create(all.join(".lock")).context("cannot lock the folder")?;

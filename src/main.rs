@@ -11,6 +11,7 @@ use crate::sink::errln;
 mod bundled;
 mod cache_folder;
 mod cmd;
+mod isa;
 mod memory_limit;
 mod outputs;
 mod progress;

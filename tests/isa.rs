@@ -24,7 +24,7 @@ fn isas() -> Vec<&'static str> {
         }
         let required = std::env::var("REQUIRE_ISA").unwrap_or_default();
         for name in required.split(',').filter(|name| !name.is_empty()) {
-            Kernels::select(Some(name)).unwrap_or_else(|error| panic!("REQUIRE_ISA: {error}"));
+            Kernels::named(name).unwrap_or_else(|error| panic!("REQUIRE_ISA: {error}"));
         }
     });
     Kernels::candidates().iter().filter(|(_, needs)| needs.is_none()).map(|(name, _)| *name).collect()

@@ -9,7 +9,7 @@ use ocelli_convert::progress::Silent;
 use ocelli_convert::synth::{Preset, SynthOptions, write_checkpoint};
 use ocelli_convert::{ConvertOptions, convert};
 use ocelli_engine::{Answer, Assets, Choice, Generation, Queue, Scheduler, SchedulerOptions};
-use ocelli_runtime::{Context, ContextOptions, LoadOptions, Model, Precision, RuntimeError};
+use ocelli_runtime::{Context, ContextOptions, Exec, Kernels, LoadOptions, Model, Precision, RuntimeError};
 use ocelli_text::sampler::SamplerChain;
 
 struct Counting;
@@ -84,7 +84,8 @@ fn steps_of_answers_allocate_nothing() {
             precision,
             ..ContextOptions::default()
         };
-        let context = Context::new(model.clone(), &options).unwrap();
+        let exec = std::sync::Arc::new(Exec::for_context(Kernels::best(), &options));
+        let context = Context::new(model.clone(), exec, &options).unwrap();
         let schedule = SchedulerOptions { n_parallel: together, ..SchedulerOptions::default() };
         let mut scheduler = Scheduler::new(context, schedule);
         let (mut queue, produced) = (Queue::new(), AtomicUsize::new(0));

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use ocelli_files::{Inputs, NewFolder, Output, Replace, WriteOptions, check_space, commit_all};
+use ocelli_kernels::quantize::RowCodec;
 
 use crate::checkpoint::Checkpoint;
 use crate::compare::Compare;
@@ -12,7 +13,7 @@ use crate::family::{self, Job};
 use crate::general::{self, Name};
 use crate::json::Section;
 use crate::mixture::FileType;
-use crate::pipeline;
+use crate::pipeline::{self, Workers};
 use crate::plan::FilePlan;
 use crate::progress::Progress;
 use crate::source;
@@ -45,6 +46,8 @@ pub struct ConvertOptions {
     pub pre: Option<String>,
     /// Worker threads; as many as there are cores when `None`.
     pub threads: Option<NonZeroUsize>,
+    /// What quantises rows; all codecs give the same bytes.
+    pub codec: &'static RowCodec,
     /// The only part to write; every part that the model has when `None`.
     pub only: Option<Part>,
 }
@@ -60,6 +63,7 @@ impl Default for ConvertOptions {
             rope_factors: true,
             pre: None,
             threads: None,
+            codec: RowCodec::best(),
             only: None,
         }
     }
@@ -216,12 +220,13 @@ fn write(
         .num_threads(threads)
         .build()
         .map_err(|e| ConvertError::Threads(e.to_string()))?;
+    let workers = Workers { pool, codec: options.codec };
     // A vision file that is there and differs is refused below, before anything is written.
     let (mut kept, mut paths, mut sizes) = (Vec::new(), Vec::new(), Vec::new());
     for (part, file_name, plan) in &parts {
         let path = outdir.join(file_name);
         let may_be_kept = *part == Part::Vision && !options.overwrite && path.is_file();
-        kept.push(may_be_kept && is_already_there(&path, plan, checkpoint, &pool, progress)?);
+        kept.push(may_be_kept && is_already_there(&path, plan, checkpoint, &workers, progress)?);
         if kept.last() == Some(&false) {
             paths.push(path);
             sizes.push(pipeline::header(plan)?.total_size()?);
@@ -240,7 +245,7 @@ fn write(
             None => pipeline::header(&plan)?.total_size()?,
             Some(output) => {
                 progress.begin(&file_name, pipeline::source_bytes(&plan));
-                let bytes = pipeline::write_file(&plan, checkpoint, output, &pool, progress)?;
+                let bytes = pipeline::write_file(&plan, checkpoint, output, &workers, progress)?;
                 progress.end();
                 bytes
             }
@@ -260,7 +265,7 @@ fn is_already_there(
     path: &Path,
     plan: &FilePlan,
     checkpoint: &Checkpoint,
-    pool: &rayon::ThreadPool,
+    workers: &Workers,
     progress: &dyn Progress,
 ) -> Result<bool, ConvertError> {
     let mut compare = Compare::open(path).map_err(ConvertError::io("read", path))?;
@@ -271,7 +276,7 @@ fn is_already_there(
         &format!("{} (comparing)", path.file_name().unwrap_or_default().display()),
         pipeline::source_bytes(plan),
     );
-    let compared = pipeline::write_file(plan, checkpoint, &mut compare, pool, progress);
+    let compared = pipeline::write_file(plan, checkpoint, &mut compare, workers, progress);
     progress.end();
     match compared {
         Ok(_) => Ok(compare.left() == 0),

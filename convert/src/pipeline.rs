@@ -14,6 +14,7 @@ use half::bf16;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use ocelli_gguf::{GgufWriter, TensorSink};
+use ocelli_kernels::quantize::RowCodec;
 use ocelli_memory::NoMemory;
 use ocelli_quant::QuantError;
 use rayon::prelude::*;
@@ -112,6 +113,13 @@ fn resize(buffer: &mut Vec<u8>, len: usize, tensor: &PlannedTensor) -> Result<()
     Ok(())
 }
 
+/// The threads that quantise rows, and what they do it with.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    pub(crate) pool: rayon::ThreadPool,
+    pub(crate) codec: &'static RowCodec,
+}
+
 /// Writes a whole GGUF file: header, then every tensor of the plan.
 ///
 /// # Errors
@@ -120,7 +128,7 @@ pub(crate) fn write_file<W: Write + Send>(
     plan: &FilePlan,
     checkpoint: &Checkpoint,
     out: &mut W,
-    pool: &rayon::ThreadPool,
+    workers: &Workers,
     progress: &dyn Progress,
 ) -> Result<u64, ConvertError> {
     let sink = header(plan)?.start(out)?;
@@ -135,7 +143,7 @@ pub(crate) fn write_file<W: Write + Send>(
         thread().spawn_scoped(scope, move || read_strips(plan, checkpoint, &strip_tx, &used_rx)).map_err(failed)?;
         let writer = thread().spawn_scoped(scope, move || write_strips(plan, sink, &done_rx, &free_tx));
         let writer = writer.map_err(failed)?;
-        let encoder = Encoder { plan, checkpoint, pool, progress };
+        let encoder = Encoder { plan, checkpoint, workers, progress };
         let encoded = encoder.run(strip_rx, &used_tx, done_tx, &free_rx);
         // When the encoder fails the writer reports an incomplete tensor, which is only the consequence; when the
         // writer fails the encoder merely finds the channel closed and has no error.
@@ -215,7 +223,7 @@ fn read_strip(
 struct Encoder<'a> {
     plan: &'a FilePlan,
     checkpoint: &'a Checkpoint,
-    pool: &'a rayon::ThreadPool,
+    workers: &'a Workers,
     progress: &'a dyn Progress,
 }
 
@@ -267,15 +275,15 @@ impl Encoder<'_> {
         let ty = tensor.source.tensor().map(|t| self.checkpoint.weight_type(t)).transpose()?;
         let view = View { tensor, strip, cols, rows, ty };
         let chunk_rows = (CHUNK_BYTES / cols.saturating_mul(4).max(1)).max(1);
-        self.pool.install(|| {
+        let codec = self.workers.codec;
+        self.workers.pool.install(|| {
             out.par_chunks_mut(row_bytes * chunk_rows).enumerate().try_for_each_init(
                 || vec![0f32; cols],
                 |row, (chunk, bytes)| {
                     for (i, bytes) in bytes.chunks_exact_mut(row_bytes).enumerate() {
                         let r = chunk * chunk_rows + i;
                         view.load(r, row);
-                        ocelli_kernels::quantize::quantize_row(tensor.ty, row, None, bytes)
-                            .map_err(|e| view.error(r, row, e))?;
+                        codec.quantize_row(tensor.ty, row, None, bytes).map_err(|e| view.error(r, row, e))?;
                     }
                     Ok(())
                 },

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ocelli_engine::{Answer, Choice, Generation, Queue, Scheduler, SchedulerOptions};
-use ocelli_runtime::{Context, ContextOptions, LoadOptions, Model, RuntimeError};
+use ocelli_runtime::{Context, ContextOptions, Exec, Kernels, LoadOptions, Model, RuntimeError};
 
 /// Always says the same, and notes when.
 struct Timed(Arc<Mutex<Vec<Instant>>>);
@@ -52,7 +52,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         n_parallel: answers + 1,
         ..ContextOptions::default()
     };
-    let context = Context::new(Arc::new(model), &options)?;
+    let exec = Arc::new(Exec::for_context(Kernels::best(), &options));
+    let context = Context::new(Arc::new(model), exec, &options)?;
     let schedule = SchedulerOptions { n_parallel: answers + 1, pause: Duration::from_millis(pause as u64) };
     let mut scheduler = Scheduler::new(context, schedule);
     let prompt =

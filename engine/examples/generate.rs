@@ -5,7 +5,7 @@ use std::{error::Error, path::PathBuf, sync::Arc};
 
 use ocelli_engine::{Assets, Engine, Event, Request, Scheduler, SchedulerOptions, conversation_prompt};
 use ocelli_image::Profile;
-use ocelli_runtime::{Context, ContextOptions, LoadOptions, Model};
+use ocelli_runtime::{Context, ContextOptions, Exec, Kernels, LoadOptions, Model};
 use ocelli_text::sampler::SamplerChain;
 use ocelli_text::template::{Message, run_if_asked};
 
@@ -16,7 +16,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let path = PathBuf::from(args.next().ok_or("give a model file")?);
     let question = args.next().unwrap_or_else(|| "What is the capital of France?".to_owned());
     let (model, assets) = Model::load(&path, &LoadOptions::default(), |meta| Assets::read(meta, None, Some(&worker)))?;
-    let context = Context::new(Arc::new(model), &ContextOptions { n_ctx: 1024, ..ContextOptions::default() })?;
+    let exec = Arc::new(Exec::new(Kernels::best(), 0));
+    let context = Context::new(Arc::new(model), exec, &ContextOptions { n_ctx: 1024, ..ContextOptions::default() })?;
     let sampler = SamplerChain::new(assets.sampling.clone(), &assets.tokenizer)?;
     let prompt = conversation_prompt(&assets, &[Message::new("user", question)], &[], Profile::Reference)?;
     let engine = Engine::start(Scheduler::new(context, SchedulerOptions::default()), Arc::new(assets))?;

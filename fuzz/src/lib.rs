@@ -73,7 +73,7 @@ mod mini {
     use ocelli_convert::{ConvertOptions, convert};
     use ocelli_image::Profile;
     use ocelli_engine::{Assets, Chat, Session};
-    use ocelli_runtime::{Context, ContextOptions, LoadOptions, Model};
+    use ocelli_runtime::{Context, ContextOptions, Exec, Kernels, LoadOptions, Model};
 
     fn load() -> (Model, Assets) {
         let dir = tempfile::tempdir().expect("a temporary folder");
@@ -103,7 +103,8 @@ mod mini {
     pub fn chat() -> Chat {
         let (model, assets) = load();
         let options = ContextOptions { n_ctx: 64, n_threads: 1, ..ContextOptions::default() };
-        let context = Context::new(Arc::new(model), &options).expect("a context of 64 tokens");
+        let exec = Arc::new(Exec::for_context(Kernels::best(), &options));
+        let context = Context::new(Arc::new(model), exec, &options).expect("a context of 64 tokens");
         Chat::new(Session::new(context), assets, false, Profile::Reference)
     }
 }

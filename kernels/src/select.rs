@@ -1,7 +1,8 @@
 //! Which table runs: detection, override, and what a user is told about it.
 //!
-//! Tables are listed best first. The first available one is the default; `OCELLI_ISA` or an explicit name chooses
-//! another. A name that cannot be honoured is an error, never a silent fall-back.
+//! Tables are listed best first. The first available one is the default; a name chooses another. A name that cannot be
+//! honoured is an error, never a silent fall-back. Where a name comes from, an option or a variable, is the program's
+//! business.
 
 use ocelli_quant::GgmlType;
 
@@ -66,22 +67,25 @@ impl std::fmt::Debug for Kernels {
 }
 
 impl Kernels {
-    /// Chooses a table: the one called `isa`, else the one that the environment variable `OCELLI_ISA` names, else
-    /// the best that this machine can run.
+    /// The table called `name`, in any case.
     ///
     /// # Errors
     /// When the name is unknown, or known but not available here; the message lists what is.
-    pub fn select(isa: Option<&str>) -> Result<Self, IsaError> {
-        match isa {
-            Some(name) => Self::by_name(name),
-            None => match std::env::var("OCELLI_ISA") {
-                Ok(name) if !name.is_empty() => Self::by_name(&name),
-                _ => Ok(Self::best()),
-            },
+    pub fn named(name: &str) -> Result<Self, IsaError> {
+        let Some(candidate) = CANDIDATES.iter().find(|c| c.name.eq_ignore_ascii_case(name)) else {
+            return Err(IsaError::Unknown { name: name.to_owned(), list: list() });
+        };
+        match (candidate.table)() {
+            Some(table) => Ok(Self { table }),
+            None => Err(IsaError::Unavailable {
+                name: candidate.name.to_owned(),
+                reason: format!("it needs {}", candidate.needs),
+                list: list(),
+            }),
         }
     }
 
-    /// The best table of this machine, whatever the environment says.
+    /// The best table of this machine.
     #[must_use]
     pub fn best() -> Self {
         let table = CANDIDATES.iter().find_map(|c| (c.table)()).unwrap_or_else(scalar::table);
@@ -160,20 +164,6 @@ impl Kernels {
         let format = &self.table.formats[index(ty)];
         format.int.map_or(format.few_floats(), |int| int.few.most)
     }
-
-    fn by_name(name: &str) -> Result<Self, IsaError> {
-        let Some(candidate) = CANDIDATES.iter().find(|c| c.name.eq_ignore_ascii_case(name)) else {
-            return Err(IsaError::Unknown { name: name.to_owned(), list: list() });
-        };
-        match (candidate.table)() {
-            Some(table) => Ok(Self { table }),
-            None => Err(IsaError::Unavailable {
-                name: candidate.name.to_owned(),
-                reason: format!("it needs {}", candidate.needs),
-                list: list(),
-            }),
-        }
-    }
 }
 
 /// The tables of this build, in words.
@@ -199,15 +189,15 @@ mod tests {
 
     #[test]
     fn names_select_and_bad_names_list_the_choices() {
-        assert_eq!(Kernels::select(Some("scalar")).expect("always there").name(), "scalar");
-        assert_eq!(Kernels::select(Some("SCALAR")).expect("any case").name(), "scalar");
-        let error = Kernels::select(Some("mmx")).expect_err("no such table").to_string();
+        assert_eq!(Kernels::named("scalar").expect("always there").name(), "scalar");
+        assert_eq!(Kernels::named("SCALAR").expect("any case").name(), "scalar");
+        let error = Kernels::named("mmx").expect_err("no such table").to_string();
         assert!(error.contains("mmx") && error.contains("scalar"), "{error}");
         for (name, needs) in Kernels::candidates() {
             match needs {
-                None => assert_eq!(Kernels::select(Some(name)).expect("available").name(), name),
+                None => assert_eq!(Kernels::named(name).expect("available").name(), name),
                 Some(needs) => {
-                    let error = Kernels::select(Some(name)).expect_err("not available").to_string();
+                    let error = Kernels::named(name).expect_err("not available").to_string();
                     assert!(error.contains(needs) && error.contains("scalar"), "{error}");
                 }
             }

@@ -16,7 +16,7 @@ use std::time::Instant;
 use ocelli_files::{Inputs, Replace, WriteOptions, write_file};
 use ocelli_image::{DecodeOptions, Rgb8};
 use ocelli_runtime::vision::{Positions, VisionEncoder, VisionModel, VisionOptions, VisionProbe};
-use ocelli_runtime::{FileOptions, Precision};
+use ocelli_runtime::{Exec, FileOptions, Kernels, Precision};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
@@ -40,7 +40,7 @@ fn bytes(values: &[f32]) -> Vec<u8> {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut options = VisionOptions { precision: Precision::Exact, ..VisionOptions::default() };
-    let (mut files, mut repeat) = (Vec::new(), 1usize);
+    let (mut kernels, mut files, mut repeat) = (Kernels::best(), Vec::new(), 1usize);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "--fast" => options.precision = Precision::Fast,
             "--llama.cpp" => options.positions = Positions::LlamaCpp,
             "--threads" => options.n_threads = value()?.parse()?,
-            "--isa" => options.isa = Some(value()?),
+            "--isa" => kernels = Kernels::named(&value()?)?,
             "--repeat" => repeat = value()?.parse()?,
             _ => files.push(argument),
         }
@@ -62,7 +62,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let slices: Vec<&Rgb8> = pictures.iter().collect();
     let start = Instant::now();
     let model = Arc::new(VisionModel::load(Path::new(mmproj), FileOptions::default())?);
-    let mut encoder = VisionEncoder::new(Arc::clone(&model), &options)?;
+    let mut encoder =
+        VisionEncoder::new(Arc::clone(&model), Arc::new(Exec::new(kernels, options.n_threads)), &options)?;
     eprintln!("loaded in {:.2} s, isa {}", start.elapsed().as_secs_f64(), encoder.isa());
     let mut dumped = Vec::new();
     for turn in 0..repeat.max(1) {

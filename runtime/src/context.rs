@@ -1,4 +1,4 @@
-//! A model with its working memory: threads, cache, buffers. Runs tokens, gives logits.
+//! A model with its working memory: cache and buffers. Runs tokens, gives logits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use crate::layers::{LayerProbe, Pass, Workspace};
 use crate::nn::Engine;
 use crate::prompt::PromptView;
 use crate::rope::Rope;
-use crate::{Model, RuntimeError, memory, threads};
+use crate::{Exec, Model, RuntimeError, memory, threads};
 
 /// How a context is set up. `None` and 0 mean: choose.
 #[derive(Debug, Clone)]
@@ -27,9 +27,9 @@ pub struct ContextOptions {
     pub n_batch: usize,
     /// Tokens computed together (`-ub`).
     pub n_ubatch: usize,
-    /// Threads for one token (`-t`); 0: physical cores.
+    /// Threads for one token (`-t`), of those there are; 0: physical cores.
     pub n_threads: usize,
-    /// Threads for several tokens (`-tb`); 0: as for one.
+    /// Threads for several tokens (`-tb`), of those there are; 0: as for one.
     pub n_threads_batch: usize,
     /// Format of the keys (`-ctk`).
     pub type_k: GgmlType,
@@ -40,8 +40,15 @@ pub struct ContextOptions {
     /// How fast products with F16 and BF16 weights are computed. Only with something else than [`HalfWeights::Fastest`] do the
     /// logits of such models not depend, bit for bit, on how many rows go together; products of all other weights never do.
     pub half_weights: HalfWeights,
-    /// The instruction set to use (`--isa`); `None`: `OCELLI_ISA` or the best.
-    pub isa: Option<String>,
+}
+
+impl ContextOptions {
+    /// Threads for one token and for several, 0 resolved.
+    #[must_use]
+    pub fn threads(&self) -> (usize, usize) {
+        let one = threads::or_physical_cores(self.n_threads);
+        (one, if self.n_threads_batch == 0 { one } else { self.n_threads_batch })
+    }
 }
 
 impl Default for ContextOptions {
@@ -58,7 +65,6 @@ impl Default for ContextOptions {
             type_v: GgmlType::F16,
             precision: Precision::Fast,
             half_weights: HalfWeights::Fastest,
-            isa: None,
         }
     }
 }
@@ -66,14 +72,14 @@ impl Default for ContextOptions {
 /// Is given the index and the logits of every token whose logits are wanted.
 pub type EachLogits<'e> = dyn FnMut(usize, &[f32]) -> Result<(), RuntimeError> + 'e;
 
-/// A model with its working memory: threads, cache, buffers. Runs tokens, gives logits.
+/// A model with its working memory: cache and buffers. Runs tokens, gives logits.
 #[derive(Debug)]
 pub struct Context {
     model: Arc<Model>,
-    kernels: Kernels,
+    exec: Arc<Exec>,
     precision: Precision,
     half_weights: HalfWeights,
-    /// For one token and for several: the same threads, of which one may use fewer.
+    /// For one token and for several: the threads of `exec`, some or all of them.
     pool: Pool,
     pool_batch: Pool,
     rope: Rope,
@@ -90,12 +96,11 @@ pub struct Context {
 }
 
 impl Context {
-    /// Sets up a context for `model`.
+    /// Sets up a context for `model` that computes with `exec`.
     ///
     /// # Errors
-    /// When an option makes no sense, the instruction set is not there, or memory is short.
-    pub fn new(model: Arc<Model>, options: &ContextOptions) -> Result<Self, RuntimeError> {
-        let kernels = Kernels::select(options.isa.as_deref())?;
+    /// When an option makes no sense or memory is short.
+    pub fn new(model: Arc<Model>, exec: Arc<Exec>, options: &ContextOptions) -> Result<Self, RuntimeError> {
         let config = model.config();
         let n_ctx = if options.n_ctx == 0 { config.n_ctx_train } else { options.n_ctx };
         let at_least_one = |option, value| {
@@ -117,17 +122,15 @@ impl Context {
             format!("the KV cache of {n_positions} positions with the workspace for {n_ubatch} tokens"),
             all,
         )?;
-        let kv = KvPool::new(shape, kernels, options.precision, config.n_head)?;
+        let kv = KvPool::new(shape, exec.kernels(), options.precision, config.n_head)?;
         let ws = Workspace::new(config, model.weights(), options.precision, n_ubatch, n_parallel, n_ctx)?;
-        let n_threads = if options.n_threads == 0 { threads::physical_cores() } else { options.n_threads };
-        let batch = if options.n_threads_batch == 0 { n_threads } else { options.n_threads_batch };
-        let all_threads = Pool::new(n_threads.max(batch));
+        let (one, batch) = options.threads();
         Ok(Self {
-            kernels,
             precision: options.precision,
             half_weights: options.half_weights,
-            pool: all_threads.limited(n_threads),
-            pool_batch: all_threads.limited(batch),
+            pool: exec.limited(one),
+            pool_batch: exec.limited(batch),
+            exec,
             rope,
             kv,
             ws,
@@ -145,6 +148,12 @@ impl Context {
     #[must_use]
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// What the context computes with.
+    #[must_use]
+    pub fn exec(&self) -> &Arc<Exec> {
+        &self.exec
     }
 
     /// Positions a sequence may have.
@@ -192,13 +201,13 @@ impl Context {
     /// The table of kernels in use.
     #[must_use]
     pub fn kernels(&self) -> Kernels {
-        self.kernels
+        self.exec.kernels()
     }
 
     /// Name of the instruction set in use.
     #[must_use]
     pub fn isa(&self) -> &'static str {
-        self.kernels.name()
+        self.kernels().name()
     }
 
     /// Threads for one token and for several.
@@ -417,7 +426,7 @@ impl Context {
         let pool = if n == 1 { &self.pool } else { &self.pool_batch };
         let engine = Engine {
             pool,
-            kernels: self.kernels,
+            kernels: self.exec.kernels(),
             precision: self.precision,
             weights: model.weights(),
             half_weights: self.half_weights,
@@ -466,7 +475,7 @@ impl Context {
             let weights = model.weights();
             let engine = Engine {
                 pool,
-                kernels: self.kernels,
+                kernels: self.exec.kernels(),
                 precision: self.precision,
                 weights,
                 half_weights: self.half_weights,

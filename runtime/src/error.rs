@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use ocelli_files::FileError;
 use ocelli_gguf::GgufError;
-use ocelli_kernels::{IsaError, KernelError};
+use ocelli_kernels::KernelError;
 use ocelli_memory::NoMemory;
 
 use crate::vision::VisionError;
@@ -236,9 +236,6 @@ pub enum RuntimeError {
         /// Why.
         problem: String,
     },
-    /// No kernels of that name, or not on this machine.
-    #[error(transparent)]
-    Isa(#[from] IsaError),
     /// A kernel refused its arguments, which the checks at load should have prevented.
     #[error(transparent)]
     Kernel(#[from] KernelError),

@@ -1,8 +1,9 @@
 //! Llama-shaped text models on the CPU: GGUF in, text out.
 //!
 //! ```text
+//! Exec      kernels and threads, shared by everything that computes
 //! Model     mapped weights, hyperparameters, one of the registered architectures
-//! Context   a model with threads, cache and buffers: tokens in, logits out
+//! Context   a model with cache and buffers: tokens in, logits out
 //! Session   one conversation in a context: computes only what is new, saves and restores
 //! ```
 //!
@@ -16,6 +17,7 @@ pub mod bench;
 mod config;
 mod context;
 mod error;
+mod exec;
 pub mod identity;
 mod image_cache;
 pub mod kv;
@@ -39,6 +41,7 @@ pub use batch::Batch;
 pub use config::Config;
 pub use context::{Context, ContextOptions, EachLogits};
 pub use error::RuntimeError;
+pub use exec::Exec;
 pub use identity::IdentityCache;
 pub use image_cache::ImageCache;
 #[doc(hidden)]
@@ -47,7 +50,7 @@ pub use kv::Sequence;
 pub use layers::LayerProbe;
 pub use mmap::{FileOptions, ModelFile};
 pub use model::{BuiltinFactors, LoadOptions, Model, architectures};
-pub use ocelli_kernels::{HalfWeights, Precision};
+pub use ocelli_kernels::{HalfWeights, Kernels, Precision};
 pub use prompt::{Attachment, ImageEmbedding, Prompt, PromptView};
 pub use threads::physical_cores;
 pub use vision_file::find_beside;

@@ -15,13 +15,12 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use ocelli_kernels::Kernels;
 use sha2::{Digest, Sha256};
 
 use crate::image_cache::{Cached, ImageCache};
 use crate::prompt::{Attachment, ImageEmbedding};
 use crate::vision::{Positions, VisionEncoder, VisionModel, VisionOptions, VisionProbe};
-use crate::{Precision, RuntimeError};
+use crate::{Exec, Precision, RuntimeError};
 use ocelli_image::resize::PassOrder;
 use ocelli_image::video::{VideoOptions, each_frame};
 use ocelli_image::{
@@ -47,12 +46,10 @@ pub struct MediaOptions {
     pub video: VideoOptions,
     /// Tiles a frame of a video is cut into, at most.
     pub video_max_slice_nums: usize,
-    /// Threads of the encoder; 0: physical cores.
+    /// Threads of the encoder, of those there are; 0: physical cores.
     pub n_threads: usize,
     /// How products are computed.
     pub precision: Precision,
-    /// The instruction set to use; `None`: `OCELLI_ISA` or the best.
-    pub isa: Option<String>,
     /// Where rows are kept on disk.
     pub cache: Option<ImageCache>,
 }
@@ -76,7 +73,6 @@ impl MediaOptions {
             video_max_slice_nums: if like_llama_cpp { 9 } else { 1 },
             n_threads: 0,
             precision: Precision::Fast,
-            isa: None,
             cache: None,
         }
     }
@@ -146,7 +142,7 @@ pub struct Media {
     encoder: Option<VisionEncoder>,
     options: MediaOptions,
     /// Name of the kernels in use.
-    kernels: &'static str,
+    exec: Arc<Exec>,
     /// Digest of everything but the picture that decides its rows; made with the first picture, for it reads the vision file.
     settings: OnceLock<[u8; 32]>,
     memory: HashMap<[u8; 32], Arc<ImageEmbedding>>,
@@ -169,23 +165,21 @@ struct Pending {
 }
 
 impl Media {
-    /// For pictures seen through `model`. The encoder starts with the first one that is not remembered.
+    /// For pictures seen through `model`, computed with `exec`. The encoder starts with the first one that is not remembered.
     ///
     /// # Errors
-    /// When an option is out of range or the instruction set is not there.
-    pub fn new(model: Arc<VisionModel>, options: MediaOptions) -> Result<Self, RuntimeError> {
+    /// When an option is out of range.
+    pub fn new(model: Arc<VisionModel>, exec: Arc<Exec>, options: MediaOptions) -> Result<Self, RuntimeError> {
         let positions = match options.profile {
             Profile::Reference => Positions::Reference,
             Profile::LlamaCpp => Positions::LlamaCpp,
         };
-        let (n_threads, isa) = (options.n_threads, options.isa.clone());
-        let vision = VisionOptions { n_threads, precision: options.precision, isa, positions };
-        let kernels = Kernels::select(vision.isa.as_deref())?;
+        let vision = VisionOptions { n_threads: options.n_threads, precision: options.precision, positions };
         let media = Self {
             model,
             vision,
             encoder: None,
-            kernels: kernels.name(),
+            exec,
             settings: OnceLock::new(),
             options,
             memory: HashMap::new(),
@@ -428,7 +422,7 @@ impl Media {
         digest.update(self.identity()?);
         let MediaOptions { profile, precision, decode, pass_order, .. } = &self.options;
         digest.update(format!("{profile:?} {precision:?} {decode:?} {pass_order:?}"));
-        digest.update(self.kernels);
+        digest.update(self.exec.kernels().name());
         Ok(*self.settings.get_or_init(|| digest.finalize().into()))
     }
 
@@ -490,7 +484,7 @@ impl Media {
         } else {
             let mut encoder = match self.encoder.take() {
                 Some(encoder) => encoder,
-                None => VisionEncoder::new(Arc::clone(&self.model), &self.vision)?,
+                None => VisionEncoder::new(Arc::clone(&self.model), Arc::clone(&self.exec), &self.vision)?,
             };
             started = Instant::now();
             let mut progress = |done, all| watch.encoding(n_slices, done, all);

@@ -12,6 +12,11 @@ pub fn physical_cores() -> usize {
     count_cores(Path::new("/sys/devices")).map_or(allowed, |cores| cores.clamp(1, allowed))
 }
 
+/// `n_threads`, 0 standing for the physical cores.
+pub(crate) fn or_physical_cores(n_threads: usize) -> usize {
+    if n_threads == 0 { physical_cores() } else { n_threads }
+}
+
 /// Counts distinct sets of sibling threads among the processors that Linux lists below `devices`, efficiency cores left out.
 fn count_cores(devices: &Path) -> Option<usize> {
     let fast = fast_processors(devices);

@@ -12,7 +12,7 @@ use ocelli_quant::GgmlType;
 use ocelli_runtime::kv::KV_TYPES;
 use ocelli_runtime::memory::human;
 use ocelli_runtime::{
-    BuiltinFactors, Context, ContextOptions, FileOptions, LoadOptions, Model, Precision, RuntimeError,
+    BuiltinFactors, Context, ContextOptions, Exec, FileOptions, LoadOptions, Model, Precision, RuntimeError,
 };
 use ocelli_text::sampler::{Order, SamplerChain, SamplerOverrides, parse_logit_bias};
 use ocelli_text::template::Worker;
@@ -21,6 +21,7 @@ use super::names;
 use super::usage::Usage;
 use crate::bundled::Bundled;
 use crate::cache_folder;
+use crate::isa;
 use crate::signals::{self, CtrlC};
 use crate::sink::{self, OutputError, errln};
 
@@ -152,7 +153,6 @@ impl ModelArgs {
             type_k: self.cache_type_k.unwrap_or(self.precision.kv_type()),
             type_v: self.cache_type_v.unwrap_or(self.precision.kv_type()),
             precision: self.precision.precision(),
-            isa: self.isa.clone(),
             ..ContextOptions::default()
         }
     }
@@ -314,6 +314,7 @@ fn load(
     chat_template: Option<&str>,
     worker: Option<&Worker>,
 ) -> anyhow::Result<(Context, Assets)> {
+    let kernels = isa::kernels(args.isa.as_deref())?;
     let file = args.file()?;
     let started = Instant::now();
     let read = Model::load(&file, &args.load_options()?, |meta| Assets::read(meta, chat_template, worker));
@@ -328,7 +329,8 @@ fn load(
     for note in model.warnings().iter().chain(assets.tokenizer.notes()) {
         errln!("ocelli: warning: {note}");
     }
-    let context = Context::new(Arc::new(model), options)?;
+    let exec = Arc::new(Exec::for_context(kernels, options));
+    let context = Context::new(Arc::new(model), exec, options)?;
     describe(&context, loaded)?;
     Ok((context, assets))
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use ocelli_convert::mixture::FileType;
 use ocelli_convert::{ConvertError, ConvertOptions, ConvertReport, Part, VisionType, convert};
 
+use crate::isa;
 use crate::progress::Bar;
 use crate::sink::{self, errln, outln};
 
@@ -70,14 +71,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         rope_factors: !args.no_rope_factors,
         pre: args.pre,
         threads: args.threads,
+        codec: isa::codec()?,
         only: match (args.text_only, args.vision_only) {
             (true, _) => Some(Part::Text),
             (_, true) => Some(Part::Vision),
             _ => None,
         },
     };
-    // Refuses an `OCELLI_ISA` that cannot be honoured; the codecs themselves go by it silently.
-    ocelli_kernels::Kernels::select(None)?;
     let started = Instant::now();
     let bar = Bar::new(false)?;
     let report = convert(&args.checkpoint, &options, &bar).map_err(advise)?;

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use ocelli_files::{Output, Replace, WriteOptions};
 use ocelli_gguf::read_header;
 use ocelli_runtime::media::Shown;
-use ocelli_runtime::{Config, FileOptions, Precision, find_beside};
+use ocelli_runtime::{Config, Exec, FileOptions, Precision, find_beside};
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::common::{self, PrecisionArg};
@@ -16,6 +16,7 @@ use super::names;
 use super::usage::bail_usage;
 use super::vision::{Bar, VisionArgs, describe, open_vision, tell_warnings};
 use crate::cache_folder;
+use crate::isa;
 use crate::outputs;
 use crate::sink::{self, errln};
 
@@ -63,7 +64,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         PrecisionArg::Exact => Precision::Exact,
         PrecisionArg::Fast => Precision::Fast,
     };
-    let mut options = args.vision.media_options(args.threads, precision, args.isa.as_deref());
+    let mut options = args.vision.media_options(args.threads, precision);
+    let exec = Arc::new(Exec::new(isa::kernels(args.isa.as_deref())?, args.threads));
     if args.ignore_orientation {
         options.decode.orientation = ocelli_image::Orientation::Ignore;
     }
@@ -73,7 +75,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let inputs = outputs::inputs(args.images.iter().chain([mmproj]));
     let output = Output::create(&args.output, &WriteOptions::new(inputs, Replace::if_told(args.overwrite)))?;
     let file = FileOptions { identities: cache_folder::identities(), ..FileOptions::default() };
-    let mut media = open_vision(mmproj, file, options)?;
+    let mut media = open_vision(mmproj, file, exec, options)?;
     let shown = media.images(&args.images, &mut Bar::new(), &interrupt)?;
     tell_warnings(&media);
     write(output, &shown, args.pooled)?;

@@ -9,11 +9,11 @@ use anyhow::{Context, bail};
 use ocelli_convert::imatrix::Imatrix;
 use ocelli_convert::mixture::{FileType, TensorOverride, TypeOptions, parse_type};
 use ocelli_convert::requantize::{Options, Plan, Source, Target, TensorPlan};
-use ocelli_kernels::Kernels;
 use ocelli_kernels::quantize::RowCodec;
 use ocelli_quant::GgmlType;
 
 use super::usage::usage;
+use crate::isa;
 use crate::progress::Bar;
 use crate::sink::{self, OutputError, errln, outln};
 
@@ -153,8 +153,7 @@ impl Request {
 
 /// Re-quantises, or says what would be done.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    // Refuses an `OCELLI_ISA` that cannot be honoured; the codecs themselves go by it silently.
-    Kernels::select(None)?;
+    let codec = isa::codec()?;
     let request = sort_out(&args.positional).map_err(usage)?;
     let imatrix = args.imatrix.as_deref().map(|path| read_imatrix(path, args)).transpose()?;
     let options = Options {
@@ -163,10 +162,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         allow_requantize: args.allow_requantize,
         keep_split: args.keep_split,
         read_from: args.tensor_type_file.clone(),
+        codec,
     };
     let source = Source::open(&request.input)?;
     let plan = Plan::new(&source, &options, imatrix.as_ref())?;
-    let report = Report { plan: &plan, request: &request, imatrix: imatrix.as_ref() };
+    let report = Report { plan: &plan, request: &request, imatrix: imatrix.as_ref(), codec };
     if args.dry_run {
         let obstacle = plan.check().err().map(|e| e.to_string());
         if args.json {
@@ -232,6 +232,7 @@ struct Report<'a> {
     plan: &'a Plan<'a>,
     request: &'a Request,
     imatrix: Option<&'a Imatrix>,
+    codec: &'static RowCodec,
 }
 
 impl Report<'_> {
@@ -336,7 +337,7 @@ impl Report<'_> {
             "written": written.iter().map(|p| p.display().to_string()).collect::<Vec<_>>(),
             "seconds": seconds,
             "obstacle": obstacle,
-            "codec": RowCodec::chosen().name(),
+            "codec": self.codec.name(),
             "n_weights": self.plan.n_elements(),
             "source_bytes": self.plan.source_bytes(),
             "bytes": self.plan.target_bytes(),

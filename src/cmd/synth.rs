@@ -9,6 +9,7 @@ use ocelli_convert::mixture::FileType;
 use ocelli_convert::synth::{self, Preset, SynthOptions};
 use ocelli_convert::{ConvertOptions, VisionType};
 
+use crate::isa;
 use crate::progress::Bar;
 use crate::sink::{self, errln, outln};
 
@@ -113,6 +114,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             vision_type: args.vision_outtype,
             outdir: args.out.clone(),
             overwrite: args.overwrite,
+            codec: isa::codec()?,
             ..ConvertOptions::default()
         };
         let report = synth::write_gguf(&options, &convert, &bar)?;

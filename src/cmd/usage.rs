@@ -3,6 +3,7 @@
 use ocelli_convert::mixture::MixtureError;
 use ocelli_hub::HubError;
 use ocelli_image::ImageError;
+use ocelli_kernels::IsaError;
 use ocelli_runtime::RuntimeError;
 use ocelli_text::sampler::SamplerError;
 use ocelli_text::template::TemplateError;
@@ -38,6 +39,7 @@ pub(crate) fn is_usage(error: &anyhow::Error) -> bool {
         || error.chain().any(|cause| {
             cause.is::<Usage>()
                 || matches!(cause.downcast_ref(), Some(HubError::Name { .. } | HubError::Setting { .. }))
+                || cause.is::<IsaError>()
                 || cause.downcast_ref().is_some_and(mixture)
                 || cause.downcast_ref().is_some_and(runtime)
                 || cause.downcast_ref().is_some_and(image)
@@ -57,7 +59,7 @@ fn mixture(error: &MixtureError) -> bool {
 
 fn runtime(error: &RuntimeError) -> bool {
     match error {
-        RuntimeError::Option { .. } | RuntimeError::MlockWithoutMmap | RuntimeError::Isa(_) => true,
+        RuntimeError::Option { .. } | RuntimeError::MlockWithoutMmap => true,
         RuntimeError::InFile { source, .. } => runtime(source),
         RuntimeError::Image(error) => image(error),
         RuntimeError::Sampler(error) => sampler(error),

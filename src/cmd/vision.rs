@@ -13,7 +13,7 @@ use ocelli_image::{DecodeOptions, ImageError, Limits, Orientation, Profile};
 use ocelli_runtime::media::{Media, MediaOptions, MediaWatch, Origin, Shown};
 use ocelli_runtime::memory::human;
 use ocelli_runtime::vision::VisionModel;
-use ocelli_runtime::{Attachment, Context, FileOptions, ImageCache, Precision, RuntimeError, find_beside};
+use ocelli_runtime::{Attachment, Context, Exec, FileOptions, ImageCache, Precision, RuntimeError, find_beside};
 
 use super::common::PrecisionArg;
 use super::names;
@@ -95,8 +95,8 @@ fn profile(name: &str) -> Result<Profile, String> {
 }
 
 impl VisionArgs {
-    /// Options for pictures whose positions and rows come from one machine.
-    pub(crate) fn media_options(&self, threads: usize, precision: Precision, isa: Option<&str>) -> MediaOptions {
+    /// How pictures are taken in.
+    pub(crate) fn media_options(&self, threads: usize, precision: Precision) -> MediaOptions {
         let limits = Limits {
             max_file_bytes: self.image_max_file_bytes,
             max_pixels: self.image_max_pixels,
@@ -111,7 +111,6 @@ impl VisionArgs {
             pass_order: self.image_pillow,
             n_threads: threads,
             precision: self.vision_precision.map_or(precision, PrecisionArg::precision),
-            isa: isa.map(str::to_owned),
             ..chosen
         }
     }
@@ -138,6 +137,8 @@ pub(crate) struct Vision {
     n_embd: usize,
     load: FileOptions,
     options: MediaOptions,
+    /// What the text model computes with.
+    exec: Arc<Exec>,
     media: Option<Media>,
 }
 
@@ -151,12 +152,13 @@ impl Vision {
         context: &Context,
     ) -> anyhow::Result<Self> {
         let (_, threads) = context.threads();
-        let mut options = args.media_options(threads, context.precision(), Some(context.isa()));
+        let mut options = args.media_options(threads, context.precision());
         if let Some(show) = show {
             show.apply(&mut options)?;
         }
         let n_embd = context.model().config().n_embd;
-        Ok(Self { file: args.mmproj.clone(), model: model.to_owned(), n_embd, load, options, media: None })
+        let exec = Arc::clone(context.exec());
+        Ok(Self { file: args.mmproj.clone(), model: model.to_owned(), n_embd, load, options, exec, media: None })
     }
 
     /// Whose rules.
@@ -191,7 +193,7 @@ impl Vision {
                 None => find_beside(&self.model, self.n_embd)?,
             },
         };
-        let media = open_vision(&path, self.load, self.options.clone())?;
+        let media = open_vision(&path, self.load, Arc::clone(&self.exec), self.options.clone())?;
         let width = media.model().config().projection_dim;
         if width != self.n_embd {
             anyhow::bail!(
@@ -250,14 +252,19 @@ impl Vision {
 }
 
 /// Loads a vision file, telling on stderr what is used.
-pub(crate) fn open_vision(path: &Path, load: FileOptions, options: MediaOptions) -> anyhow::Result<Media> {
+pub(crate) fn open_vision(
+    path: &Path,
+    load: FileOptions,
+    exec: Arc<Exec>,
+    options: MediaOptions,
+) -> anyhow::Result<Media> {
     let started = Instant::now();
     let model = VisionModel::load(path, load)?;
     for note in model.warnings() {
         errln!("ocelli: warning: {note}");
     }
     let bytes = model.weights().file_bytes();
-    let media = Media::new(Arc::new(model), options).with_context(|| format!("cannot use {}", path.display()))?;
+    let media = Media::new(Arc::new(model), exec, options).with_context(|| format!("cannot use {}", path.display()))?;
     errln!("vision: {}, {}, loaded in {:.2} s", path.display(), human(bytes), started.elapsed().as_secs_f64());
     Ok(media)
 }

@@ -6,10 +6,10 @@ use ocelli_convert::mixture::FileType;
 use ocelli_engine::{Answer, Chat, Choice, Session, Stop, Watch};
 use ocelli_image::Profile;
 use ocelli_quant::GgmlType;
-use ocelli_runtime::{Context, ContextOptions, Precision, RuntimeError};
+use ocelli_runtime::{ContextOptions, Precision, RuntimeError};
 use ocelli_text::sampler::{SamplerChain, SamplerOverrides};
 
-use crate::fixture::{Greedy, distance, load, mini, options, read};
+use crate::fixture::{Greedy, distance, load, mini, new_context, options, read};
 
 /// Collects the answer.
 #[derive(Default)]
@@ -23,7 +23,7 @@ impl Watch for Heard {
 
 fn chat_with(file_type: FileType, options: &ContextOptions, shift: bool) -> Chat {
     let (model, assets) = load(&mini(file_type));
-    Chat::new(Session::new(Context::new(model, options).unwrap()), assets, shift, Profile::Reference)
+    Chat::new(Session::new(new_context(model, options).unwrap()), assets, shift, Profile::Reference)
 }
 
 fn chat(n_ctx: usize, shift: bool) -> Chat {
@@ -47,7 +47,7 @@ fn sampler(chat: &Chat, temperature: f32, seed: u64) -> SamplerChain {
 fn what_follows_an_answer_is_computed_when_it_is_wanted() {
     let (model, _) = load(&mini(FileType::Q4_K_M));
     let answer = |pieces: &[usize]| {
-        let mut session = Session::new(Context::new(model.clone(), &options(64, Precision::Fast)).unwrap());
+        let mut session = Session::new(new_context(model.clone(), &options(64, Precision::Fast)).unwrap());
         let mut whole = vec![5u32, 9, 7];
         for n in pieces {
             let mut greedy = Greedy::default();
@@ -76,7 +76,7 @@ fn a_token_outside_the_vocabulary_ends_its_answer_with_an_error() {
         }
     }
     let mut session =
-        Session::new(Context::new(load(&mini(FileType::Q4_K_M)).0, &options(64, Precision::Fast)).unwrap());
+        Session::new(new_context(load(&mini(FileType::Q4_K_M)).0, &options(64, Precision::Fast)).unwrap());
     let ended = session.answer(&vec![5u32].into(), 1, &mut Foreign);
     assert!(matches!(ended, Err(RuntimeError::Token { .. })), "{ended:?}");
 }
@@ -149,7 +149,7 @@ fn after_a_shift_the_state_is_that_of_a_conversation_without_the_dropped_turns()
         }
     }
     assert!(dropped > 0, "the context fills up");
-    let mut fresh = Session::new(Context::new(load(&mini(FileType::F16)).0, &options(200, Precision::Exact)).unwrap());
+    let mut fresh = Session::new(new_context(load(&mini(FileType::F16)).0, &options(200, Precision::Exact)).unwrap());
     read(&mut fresh, shifting.session().tokens().to_vec());
     let (fresh, shifted) = (fresh.context().logits().unwrap(), shifting.session().context().logits().unwrap());
     assert!(distance(fresh, shifted) < 1e-2);
@@ -211,7 +211,7 @@ fn a_session_of_a_model_that_was_tampered_with_is_refused() {
         std::fs::rename(&new, &model).unwrap();
         let (model, assets) = load(&model);
         Chat::new(
-            Session::new(Context::new(model, &options(128, Precision::Exact)).unwrap()),
+            Session::new(new_context(model, &options(128, Precision::Exact)).unwrap()),
             assets,
             false,
             Profile::Reference,

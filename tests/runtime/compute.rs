@@ -1,15 +1,18 @@
 //! The same tokens give the same logits, however they reach the model.
 
+use std::sync::Arc;
+
 use ocelli_convert::mixture::FileType;
 use ocelli_engine::Session;
 use ocelli_eval::perplexity::{Evaluation, LogitsReader, compare, evaluate};
 use ocelli_eval::probe::{Probe, Stages};
 use ocelli_files::{Inputs, Output, Replace, WriteOptions};
-use ocelli_kernels::Kernels;
 use ocelli_quant::GgmlType;
-use ocelli_runtime::{BuiltinFactors, Context, ContextOptions, LoadOptions, Model, Precision, Prompt, RuntimeError};
+use ocelli_runtime::{
+    BuiltinFactors, Context, ContextOptions, Exec, Kernels, LoadOptions, Model, Precision, Prompt, RuntimeError,
+};
 
-use crate::fixture::{context, distance, grouped, load, mini, options, read, some_ids};
+use crate::fixture::{context, distance, grouped, load, mini, new_context, options, read, some_ids};
 
 fn last_logits(context: &mut Context, ids: &[u32], at_once: usize) -> Vec<f32> {
     let mut seq = context.new_sequence();
@@ -45,9 +48,8 @@ fn bits_do_not_depend_on_how_a_prompt_is_cut_into_parts() {
     for file_type in [FileType::Q4_K_M, FileType::Q8_0, FileType::F16] {
         let (model, _) = load(&grouped(file_type));
         for kernels in Kernels::available().iter().filter(|kernels| kernels.name() != Kernels::scalar().name()) {
-            let isa = Some(kernels.name().to_owned());
-            let options = ContextOptions { isa, n_ubatch: 150, ..options(256, Precision::Fast) };
-            let mut context = Context::new(model.clone(), &options).unwrap();
+            let options = ContextOptions { n_ubatch: 150, ..options(256, Precision::Fast) };
+            let mut context = Context::new(model.clone(), Arc::new(Exec::new(*kernels, 1)), &options).unwrap();
             let whole = last_logits(&mut context, &ids, 150);
             for part in [75, 50, 30, 25] {
                 let cut = last_logits(&mut context, &ids, part);
@@ -82,7 +84,7 @@ fn cache_formats_agree() {
     let (model, _) = load(&mini(FileType::F32));
     let run = |ty| {
         let options = ContextOptions { type_k: ty, type_v: ty, ..options(128, Precision::Exact) };
-        last_logits(&mut Context::new(model.clone(), &options).unwrap(), &ids, 32)
+        last_logits(&mut new_context(model.clone(), &options).unwrap(), &ids, 32)
     };
     let exact = run(GgmlType::F32);
     let spread = exact.iter().fold(0f32, |m, v| m.max(v.abs()));
@@ -95,23 +97,21 @@ fn cache_formats_agree() {
 fn threads_and_instruction_sets_agree() {
     let ids = some_ids(40, 4);
     let (model, _) = load(&mini(FileType::Q4_K_M));
-    let run = |n_threads, isa: Option<&str>, precision| {
-        let options = ContextOptions { n_threads, isa: isa.map(str::to_owned), ..options(64, precision) };
-        last_logits(&mut Context::new(model.clone(), &options).unwrap(), &ids, 32)
+    let run = |n_threads, kernels, precision| {
+        let options = ContextOptions { n_threads, ..options(64, precision) };
+        let exec = Arc::new(Exec::new(kernels, n_threads));
+        last_logits(&mut Context::new(model.clone(), exec, &options).unwrap(), &ids, 32)
     };
-    let one = run(1, None, Precision::Fast);
-    assert_eq!(run(3, None, Precision::Fast), one, "the number of threads changes nothing");
+    let one = run(1, Kernels::best(), Precision::Fast);
+    assert_eq!(run(3, Kernels::best(), Precision::Fast), one, "the number of threads changes nothing");
     let spread = one.iter().fold(0f32, |m, v| m.max(v.abs()));
     // A code of an activation that is rounded the other way moves all logits a little: in the mean, not one by one.
-    let scalar = run(2, Some("scalar"), Precision::Fast);
+    let scalar = run(2, Kernels::scalar(), Precision::Fast);
     let squares: f32 = scalar.iter().zip(&one).map(|(a, b)| (a - b).powi(2)).sum();
     let rms = (squares / one.len() as f32).sqrt();
     assert!(rms < 0.01 * spread, "{rms} of {spread}");
-    let [exact, plain] = [None, Some("scalar")].map(|isa| run(1, isa, Precision::Exact));
+    let [exact, plain] = [Kernels::best(), Kernels::scalar()].map(|kernels| run(1, kernels, Precision::Exact));
     assert!(distance(&exact, &plain) < 1e-4 * spread, "{} of {spread}", distance(&exact, &plain));
-    let unknown = ContextOptions { isa: Some("mmx".to_owned()), ..options(64, Precision::Fast) };
-    let text = Context::new(model, &unknown).unwrap_err().to_string();
-    assert!(text.contains("mmx") && text.contains("scalar"), "{text}");
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn longrope_factors_change_the_answer() {
     let ids = some_ids(60, 11);
     let run = |options: &LoadOptions| {
         let (model, ()) = Model::load(&path, options, |_| Ok(())).unwrap();
-        let mut context = Context::new(model.into(), &self::options(64, Precision::Exact)).unwrap();
+        let mut context = new_context(model.into(), &self::options(64, Precision::Exact)).unwrap();
         (context.rope().factors(), last_logits(&mut context, &ids, 32))
     };
     let (name, own) = run(&LoadOptions::default());

@@ -11,7 +11,7 @@ use ocelli_convert::synth::{Preset, SynthOptions, write_checkpoint};
 use ocelli_convert::{ConvertOptions, convert};
 use ocelli_engine::{Answer, Assets, Choice, Prefill, Session};
 use ocelli_gguf::{Gguf, GgufWriter, MetaValue, TensorType};
-use ocelli_runtime::{Context, ContextOptions, LoadOptions, Model, Precision, Prompt, RuntimeError};
+use ocelli_runtime::{Context, ContextOptions, Exec, Kernels, LoadOptions, Model, Precision, Prompt, RuntimeError};
 use ocelli_text::template::Worker;
 use tempfile::TempDir;
 
@@ -153,8 +153,18 @@ pub(crate) fn options(n_ctx: usize, precision: Precision) -> ContextOptions {
     ContextOptions { n_ctx, n_ubatch: 32, n_threads: 1, precision, ..ContextOptions::default() }
 }
 
+/// What a context with `options` computes with, by the best kernels.
+pub(crate) fn exec(options: &ContextOptions) -> Arc<Exec> {
+    Arc::new(Exec::for_context(Kernels::best(), options))
+}
+
+/// A context of its own threads.
+pub(crate) fn new_context(model: Arc<Model>, options: &ContextOptions) -> Result<Context, RuntimeError> {
+    Context::new(model, exec(options), options)
+}
+
 pub(crate) fn context(file_type: FileType, n_ctx: usize, precision: Precision) -> Context {
-    Context::new(load(&mini(file_type)).0, &options(n_ctx, precision)).unwrap()
+    new_context(load(&mini(file_type)).0, &options(n_ctx, precision)).unwrap()
 }
 
 /// Some ids of the vocabulary.

@@ -5,11 +5,11 @@ use std::path::Path;
 use ocelli_convert::mixture::FileType;
 use ocelli_engine::{Chat, Session, Watch};
 use ocelli_image::Profile;
-use ocelli_runtime::{Context, Precision, RuntimeError};
+use ocelli_runtime::{Precision, RuntimeError};
 use ocelli_text::sampler::{SamplerChain, SamplerOverrides};
 use sha2::{Digest, Sha256};
 
-use crate::fixture::{load, mini, options};
+use crate::fixture::{load, mini, new_context, options};
 
 /// Offsets of a session file's fields, and what follows them.
 const N_TOKENS: usize = 64;
@@ -25,7 +25,7 @@ impl Watch for Silent {
 fn chat() -> Chat {
     let (model, assets) = load(&mini(FileType::F16));
     Chat::new(
-        Session::new(Context::new(model, &options(128, Precision::Exact)).unwrap()),
+        Session::new(new_context(model, &options(128, Precision::Exact)).unwrap()),
         assets,
         false,
         Profile::Reference,

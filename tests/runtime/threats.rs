@@ -6,14 +6,14 @@ use ocelli_convert::mixture::FileType;
 use ocelli_engine::Assets;
 use ocelli_gguf::{MetaValue, TensorType};
 use ocelli_quant::GgmlType;
-use ocelli_runtime::{Context, LoadOptions, Model, Precision, RuntimeError};
+use ocelli_runtime::{LoadOptions, Model, Precision, RuntimeError};
 
-use crate::fixture::{Parts, mini, options, worker};
+use crate::fixture::{Parts, mini, new_context, options, worker};
 
 /// Loads the file and, if that works, sets a context up and runs a token.
 fn open(path: &Path) -> Result<(), RuntimeError> {
     let (model, _) = Model::load(path, &LoadOptions::default(), |meta| Assets::read(meta, None, Some(&worker())))?;
-    let mut context = Context::new(model.into(), &options(64, Precision::Fast))?;
+    let mut context = new_context(model.into(), &options(64, Precision::Fast))?;
     let mut seq = context.new_sequence();
     context.decode(&mut seq, &[1])
 }
@@ -174,7 +174,7 @@ fn a_context_that_no_machine_has_memory_for() {
     parts.set("llama.context_length", Some(((1u32 << 26) - 1).into()));
     parts.write(&path);
     let (model, ()) = Model::load(&path, &LoadOptions::default(), |_| Ok(())).unwrap();
-    let text = Context::new(model.into(), &options(0, Precision::Fast)).unwrap_err().to_string();
+    let text = new_context(model.into(), &options(0, Precision::Fast)).unwrap_err().to_string();
     assert!(text.contains("KV cache") && text.contains("-c"), "{text}");
 }
 
@@ -188,7 +188,7 @@ fn weights_that_are_not_numbers_end_in_an_error_not_a_panic() {
     parts.write(&path);
     let (model, assets) =
         Model::load(&path, &LoadOptions::default(), |meta| Assets::read(meta, None, Some(&worker()))).unwrap();
-    let mut context = Context::new(model.into(), &options(64, Precision::Fast)).unwrap();
+    let mut context = new_context(model.into(), &options(64, Precision::Fast)).unwrap();
     let mut seq = context.new_sequence();
     context.decode(&mut seq, &[1, 5, 9]).unwrap();
     let mut chain = ocelli_text::sampler::SamplerChain::new(assets.sampling.clone(), &assets.tokenizer).unwrap();

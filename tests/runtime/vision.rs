@@ -10,13 +10,13 @@ use ocelli_image::Profile;
 use ocelli_quant::GgmlType;
 use ocelli_runtime::media::{Media, MediaOptions, Origin, Shown};
 use ocelli_runtime::vision::VisionModel;
-use ocelli_runtime::{Attachment, Context, FileOptions, ImageCache, Precision, Prompt, find_beside};
+use ocelli_runtime::{Attachment, Context, Exec, FileOptions, ImageCache, Kernels, Precision, Prompt, find_beside};
 
 use ocelli_text::sampler::{SamplerChain, SamplerOverrides};
 use ocelli_text::template::Message;
 
 use crate::cli::{misused, ocelli, refused, text};
-use crate::fixture::{distance, load, mini, options, read};
+use crate::fixture::{distance, load, mini, new_context, options, read};
 
 struct Silent;
 impl Watch for Silent {
@@ -49,10 +49,15 @@ fn picture(dir: &tempfile::TempDir, name: &str, width: usize, height: usize, see
     path
 }
 
+/// The best kernels on one thread.
+fn one_thread() -> Arc<Exec> {
+    Arc::new(Exec::new(Kernels::best(), 1))
+}
+
 fn media_with(options: MediaOptions) -> Media {
     let path = find_beside(&mini(FileType::F16), 256).unwrap();
     let model = VisionModel::load(&path, FileOptions::default()).unwrap();
-    Media::new(Arc::new(model), MediaOptions { n_threads: 1, ..options }).unwrap()
+    Media::new(Arc::new(model), one_thread(), MediaOptions { n_threads: 1, ..options }).unwrap()
 }
 
 fn media() -> Media {
@@ -69,8 +74,31 @@ fn chat(n_ctx: usize, shift: bool) -> (Chat, SamplerChain) {
     let overrides = SamplerOverrides { temperature: Some(0.0), ignore_eos: Some(true), ..SamplerOverrides::default() };
     overrides.apply(&mut params);
     let chain = SamplerChain::new(params, &assets.tokenizer).unwrap();
-    let context = Context::new(model, &options(n_ctx, Precision::Exact)).unwrap();
+    let context = new_context(model, &options(n_ctx, Precision::Exact)).unwrap();
     (Chat::new(Session::new(context), assets, shift, Profile::Reference), chain)
+}
+
+/// Text and pictures are computed by the same threads, so that a process has one population of them.
+#[test]
+fn text_and_pictures_share_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = [picture(&dir, "a.bmp", 60, 50, 1), picture(&dir, "b.bmp", 60, 50, 2)];
+    let exec = Arc::new(Exec::new(Kernels::best(), 2));
+    let context =
+        Context::new(load(&mini(FileType::F16)).0, Arc::clone(&exec), &options(64, Precision::Exact)).unwrap();
+    assert_eq!((exec.n_threads(), context.threads()), (2, (1, 1)));
+    let model = Arc::clone(media().model());
+    let jobs = |exec, path| {
+        let options =
+            MediaOptions { n_threads: 2, precision: Precision::Exact, ..MediaOptions::new(Profile::Reference) };
+        let mut media = Media::new(Arc::clone(&model), exec, options).unwrap();
+        context.measure_joins(true);
+        let shown = show(&mut media, &[path]);
+        assert!(matches!(shown[0].origin, Origin::Encoded(_)));
+        context.join_times().jobs
+    };
+    assert!(jobs(exec, &paths[0]) > 0, "the picture was encoded by other threads");
+    assert_eq!(jobs(one_thread(), &paths[1]), 0, "these are others");
 }
 
 fn prompt(images: &[Attachment], profile: Profile) -> Prompt {
@@ -173,7 +201,7 @@ fn rows_replace_embeddings_in_one_prefill() {
         // A cache of half precision rounds sums in another order to other numbers.
         let (type_k, type_v) = (GgmlType::F32, GgmlType::F32);
         let options = ocelli_runtime::ContextOptions { n_ubatch, type_k, type_v, ..options(256, Precision::Exact) };
-        let mut session = Session::new(Context::new(model, &options).unwrap());
+        let mut session = Session::new(new_context(model, &options).unwrap());
         read(&mut session, prompt.clone());
         session.context().logits().unwrap().to_vec()
     };
@@ -268,8 +296,12 @@ fn a_vision_file_that_was_tampered_with_has_its_own_pictures() {
         std::fs::write(&file, bytes).unwrap();
         let cache = Some(ImageCache::open(&dir.path().join("cache"), 1 << 24).unwrap());
         let model = Arc::new(VisionModel::load(&file, FileOptions::default()).unwrap());
-        let mut media =
-            Media::new(model, MediaOptions { cache, n_threads: 1, ..MediaOptions::new(Profile::Reference) }).unwrap();
+        let mut media = Media::new(
+            model,
+            one_thread(),
+            MediaOptions { cache, n_threads: 1, ..MediaOptions::new(Profile::Reference) },
+        )
+        .unwrap();
         show(&mut media, &[&path]).remove(0)
     };
     let tampered = shown(&wrong, "wrong.gguf");
@@ -280,7 +312,7 @@ fn a_vision_file_that_was_tampered_with_has_its_own_pictures() {
     assert!(first.image.key != tampered.image.key && first.image.model != tampered.image.model);
     let marks = |shown: &Shown| {
         let mut session =
-            Session::new(Context::new(load(&mini(FileType::F16)).0, &options(256, Precision::Exact)).unwrap());
+            Session::new(new_context(load(&mini(FileType::F16)).0, &options(256, Precision::Exact)).unwrap());
         let right = prompt(&[first.numbered()], Profile::Reference);
         read(&mut session, right);
         let again = read(&mut session, prompt(&[shown.numbered()], Profile::Reference));

@@ -40,7 +40,7 @@ fn weights(ty: GgmlType, rows: usize, cols: usize) -> Vec<u8> {
     let row_bytes = ty.row_bytes(cols).expect("the caller has chosen a width that divides into blocks");
     let mut pattern = vec![0; 61 * row_bytes];
     for (row, bytes) in noise(61 * cols, 1).chunks_exact(cols).zip(pattern.chunks_exact_mut(row_bytes)) {
-        ocelli_kernels::quantize::quantize_row(ty, row, None, bytes).expect("finite weights");
+        ocelli_kernels::quantize::RowCodec::best().quantize_row(ty, row, None, bytes).expect("finite weights");
     }
     let mut all = pattern.repeat(rows.div_ceil(61));
     all.truncate(rows * row_bytes);

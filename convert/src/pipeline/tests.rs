@@ -4,8 +4,9 @@ use super::*;
 use crate::plan::PlannedTensor;
 use crate::progress::Silent;
 
-fn pool() -> rayon::ThreadPool {
-    rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap()
+fn workers() -> Workers {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+    Workers { pool, codec: RowCodec::best() }
 }
 
 /// A checkpoint of one F32 tensor `w` whose values are their own indices.
@@ -30,7 +31,7 @@ fn round_trip(
     let tensor = PlannedTensor::new("t", out_shape, source(checkpoint.tensors()["w"].clone()));
     let plan = FilePlan { metadata: Vec::new(), tensors: vec![tensor] };
     let path = dir.path().join("out");
-    write_file(&plan, &checkpoint, &mut File::create(&path).unwrap(), &pool(), &Silent).unwrap();
+    write_file(&plan, &checkpoint, &mut File::create(&path).unwrap(), &workers(), &Silent).unwrap();
     let bytes = std::fs::read(path).unwrap();
     let gguf = ocelli_gguf::Gguf::parse(&bytes).unwrap();
     let data = gguf.data(gguf.tensor("t").unwrap()).unwrap();
@@ -78,6 +79,6 @@ fn write_errors_surface() {
     let tensor = PlannedTensor::new("t", &[5000, 700], Source::Rows { tensor, first: 0 });
     let plan = FilePlan { metadata: Vec::new(), tensors: vec![tensor] };
     let mut out = File::options().write(true).open(full).unwrap();
-    let error = write_file(&plan, &checkpoint, &mut out, &pool(), &Silent).unwrap_err();
+    let error = write_file(&plan, &checkpoint, &mut out, &workers(), &Silent).unwrap_err();
     assert!(matches!(error, ConvertError::Gguf(_)), "{error}");
 }

@@ -17,6 +17,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use ocelli_gguf::{GgufSet, HeaderSet};
+use ocelli_kernels::quantize::RowCodec;
 
 use crate::ConvertError;
 use crate::mixture::{FileType, TypeOptions};
@@ -45,6 +46,8 @@ pub struct Options {
     pub keep_split: bool,
     /// Files that these options were read from; no output may be one of them.
     pub read_from: Vec<PathBuf>,
+    /// What expands and quantises rows; all codecs give the same bytes.
+    pub codec: &'static RowCodec,
 }
 
 impl Options {
@@ -57,6 +60,7 @@ impl Options {
             allow_requantize: false,
             keep_split: false,
             read_from: Vec::new(),
+            codec: RowCodec::best(),
         }
     }
 }

@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
 use ocelli_gguf::{GgufWriter, TensorSink};
-use ocelli_kernels::quantize::{dequantize_row, quantize_row};
+use ocelli_kernels::quantize::RowCodec;
 use ocelli_memory::NoMemory;
 use ocelli_quant::QuantError;
 
@@ -89,13 +89,20 @@ fn resize(buffer: &mut Vec<u8>, len: usize, tensor: &TensorPlan<'_>) -> Result<(
     Ok(())
 }
 
+/// How many workers there are, and what they convert rows with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Workers {
+    pub(super) threads: usize,
+    pub(super) codec: &'static RowCodec,
+}
+
 /// Writes one file: header, then all `tensors`. `inputs` are the files their data lies in.
 pub(super) fn write_part(
     tensors: &[TensorPlan<'_>],
     inputs: &[(&Path, File)],
     header: GgufWriter,
     out: &mut impl Write,
-    threads: usize,
+    Workers { threads, codec }: Workers,
     progress: &dyn Progress,
 ) -> Result<(), ConvertError> {
     let threads = threads.clamp(1, crate::convert::MAX_THREADS);
@@ -114,7 +121,7 @@ pub(super) fn write_part(
         let work = std::sync::Arc::new(Mutex::new(work));
         for _ in 0..threads {
             let (work, done_tx) = (work.clone(), done_tx.clone());
-            let run = move || work_on(tensors, &work, &done_tx);
+            let run = move || work_on(tensors, codec, &work, &done_tx);
             std::thread::Builder::new().spawn_scoped(scope, run).map_err(spawn_error)?;
         }
         let read = move || Reader { tensors, inputs, free, work: work_tx, done: done_tx }.run();
@@ -218,13 +225,18 @@ impl Reader<'_> {
 }
 
 /// A worker: converts strips until there are no more.
-fn work_on(tensors: &[TensorPlan<'_>], work: &Mutex<Receiver<(u64, Strip)>>, done: &SyncSender<Done>) {
+fn work_on(
+    tensors: &[TensorPlan<'_>],
+    codec: &RowCodec,
+    work: &Mutex<Receiver<(u64, Strip)>>,
+    done: &SyncSender<Done>,
+) {
     let mut row = Vec::new();
     loop {
         let received = work.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((order, mut strip)) = received else { return };
         let converted = match tensors.get(strip.tensor) {
-            Some(tensor) => convert(tensor, &mut strip, &mut row).map(|()| strip),
+            Some(tensor) => convert(tensor, codec, &mut strip, &mut row).map(|()| strip),
             None => Ok(strip),
         };
         if done.send((order, converted)).is_err() {
@@ -234,7 +246,12 @@ fn work_on(tensors: &[TensorPlan<'_>], work: &Mutex<Receiver<(u64, Strip)>>, don
 }
 
 /// Converts the rows of a strip; `row` is scratch space.
-fn convert(tensor: &TensorPlan<'_>, strip: &mut Strip, row: &mut Vec<f32>) -> Result<(), ConvertError> {
+fn convert(
+    tensor: &TensorPlan<'_>,
+    codec: &RowCodec,
+    strip: &mut Strip,
+    row: &mut Vec<f32>,
+) -> Result<(), ConvertError> {
     let unknown =
         |ty: ocelli_gguf::TensorType| ConvertError::SourceFormat { tensor: tensor.name.clone(), ty: ty.to_string() };
     let source_type = tensor.source_type.ggml().ok_or_else(|| unknown(tensor.source_type))?;
@@ -252,9 +269,11 @@ fn convert(tensor: &TensorPlan<'_>, strip: &mut Strip, row: &mut Vec<f32>) -> Re
     resize(&mut strip.target, strip.source.len() / source_bytes * target_bytes, tensor)?;
     let targets = strip.target.chunks_exact_mut(target_bytes);
     for (index, (source, target)) in (strip.first_row..).zip(strip.source.chunks_exact(source_bytes).zip(targets)) {
-        dequantize_row(source_type, source, row).map_err(quant)?;
+        codec.dequantize_row(source_type, source, row).map_err(quant)?;
         let importance = importance_of_row(tensor, index, row_len);
-        quantize_row(target_type, row, importance, target).map_err(|e| weight_error(tensor, index, row_len, e))?;
+        codec
+            .quantize_row(target_type, row, importance, target)
+            .map_err(|e| weight_error(tensor, index, row_len, e))?;
     }
     Ok(())
 }

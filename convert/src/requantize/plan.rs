@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use ocelli_files::{Inputs, Output, Replace, WriteOptions, check_space, commit_all};
 use ocelli_gguf::split::SplitName;
 use ocelli_gguf::{GgufSet, GgufWriter, MetaValue, TensorInfo, TensorType};
+use ocelli_kernels::quantize::RowCodec;
 use ocelli_quant::GgmlType;
 
-use super::{Options, Source, Target, metadata, pipeline};
+use super::pipeline::{self, Workers};
+use super::{Options, Source, Target, metadata};
 use crate::ConvertError;
 use crate::imatrix::Imatrix;
 use crate::mixture::{TensorFacts, TypeChoice, choose_types, effective_dims, is_quantizable, tensor_order};
@@ -80,6 +82,7 @@ pub struct Plan<'a> {
     also_read: Vec<PathBuf>,
     allow_requantize: bool,
     keep_split: bool,
+    codec: &'static RowCodec,
     unused: Vec<String>,
 }
 
@@ -121,6 +124,7 @@ impl<'a> Plan<'a> {
             also_read,
             allow_requantize: options.allow_requantize,
             keep_split: options.keep_split,
+            codec: options.codec,
             unused,
         })
     }
@@ -231,7 +235,7 @@ impl<'a> Plan<'a> {
             let range = part.tensors.clone();
             let tensors = self.tensors.get(range.clone()).unwrap_or_default();
             let counted = Counted { inner: progress, first: range.start, total: self.tensors.len() };
-            pipeline::write_part(tensors, &inputs, writer, output, threads, &counted)?;
+            pipeline::write_part(tensors, &inputs, writer, output, Workers { threads, codec: self.codec }, &counted)?;
         }
         progress.end();
         commit_all(outputs)?;

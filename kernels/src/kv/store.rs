@@ -11,7 +11,7 @@ use super::{KvLayout, KvPart, KvSegment, MAX_HEAD_DIM};
 use crate::error::KernelError;
 use crate::matmul::OutPtr;
 use crate::pool::Pool;
-use crate::quantize;
+use crate::quantize::RowCodec;
 use crate::select::Kernels;
 use crate::table::index;
 
@@ -159,7 +159,7 @@ pub(super) fn encode(kernels: Kernels, ty: GgmlType, x: &[f32], out: &mut [u8]) 
                 *out = x.to_le_bytes();
             }
         }
-        _ => quantize::quantize_row(ty, x, None, out)?,
+        _ => RowCodec::of(kernels).quantize_row(ty, x, None, out)?,
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use crate::act::{ActBuf, ActNeeds, Precision};
 use crate::error::KernelError;
 use crate::matmul::{FEW_TOKENS, WeightRef, matmul};
 use crate::pool::Pool;
+use crate::quantize::RowCodec;
 use crate::select::Kernels;
 
 /// Bytes of weights that runs walk through in turn: more than a last-level cache holds.
@@ -62,7 +63,7 @@ pub fn products(pool: &Pool, kernels: Kernels, plan: &Plan, each: &mut EachTimed
             let rows = noise(ROWS * cols, 1);
             let mut pattern = vec![0; ROWS * row_bytes];
             for (row, bytes) in rows.chunks_exact(cols).zip(pattern.chunks_exact_mut(row_bytes)) {
-                crate::quantize::quantize_row(ty, row, None, bytes)?;
+                RowCodec::of(kernels).quantize_row(ty, row, None, bytes)?;
             }
             let x = bell(most * cols, 2);
             let set = Set { pool, kernels, plan, ty, cols, row_bytes, x: &x };

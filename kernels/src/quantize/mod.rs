@@ -72,20 +72,6 @@ impl RowCodec {
         all.iter().find(|codec| names.contains(&codec.name)).unwrap_or(&all[all.len() - 1])
     }
 
-    /// The codec of [`quantize_row`] and [`dequantize_row`]: the best, or the one of the table that the environment variable
-    /// `OCELLI_ISA` names. A name that [`Kernels::select`] refuses changes nothing here: ask there first.
-    #[must_use]
-    pub fn chosen() -> &'static RowCodec {
-        static CHOSEN: OnceLock<&RowCodec> = OnceLock::new();
-        CHOSEN.get_or_init(|| {
-            let named = std::env::var_os("OCELLI_ISA").is_some_and(|name| !name.is_empty());
-            match Kernels::select(None) {
-                Ok(kernels) if named => Self::of(kernels),
-                _ => Self::best(),
-            }
-        })
-    }
-
     /// Name of the instruction set.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -115,22 +101,6 @@ impl RowCodec {
     }
 }
 
-/// Quantises one row, with the same bytes as [`GgmlType::quantize_row`] whatever the machine.
-///
-/// # Errors
-/// As [`GgmlType::quantize_row`].
-pub fn quantize_row(ty: GgmlType, row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) -> Result<(), QuantError> {
-    RowCodec::chosen().quantize_row(ty, row, importance, out)
-}
-
-/// Expands one row, to the same values as [`GgmlType::dequantize_row`] whatever the machine.
-///
-/// # Errors
-/// As [`GgmlType::dequantize_row`].
-pub fn dequantize_row(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
-    RowCodec::chosen().dequantize_row(ty, bytes, out)
-}
-
 /// Quantises one row to Q8_0 with the same scale for every two blocks, as [`crate::WeightRef::in_pairs`] takes it: 64 weights
 /// share the scale of the largest.
 ///
@@ -143,5 +113,5 @@ pub fn quantize_pairs(kernels: Kernels, row: &[f32], out: &mut [u8]) -> Result<(
     // SAFETY: the function writes no more than there is of either; the table's features were detected.
     let fine = unsafe { (kernels.table.q8_pairs)(row, out) } && out.len() == GgmlType::Q8_0.row_bytes(row.len())?;
     // What is wrong, plain blocks say.
-    if fine { Ok(()) } else { Ok(quantize_row(GgmlType::Q8_0, row, None, out)?) }
+    if fine { Ok(()) } else { Ok(RowCodec::of(kernels).quantize_row(GgmlType::Q8_0, row, None, out)?) }
 }

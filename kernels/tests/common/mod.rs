@@ -51,7 +51,7 @@ pub(crate) fn tables() -> Vec<Kernels> {
         }
         if let Ok(required) = std::env::var("REQUIRE_ISA") {
             for name in required.split(',').filter(|n| !n.is_empty()) {
-                if let Err(error) = Kernels::select(Some(name)) {
+                if let Err(error) = Kernels::named(name) {
                     panic!("REQUIRE_ISA: {error}");
                 }
             }

@@ -127,9 +127,13 @@ pub fn first_token(
             Ok(())
         },
         |s, on| {
-            let times = s.context.join_times().and(s.encoder.join_times());
+            let mut times = s.context.join_times();
+            // What both have in common must not count twice.
+            if !Arc::ptr_eq(s.context.exec(), s.encoder.exec()) {
+                times = times.and(s.encoder.join_times());
+                s.encoder.measure_joins(on);
+            }
             s.context.measure_joins(on);
-            s.encoder.measure_joins(on);
             times
         },
     )

@@ -181,7 +181,7 @@ impl Work<'_> {
     fn piece(&self, piece: Piece<'_>) -> Result<Vec<u32>, RuntimeError> {
         let (name, matrix) = &self.weights.matrices()[piece.slot];
         let problem = |e: KernelError| RuntimeError::NoInt8 { name: name.clone(), problem: e.to_string() };
-        let codec = RowCodec::best();
+        let codec = RowCodec::of(self.kernels);
         let mut row = vec![0f32; padded(matrix.cols())];
         let mut counts = vec![0u32; matrix.cols()];
         for (out, i) in piece.out.chunks_exact_mut(row_bytes(matrix)).zip(piece.first..) {

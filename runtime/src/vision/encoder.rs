@@ -1,4 +1,4 @@
-//! A vision model with threads and buffers.
+//! A vision model with buffers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use super::pass::{MIN_ROWS, Pass, Slice, Workspace};
 use super::positions::MAX_AXIS;
 use super::{Positions, VisionConfig, VisionError, VisionModel};
 use crate::nn::{Engine, Int8};
-use crate::{RuntimeError, threads};
+use crate::{Exec, RuntimeError};
 use ocelli_image::Rgb8;
 
 /// Patches of a batch, at most, unless one slice alone has more. A slice of 448 × 448 pixels has 1,024; weights are
@@ -25,13 +25,11 @@ const MAX_PATCHES: usize = 8192;
 /// How an encoder computes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VisionOptions {
-    /// Threads; 0: as many as there are cores.
+    /// Threads, of those there are; 0: physical cores.
     pub n_threads: usize,
     /// `Exact`: f32 throughout. `Fast`: the products of tower and resampler with 8-bit weights and activations, or in
     /// 16-bit fixed point where the instruction set multiplies that no slower.
     pub precision: Precision,
-    /// The instruction set to use; `None`: `OCELLI_ISA` or the best.
-    pub isa: Option<String>,
     /// Whose rule places patches among the learned positions.
     pub positions: Positions,
 }
@@ -49,8 +47,9 @@ pub trait VisionProbe {
 #[derive(Debug)]
 pub struct VisionEncoder {
     model: Arc<VisionModel>,
+    exec: Arc<Exec>,
+    /// The threads of `exec`, some or all of them.
     pool: Pool,
-    kernels: Kernels,
     precision: Precision,
     positions: Positions,
     int8: Option<Arc<Int8>>,
@@ -59,23 +58,21 @@ pub struct VisionEncoder {
 }
 
 impl VisionEncoder {
-    /// Starts threads and computes what is the same for every picture. In the fast mode, the first encoder of a model
-    /// also turns its float matrices into 8 bits, where those are what the instruction set multiplies fastest.
+    /// Computes what is the same for every picture, with `exec` as everything later. In the fast mode, the first
+    /// encoder of a model also turns its float matrices into 8 bits, where those are what the instruction set multiplies fastest.
     ///
     /// # Errors
-    /// When the instruction set is not available, a weight is not finite or memory is missing.
-    pub fn new(model: Arc<VisionModel>, options: &VisionOptions) -> Result<Self, RuntimeError> {
-        let kernels = Kernels::select(options.isa.as_deref())?;
-        let n_threads = if options.n_threads == 0 { threads::physical_cores() } else { options.n_threads };
-        let pool = Pool::new(n_threads);
+    /// When a weight is not finite or memory is missing.
+    pub fn new(model: Arc<VisionModel>, exec: Arc<Exec>, options: &VisionOptions) -> Result<Self, RuntimeError> {
+        let (kernels, pool) = (exec.kernels(), exec.limited(options.n_threads));
         let int8 = match options.precision {
             Precision::Fast if kernels.fast_bytes() => Some(model.int8(kernels, &pool)?),
             Precision::Exact | Precision::Fast => None,
         };
         let mut encoder = Self {
             model,
+            exec,
             pool,
-            kernels,
             precision: options.precision,
             positions: options.positions,
             int8,
@@ -84,6 +81,12 @@ impl VisionEncoder {
         };
         encoder.constants = encoder.model.graph().constants(&encoder.engine(), encoder.model.config())?;
         Ok(encoder)
+    }
+
+    /// What the encoder computes with.
+    #[must_use]
+    pub fn exec(&self) -> &Arc<Exec> {
+        &self.exec
     }
 
     /// The model.
@@ -112,19 +115,19 @@ impl VisionEncoder {
     /// The table of kernels in use.
     #[must_use]
     pub fn kernels(&self) -> Kernels {
-        self.kernels
+        self.exec.kernels()
     }
 
     /// The instruction set in use.
     #[must_use]
     pub fn isa(&self) -> &'static str {
-        self.kernels.name()
+        self.kernels().name()
     }
 
     fn engine(&self) -> Engine<'_> {
         Engine {
             pool: &self.pool,
-            kernels: self.kernels,
+            kernels: self.exec.kernels(),
             precision: self.precision,
             weights: self.model.weights(),
             half_weights: HalfWeights::Fastest,
@@ -186,7 +189,7 @@ impl VisionEncoder {
         }
         self.ws = ws;
         if !out.iter().all(|v| v.is_finite()) {
-            return Err(VisionError::NotFinite { name: self.model.not_finite() }.into());
+            return Err(VisionError::NotFinite { name: self.model.not_finite(self.kernels()) }.into());
         }
         Ok(out)
     }

@@ -101,8 +101,8 @@ impl VisionModel {
     }
 
     /// The name of the first matrix that holds a value which is not finite.
-    pub(super) fn not_finite(&self) -> Option<String> {
-        let codec = RowCodec::best();
+    pub(super) fn not_finite(&self, kernels: Kernels) -> Option<String> {
+        let codec = RowCodec::of(kernels);
         let damaged = |matrix: &Matrix| {
             let mut values = vec![0f32; matrix.cols()];
             (0..matrix.rows()).any(|r| {

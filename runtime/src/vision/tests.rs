@@ -10,7 +10,7 @@ use ocelli_kernels::{Kernels, Precision};
 use ocelli_quant::GgmlType;
 
 use super::*;
-use crate::FileOptions;
+use crate::{Exec, FileOptions};
 use ocelli_image::Rgb8;
 
 mod refusals;
@@ -161,9 +161,9 @@ impl Tiny {
     }
 
     fn encoder_by(&self, kernels: Kernels, precision: Precision, n_threads: usize) -> VisionEncoder {
-        let options =
-            VisionOptions { n_threads, precision, isa: Some(kernels.name().to_owned()), ..Default::default() };
-        VisionEncoder::new(Arc::new(self.load().unwrap()), &options).unwrap()
+        let options = VisionOptions { n_threads, precision, ..Default::default() };
+        let exec = Arc::new(Exec::new(kernels, n_threads));
+        VisionEncoder::new(Arc::new(self.load().unwrap()), exec, &options).unwrap()
     }
 
     /// Multiplies column `column` of a matrix by `factor`, or element `column` of a vector.

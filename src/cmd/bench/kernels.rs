@@ -76,7 +76,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     let mut done = Ok(());
     for limits in machine.all() {
-        done = table(&plan, limits, args.only_products, &mut |row| {
+        done = table(&machine.pool(limits.threads), &plan, limits, args.only_products, &mut |row| {
             tell(&row);
             if format == Format::Jsonl {
                 sink::json(&row)?;
@@ -149,21 +149,21 @@ fn plan(args: &Args) -> anyhow::Result<Plan> {
 
 /// Times everything with one table and number of threads.
 fn table(
+    pool: &Pool,
     plan: &Plan,
     limits: &Limits,
     only_products: bool,
     each: &mut dyn FnMut(Fields) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let kernels = Kernels::select(Some(limits.isa))?;
-    let pool = Pool::new(limits.threads);
+    let kernels = Kernels::named(limits.isa)?;
     let mut failed = Ok(());
     let mut keep = |timed: Timed| {
         failed = each(fields(&timed, limits));
         failed.is_ok() && !progress::interrupted()
     };
-    measure::products(&pool, kernels, plan, &mut keep)?;
+    measure::products(pool, kernels, plan, &mut keep)?;
     if !only_products && !progress::interrupted() {
-        measure::others(&pool, kernels, plan, &mut keep)?;
+        measure::others(pool, kernels, plan, &mut keep)?;
     }
     failed?;
     going_on()

@@ -1,6 +1,7 @@
 //! The machine's limits, measured once per instruction set and number of threads.
 
 use anyhow::Context as _;
+use ocelli_runtime::Exec;
 use ocelli_runtime::bench::measure::{Limits, Unit, reading_rate};
 use ocelli_runtime::bench::{Kernels, Pool, Stretch, cpu_name};
 use serde_json::Value;
@@ -16,6 +17,8 @@ const WORDS: usize = 32 << 20;
 pub(super) struct Machine {
     all: Vec<Limits>,
     memory: Stretch,
+    /// The threads of everything that is measured, as many as the largest number asked for.
+    pool: Pool,
 }
 
 impl Machine {
@@ -24,16 +27,18 @@ impl Machine {
 
     /// Measures for every pair of instruction set and number of threads.
     pub(super) fn measure(pairs: impl IntoIterator<Item = (&'static str, usize)>) -> anyhow::Result<Self> {
+        let pairs: Vec<_> = pairs.into_iter().collect();
+        let pool = Pool::new(pairs.iter().map(|(_, threads)| *threads).max().unwrap_or(1));
         let memory =
             Stretch::new(WORDS).context("no memory to measure the rate of reading with; close other programs")?;
-        let mut machine = Self { all: Vec::new(), memory };
+        let mut machine = Self { all: Vec::new(), memory, pool };
         for (isa, threads) in pairs {
             if machine.limits(isa, threads).is_some() {
                 continue;
             }
             super::going_on()?;
-            let pool = Pool::new(threads);
-            let mut limits = Limits::measure(&pool, Kernels::select(Some(isa))?, machine.memory.words());
+            let pool = machine.pool.limited(threads);
+            let mut limits = Limits::measure(&pool, Kernels::named(isa)?, machine.memory.words());
             // As asked for, even where the system gave fewer: rows are found by it.
             limits.threads = threads;
             errln!("{}", describe(&limits));
@@ -49,8 +54,18 @@ impl Machine {
 
     /// Measures the rate of reading again and again, in bytes per second.
     pub(super) fn reader(&self, isa: &str, threads: usize) -> anyhow::Result<impl FnMut() -> f64> {
-        let (pool, kernels) = (Pool::new(threads), Kernels::select(Some(isa))?);
+        let (pool, kernels) = (self.pool.limited(threads), Kernels::named(isa)?);
         Ok(move || reading_rate(&pool, kernels, self.memory.words()))
+    }
+
+    /// The kernels of `isa` on the threads that everything is measured with.
+    pub(super) fn exec(&self, isa: &str) -> anyhow::Result<Exec> {
+        Ok(Exec::on(self.pool.clone(), Kernels::named(isa)?))
+    }
+
+    /// At most `threads` of the threads that everything is measured with.
+    pub(super) fn pool(&self, threads: usize) -> Pool {
+        self.pool.limited(threads)
     }
 
     /// All limits.

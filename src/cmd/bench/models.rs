@@ -166,7 +166,8 @@ impl Bench<'_> {
         };
         let shown = vision.into_iter().flat_map(|vision| pictures.iter().map(|picture| picture.positions(vision)));
         let n_ctx = self.plan.tests.iter().map(|t| t.positions()).chain(shown).max().unwrap_or(0).max(1);
-        let context = Context::new(Arc::clone(model), &self.plan.context(setting, n_ctx))?;
+        let exec = Arc::new(self.machine.exec(setting.isa)?);
+        let context = Context::new(Arc::clone(model), Arc::clone(&exec), &self.plan.context(setting, n_ctx))?;
         let mut context = context.with_interrupt(progress::interrupt());
         let repeat = self.repeat();
         let (mut read, mut rates) = (self.machine.reader(setting.isa, setting.threads)?, Vec::new());
@@ -176,13 +177,9 @@ impl Bench<'_> {
             self.keep(info, setting, Test::Text(*test), &measured, work, &mut rates)?;
         }
         let Some(vision) = vision else { return Ok(()) };
-        let options = VisionOptions {
-            n_threads: setting.threads,
-            precision: self.plan.precision,
-            isa: Some(setting.isa.to_owned()),
-            ..VisionOptions::default()
-        };
-        let mut encoder = VisionEncoder::new(Arc::clone(vision), &options)?;
+        let options =
+            VisionOptions { n_threads: setting.threads, precision: self.plan.precision, ..VisionOptions::default() };
+        let mut encoder = VisionEncoder::new(Arc::clone(vision), exec, &options)?;
         let flag = progress::interrupt();
         for (picture, &side) in pictures.iter().zip(&self.plan.image_sizes) {
             let slices = picture.slices();

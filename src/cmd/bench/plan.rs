@@ -9,6 +9,7 @@ use ocelli_runtime::{ContextOptions, Precision, physical_cores};
 use super::ModelsArgs;
 use super::lists::{distinct, numbers, pairs, words};
 use crate::cmd::common::kv_type;
+use crate::isa;
 
 /// Sequences that run together, at most.
 const MOST_PARALLEL: usize = 1024;
@@ -123,7 +124,6 @@ impl Plan {
             type_k: setting.type_k,
             type_v: setting.type_v,
             precision: self.precision,
-            isa: Some(setting.isa.to_owned()),
             ..ContextOptions::default()
         }
     }
@@ -166,11 +166,11 @@ pub(super) fn isas(names: &[String]) -> anyhow::Result<Vec<&'static str>> {
         return Ok(Kernels::available().iter().map(Kernels::name).collect());
     }
     if names.is_empty() {
-        return Ok(vec![Kernels::select(None)?.name()]);
+        return Ok(vec![isa::kernels(None)?.name()]);
     }
     let select = |name: &String| match name.as_str() {
         "best" => Ok(Kernels::best().name()),
-        name => Ok(Kernels::select(Some(name)).context("--isa")?.name()),
+        name => Ok(isa::kernels(Some(name))?.name()),
     };
     Ok(distinct(names.iter().map(select).collect::<anyhow::Result<_>>()?))
 }

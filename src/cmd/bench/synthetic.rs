@@ -9,6 +9,7 @@ use ocelli_convert::synth::{self, Preset, SynthOptions};
 use ocelli_convert::{ConvertOptions, VisionType};
 
 use crate::cmd::usage::usage;
+use crate::isa;
 use crate::progress::Bar;
 use crate::sink::errln;
 
@@ -28,6 +29,7 @@ pub(super) fn files(text: &str, bar: &Bar) -> anyhow::Result<(PathBuf, PathBuf)>
         vision_type: VisionType::default(),
         outdir: outdir.clone(),
         overwrite: true,
+        codec: isa::codec()?,
         ..ConvertOptions::default()
     };
     errln!("making {} with random weights in {}", preset.name(), outdir.display());

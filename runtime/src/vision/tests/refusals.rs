@@ -42,10 +42,11 @@ fn weights_that_are_not_finite_are_named() {
     let model = Arc::new(tiny.load().unwrap());
     let picture = picture(5, 5);
     for precision in [Precision::Exact, Precision::Fast] {
-        for isa in Kernels::available().iter().map(Kernels::name) {
-            let options = VisionOptions { precision, isa: Some(isa.to_owned()), ..VisionOptions::default() };
+        for kernels in Kernels::available() {
+            let (isa, exec) = (kernels.name(), Arc::new(Exec::new(kernels, 2)));
+            let options = VisionOptions { precision, ..VisionOptions::default() };
             // Where weights become bytes, that is seen at once; else when a picture comes.
-            let result = VisionEncoder::new(Arc::clone(&model), &options)
+            let result = VisionEncoder::new(Arc::clone(&model), exec, &options)
                 .and_then(|mut e| e.encode(&[&picture], None, &mut |_, _| {}, &AtomicBool::new(false)));
             let error = result.unwrap_err().to_string();
             assert!(error.contains("v.blk.1.attn_out.weight"), "{isa} {precision:?}: {error}");
