@@ -7,13 +7,15 @@ use ocelli_engine::{Assets, Engine, Event, Request, Scheduler, SchedulerOptions,
 use ocelli_image::Profile;
 use ocelli_runtime::{Context, ContextOptions, LoadOptions, Model};
 use ocelli_text::sampler::SamplerChain;
-use ocelli_text::template::Message;
+use ocelli_text::template::{Message, run_if_asked};
 
 fn main() -> Result<(), Box<dyn Error>> {
+    // Renders a model's own chat template in a process of its own.
+    let worker = run_if_asked();
     let mut args = std::env::args().skip(1);
     let path = PathBuf::from(args.next().ok_or("give a model file")?);
     let question = args.next().unwrap_or_else(|| "What is the capital of France?".to_owned());
-    let (model, assets) = Model::load(&path, &LoadOptions::default(), |meta| Assets::read(meta, None, None))?;
+    let (model, assets) = Model::load(&path, &LoadOptions::default(), |meta| Assets::read(meta, None, Some(&worker)))?;
     let context = Context::new(Arc::new(model), &ContextOptions { n_ctx: 1024, ..ContextOptions::default() })?;
     let sampler = SamplerChain::new(assets.sampling.clone(), &assets.tokenizer)?;
     let prompt = conversation_prompt(&assets, &[Message::new("user", question)], &[], Profile::Reference)?;
