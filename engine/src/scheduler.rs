@@ -535,3 +535,22 @@ fn drop_cancelled<A: Answer>(queue: &mut Queue<A>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_leave_jobs_half_of_what_answers_do_not_need() {
+        let pause = Duration::from_millis(200);
+        let rates = Rates { answers: Some(0.1), prompt_row: Some(0.001), job_step: Some(0.01) };
+        assert_eq!((rates.rows(pause, false), rates.rows(pause, true)), (100, 50));
+        // Room for one piece, if that is longer.
+        let rates = Rates { job_step: Some(0.07), ..rates };
+        assert_eq!(rates.rows(pause, true), 30);
+        // None is left.
+        let rates = Rates { job_step: Some(1.0), ..rates };
+        assert_eq!(rates.rows(pause, true), SHORTEST_PIECE);
+        assert_eq!(Rates::default().rows(pause, true), FIRST_PIECE);
+    }
+}
