@@ -1,7 +1,8 @@
 //! Many conversations on one model.
 //!
 //! ```text
-//! Queue<A>     generations in order of arrival, each with an Answer: who chooses its tokens and takes them
+//! Queue<A>     generations in order of arrival, each with an Answer: who chooses its tokens and takes them; and Jobs:
+//!              work in pieces beside them, as encoding a picture is
 //! Scheduler    a context, and the policy by which generations share it: one step is one forward pass
 //! Engine       a scheduler on a thread of its own: Request in, Events out
 //! bench        many generations at once, timed
@@ -13,7 +14,9 @@ pub mod bench;
 mod chat;
 mod chat_note;
 mod complete;
+mod encode;
 mod generation;
+mod job;
 mod placement;
 mod scheduler;
 mod service;
@@ -22,7 +25,9 @@ mod stop_strings;
 
 pub use chat::{Chat, SavedChat, render};
 pub use complete::{Assets, Completion, Watch, complete};
+pub use encode::{EncodeJob, EncodedRows};
 pub use generation::{Answer, Choice, Ended, Generation, Stop};
+pub use job::Job;
 pub use placement::{compose, conversation_prompt, marker, text_prompt, without_markers};
 pub use scheduler::{Queue, Scheduler, SchedulerOptions, Step};
 pub use service::{Engine, Event, Events, Request};

@@ -15,6 +15,9 @@
 //! cut to what the measured rates make of it. With nobody waiting, it is as long as a pass can be. What a conversation's
 //! logits are does not depend on any of this.
 //!
+//! Jobs ([`Job`]: a picture to be encoded) have what a pass leaves of the pause, and at least one piece of work a step. Prompts
+//! leave them half of the time that answers do not need.
+//!
 //! When the pool of keys and values is full, the youngest generation is set back: it waits again, its blocks stay findable
 //! as long as they can, and what is lost is computed again. Late, never wrong.
 
@@ -25,6 +28,7 @@ use ocelli_kernels::KernelError;
 use ocelli_runtime::{Batch, Context, RuntimeError};
 
 use crate::generation::{Answer, Choice, Ended, Generation, Stop};
+use crate::job::Job;
 
 /// How steps are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +63,8 @@ pub struct Step {
     pub answer_rows: usize,
     /// Generations that ended; take them with [`Queue::take_ended`].
     pub ended: usize,
+    /// Pieces of jobs.
+    pub job_steps: usize,
 }
 
 impl Step {
@@ -69,18 +75,19 @@ impl Step {
     }
 }
 
-/// Generations in order of arrival.
+/// Generations and jobs in order of arrival.
 #[derive(Debug)]
 pub struct Queue<A> {
     waiting: VecDeque<Generation<A>>,
     /// By arrival, too: the last is the youngest.
     running: Vec<Generation<A>>,
     ended: VecDeque<(Generation<A>, Result<Ended, RuntimeError>)>,
+    jobs: VecDeque<Box<dyn Job>>,
 }
 
 impl<A> Default for Queue<A> {
     fn default() -> Self {
-        Self { waiting: VecDeque::new(), running: Vec::new(), ended: VecDeque::new() }
+        Self { waiting: VecDeque::new(), running: Vec::new(), ended: VecDeque::new(), jobs: VecDeque::new() }
     }
 }
 
@@ -96,6 +103,11 @@ impl<A: Answer> Queue<A> {
         self.waiting.push_back(generation);
     }
 
+    /// Adds a job behind the other jobs.
+    pub fn push_job(&mut self, job: Box<dyn Job>) {
+        self.jobs.push_back(job);
+    }
+
     /// Generations that have not ended.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -105,7 +117,13 @@ impl<A: Answer> Queue<A> {
     /// Whether there is nothing left to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len() == 0 && self.jobs.is_empty()
+    }
+
+    /// Jobs that have not ended.
+    #[must_use]
+    pub fn jobs(&self) -> usize {
+        self.jobs.len()
     }
 
     /// Generations under way.
@@ -119,11 +137,12 @@ impl<A: Answer> Queue<A> {
         self.ended.pop_front()
     }
 
-    /// Ends every generation as interrupted.
+    /// Ends every generation and every job as interrupted.
     pub fn interrupt_all(&mut self) {
         while let Some(generation) = self.running.pop().or_else(|| self.waiting.pop_back()) {
             self.end(generation, Ok(Stop::Interrupted));
         }
+        self.jobs.drain(..).for_each(|job| job.end(Err(RuntimeError::Interrupted)));
     }
 
     /// Takes the blocks of those that have ended but have not been taken yet; whether there were any. What they hold is
@@ -139,16 +158,21 @@ impl<A: Answer> Queue<A> {
     }
 }
 
-/// Seconds of a step with answers only, and of a row of a prompt, as measured.
+/// Seconds of a pass with answers only, of a row of a prompt, and of a piece of a job, as measured.
 #[derive(Debug, Clone, Copy, Default)]
 struct Rates {
     answers: Option<f64>,
     prompt_row: Option<f64>,
+    job_step: Option<f64>,
+}
+
+/// A rate after a new measurement.
+fn mix(old: Option<f64>, new: f64) -> f64 {
+    old.map_or(new, |old| old + NEWEST * (new - old))
 }
 
 impl Rates {
     fn learn(&mut self, step: &Step, took: f64) {
-        let mix = |old: Option<f64>, new: f64| old.map_or(new, |old| old + NEWEST * (new - old));
         if step.prompt_rows == 0 {
             self.answers = Some(mix(self.answers, took));
         } else if step.prompt_rows >= SHORTEST_PIECE {
@@ -158,11 +182,12 @@ impl Rates {
         }
     }
 
-    /// Rows of a prompt that fit into a step of `pause` beside answers.
-    fn rows(&self, pause: Duration) -> usize {
+    /// Rows of a prompt that fit into a step of `pause` beside answers, and beside a job.
+    fn rows(&self, pause: Duration, job: bool) -> usize {
         let Some(row) = self.prompt_row else { return FIRST_PIECE };
         let left = pause.as_secs_f64() - self.answers.unwrap_or(0.0);
-        ((left / row) as usize).max(SHORTEST_PIECE)
+        let job = if job { (left / 2.0).max(self.job_step.unwrap_or(0.0)) } else { 0.0 };
+        (((left - job) / row) as usize).max(SHORTEST_PIECE)
     }
 }
 
@@ -237,7 +262,7 @@ impl Scheduler {
         self.context
     }
 
-    /// Computes one step for the generations of `queue`. Those that end, with or without an error, are in
+    /// Computes one step for the generations of `queue`, and pieces of its jobs. Generations that end, with or without an error, are in
     /// [`Queue::take_ended`] afterwards.
     pub fn step<A: Answer>(&mut self, queue: &mut Queue<A>) -> Step {
         let started = Instant::now();
@@ -260,6 +285,7 @@ impl Scheduler {
                 self.rates.learn(&step, started.elapsed().as_secs_f64());
             }
         }
+        self.job_steps(queue, &mut step, started);
         step.ended = queue.ended.len() - before;
         step
     }
@@ -283,7 +309,8 @@ impl Scheduler {
     /// Pieces of prompts, the oldest first, behind the answers in the batch.
     fn prompt_rows<A: Answer>(&mut self, queue: &mut Queue<A>, step: &mut Step) {
         let room = self.context.n_ubatch() - self.batch.len();
-        let mut left = if step.answer_rows > 0 { self.rates.rows(self.options.pause).min(room) } else { room };
+        let mut left =
+            if step.answer_rows > 0 { self.rates.rows(self.options.pause, queue.jobs() > 0).min(room) } else { room };
         let mut index = 0;
         while left > 0 {
             while index < queue.running.len() && self.parts.iter().any(|part| part.index == index) {
@@ -303,6 +330,37 @@ impl Scheduler {
             step.prompt_rows += rows;
             left -= rows;
             index += 1;
+        }
+    }
+
+    /// Pieces of the oldest jobs: what is left of the pause where answers are under way, and where none are as long as the
+    /// pass took, or a pause, so that whoever comes next need not wait for a whole job.
+    fn job_steps<A: Answer>(&mut self, queue: &mut Queue<A>, step: &mut Step, started: Instant) {
+        let pass = started.elapsed();
+        // Not those of the pass: a prompt may have been read in it, whose answer goes on now.
+        let alone = !queue.running.iter().any(Generation::is_answering);
+        let until = if alone { pass + pass.max(self.options.pause) } else { self.options.pause };
+        while let Some(job) = queue.jobs.front_mut() {
+            let before = started.elapsed();
+            let expected = self.rates.job_step.unwrap_or(0.0);
+            if step.job_steps > 0 && before.as_secs_f64() + expected > until.as_secs_f64() {
+                return;
+            }
+            let how = if job.is_cancelled() {
+                Err(RuntimeError::Interrupted)
+            } else {
+                let done = job.step(alone);
+                step.job_steps += 1;
+                self.rates.job_step = Some(mix(self.rates.job_step, (started.elapsed() - before).as_secs_f64()));
+                match done {
+                    Ok(false) => continue,
+                    Ok(true) => Ok(()),
+                    Err(error) => Err(error),
+                }
+            };
+            if let Some(job) = queue.jobs.pop_front() {
+                job.end(how);
+            }
         }
     }
 
@@ -477,6 +535,13 @@ fn choose<A: Answer>(
 }
 
 fn drop_cancelled<A: Answer>(queue: &mut Queue<A>) {
+    for index in (0..queue.jobs.len()).rev() {
+        if queue.jobs[index].is_cancelled()
+            && let Some(job) = queue.jobs.remove(index)
+        {
+            job.end(Err(RuntimeError::Interrupted));
+        }
+    }
     for index in (0..queue.running.len()).rev() {
         if queue.running[index].answer.is_cancelled() {
             let generation = queue.running.remove(index);
@@ -489,5 +554,24 @@ fn drop_cancelled<A: Answer>(queue: &mut Queue<A>) {
         {
             queue.end(generation, Ok(Stop::Interrupted));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_leave_jobs_half_of_what_answers_do_not_need() {
+        let pause = Duration::from_millis(200);
+        let rates = Rates { answers: Some(0.1), prompt_row: Some(0.001), job_step: Some(0.01) };
+        assert_eq!((rates.rows(pause, false), rates.rows(pause, true)), (100, 50));
+        // Room for one piece, if that is longer.
+        let rates = Rates { job_step: Some(0.07), ..rates };
+        assert_eq!(rates.rows(pause, true), 30);
+        // None is left.
+        let rates = Rates { job_step: Some(1.0), ..rates };
+        assert_eq!(rates.rows(pause, true), SHORTEST_PIECE);
+        assert_eq!(Rates::default().rows(pause, true), FIRST_PIECE);
     }
 }

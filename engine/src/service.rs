@@ -11,6 +11,7 @@ use ocelli_text::tokenizer::TokenDecoder;
 
 use crate::complete::{Assets, remember};
 use crate::generation::{Answer, Choice, Ended, Generation};
+use crate::job::Job;
 use crate::scheduler::{Queue, Scheduler};
 use crate::stop_strings::StopStrings;
 
@@ -141,6 +142,13 @@ impl Answer for Asked {
     }
 }
 
+/// What the thread is sent.
+#[derive(Debug)]
+enum Message {
+    Generation(Box<Generation<Box<Asked>>>),
+    Job(Box<dyn Job>),
+}
+
 /// How much there is to do.
 #[derive(Debug, Default)]
 struct Load {
@@ -151,11 +159,11 @@ struct Load {
 }
 
 /// An engine on a thread of its own. Cloned handles ask the same engine; with the last of them the thread ends, and
-/// requests under way are cancelled.
+/// requests and jobs under way are cancelled.
 #[derive(Debug, Clone)]
 pub struct Engine {
     // Dropped first: its end is how the thread learns that nobody is left.
-    requests: Sender<Generation<Box<Asked>>>,
+    messages: Sender<Message>,
     assets: Arc<Assets>,
     load: Arc<Load>,
     _thread: Arc<Joined>,
@@ -180,12 +188,12 @@ impl Engine {
     /// # Errors
     /// When the system gives no thread.
     pub fn start(scheduler: Scheduler, assets: Arc<Assets>) -> std::io::Result<Self> {
-        let (requests, receiver) = mpsc::channel();
+        let (messages, receiver) = mpsc::channel();
         let load = Arc::<Load>::default();
         let seen = Arc::clone(&load);
         let thread =
             std::thread::Builder::new().name("engine".to_owned()).spawn(move || serve(scheduler, &receiver, &seen))?;
-        Ok(Self { requests, assets, load, _thread: Arc::new(Joined(Some(thread))) })
+        Ok(Self { messages, assets, load, _thread: Arc::new(Joined(Some(thread))) })
     }
 
     /// Asks for an answer.
@@ -205,8 +213,15 @@ impl Engine {
         };
         self.load.sent.fetch_add(1, Ordering::Relaxed);
         // Without its thread nobody answers: the events end at once.
-        let _ = self.requests.send(Generation::new(&prompt, n_predict, Box::new(asked)));
+        let generation = Box::new(Generation::new(&prompt, n_predict, Box::new(asked)));
+        let _ = self.messages.send(Message::Generation(generation));
         Events { receiver, cancel }
+    }
+
+    /// Has a job done beside the answers, behind the jobs that were there before.
+    pub fn submit(&self, job: Box<dyn Job>) {
+        // Without its thread the job is dropped: whoever waits for it learns that from its end of what they share.
+        let _ = self.messages.send(Message::Job(job));
     }
 
     /// What a model file carries besides the model.
@@ -225,19 +240,23 @@ impl Engine {
 }
 
 /// Computes until all handles are gone.
-fn serve(mut scheduler: Scheduler, requests: &Receiver<Generation<Box<Asked>>>, load: &Load) {
+fn serve(mut scheduler: Scheduler, messages: &Receiver<Message>, load: &Load) {
     let mut queue = Queue::new();
     loop {
         let next = if queue.is_empty() {
-            requests.recv().map_err(|_| mpsc::TryRecvError::Disconnected)
+            messages.recv().map_err(|_| mpsc::TryRecvError::Disconnected)
         } else {
-            requests.try_recv()
+            messages.try_recv()
         };
         let gone = matches!(next, Err(mpsc::TryRecvError::Disconnected));
         match next {
-            Ok(generation) => {
+            Ok(Message::Generation(generation)) => {
                 load.sent.fetch_sub(1, Ordering::Relaxed);
-                queue.push(generation);
+                queue.push(*generation);
+                continue;
+            }
+            Ok(Message::Job(job)) => {
+                queue.push_job(job);
                 continue;
             }
             Err(mpsc::TryRecvError::Empty) => {}

@@ -44,7 +44,8 @@ fn four() -> Vec<Request> {
 fn every_format(isa: &str) {
     let requests = four();
     for file_type in FORMATS {
-        let loaded = mini(file_type);
+        let mut loaded = mini(file_type);
+        loaded.2 = Kernels::named(isa).unwrap();
         let is_half = matches!(file_type, FileType::F16 | FileType::BF16);
         let halves = if is_half { &[HalfWeights::F32, HalfWeights::FixedPoint][..] } else { &[HalfWeights::Fastest] };
         let caches = [GgmlType::F16, GgmlType::Q8_0];
@@ -57,7 +58,6 @@ fn every_format(isa: &str) {
             }
             let case = format!("{} {isa} {precision:?} {half_weights:?} {}", file_type.name(), cache.name());
             let options = ContextOptions {
-                isa: Some(isa.to_owned()),
                 n_ubatch: 48,
                 precision,
                 half_weights,

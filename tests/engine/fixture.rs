@@ -13,11 +13,13 @@ use ocelli_convert::progress::Silent;
 use ocelli_convert::synth::{Preset, SynthOptions, write_checkpoint};
 use ocelli_convert::{ConvertOptions, convert};
 use ocelli_engine::{Answer, Assets, Choice, Ended, Generation, Queue, Scheduler, SchedulerOptions, Step, Stop};
-use ocelli_runtime::{Context, ContextOptions, ImageEmbedding, LoadOptions, Model, Precision, Prompt, RuntimeError};
+use ocelli_runtime::{
+    Context, ContextOptions, Exec, ImageEmbedding, Kernels, LoadOptions, Model, Precision, Prompt, RuntimeError,
+};
 use ocelli_text::sampler::SamplerChain;
 
-/// A model and its vocabulary.
-pub(crate) type Loaded = (Arc<Model>, Arc<Assets>);
+/// A model, its vocabulary, and the kernels it is to run with.
+pub(crate) type Loaded = (Arc<Model>, Arc<Assets>, Kernels);
 
 static MODELS: LazyLock<Mutex<HashMap<(&'static str, FileType), Loaded>>> = LazyLock::new(Mutex::default);
 
@@ -42,7 +44,7 @@ fn synth(preset: Preset, file_type: FileType) -> Loaded {
 fn load(path: &Path) -> Loaded {
     let read = |meta: &ocelli_gguf::Metadata<'_>| Assets::read(meta, None, None);
     let (model, assets) = Model::load(path, &LoadOptions::default(), read).unwrap();
-    (Arc::new(model), Arc::new(assets))
+    (Arc::new(model), Arc::new(assets), Kernels::best())
 }
 
 /// The smallest model.
@@ -68,8 +70,9 @@ pub(crate) fn options(n_ctx: usize, n_parallel: usize) -> ContextOptions {
     }
 }
 
-pub(crate) fn scheduler((model, _): &Loaded, options: &ContextOptions, pause: Duration) -> Scheduler {
-    let context = Context::new(Arc::clone(model), options).unwrap();
+pub(crate) fn scheduler((model, _, kernels): &Loaded, options: &ContextOptions, pause: Duration) -> Scheduler {
+    let exec = Arc::new(Exec::for_context(*kernels, options));
+    let context = Context::new(Arc::clone(model), exec, options).unwrap();
     Scheduler::new(context, SchedulerOptions { n_parallel: options.n_parallel, pause })
 }
 
@@ -223,7 +226,7 @@ pub(crate) fn alone(loaded: &Loaded, shared: &ContextOptions, request: &Request)
 
 /// All of `requests` in one context, in their order. `each` sees every step.
 pub(crate) fn together(
-    (_, assets): &Loaded,
+    (_, assets, _): &Loaded,
     scheduler: &mut Scheduler,
     requests: &[Request],
     mut each: impl FnMut(&Step, &Queue<Listener>),

@@ -13,7 +13,7 @@ use ocelli_runtime::{Context, ContextOptions, LoadOptions, Model, Precision, Run
 use serde_json::Value;
 
 use crate::cli::{misused, ocelli, refused, text};
-use crate::fixture::{context, mini};
+use crate::fixture::{context, exec, mini};
 
 fn model() -> String {
     mini(FileType::Q4_K_M).to_str().unwrap().to_owned()
@@ -263,7 +263,7 @@ fn scheduler(n_parallel: usize, test: &BatchTest) -> Scheduler {
     let (n_ctx, n_positions) = (test.n_ctx(), test.n_positions());
     let options =
         ContextOptions { n_ctx, n_positions, n_parallel, n_ubatch: 16, n_threads: 1, ..ContextOptions::default() };
-    let context = Context::new(Arc::new(model), &options).unwrap();
+    let context = Context::new(Arc::new(model), exec(&options), &options).unwrap();
     Scheduler::new(context, SchedulerOptions { n_parallel, ..SchedulerOptions::default() })
 }
 

@@ -1,23 +1,18 @@
 //! A vision model with buffers.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ocelli_kernels::{HalfWeights, JoinTimes, Kernels, Pool, Precision};
 
-use super::pass::{MIN_ROWS, Pass, Slice, Workspace};
+use super::encoding::Encoding;
+use super::pass::{MIN_ROWS, Pass, Residual, Slice, Workspace};
 use super::positions::MAX_AXIS;
 use super::{Positions, VisionConfig, VisionError, VisionModel};
 use crate::nn::{Engine, Int8};
 use crate::{Exec, RuntimeError};
 use ocelli_image::Rgb8;
-
-/// Patches of a batch, at most, unless one slice alone has more. A slice of 448 × 448 pixels has 1,024; weights are
-/// unpacked once per batch, which costs little at that number, and buffers grow with it.
-const BATCH_PATCHES: usize = 1280;
-
-/// Slices of a batch, at most.
-const BATCH_SLICES: usize = 16;
 
 /// Patches of a slice, at most: eight times as many as the slicing rules make.
 const MAX_PATCHES: usize = 8192;
@@ -55,6 +50,8 @@ pub struct VisionEncoder {
     int8: Option<Arc<Int8>>,
     constants: Vec<f32>,
     ws: Workspace,
+    /// Buffers of the last batch that was through, for the next one.
+    spare: Residual,
 }
 
 impl VisionEncoder {
@@ -78,6 +75,7 @@ impl VisionEncoder {
             int8,
             constants: Vec::new(),
             ws: Workspace::default(),
+            spare: Residual::default(),
         };
         encoder.constants = encoder.model.graph().constants(&encoder.engine(), encoder.model.config())?;
         Ok(encoder)
@@ -135,6 +133,72 @@ impl VisionEncoder {
         }
     }
 
+    /// Begins to encode `slices`, whose sides are multiples of the patch size, in steps: [`VisionEncoder::step`].
+    ///
+    /// # Errors
+    /// When a slice has sides that cannot be cut into patches.
+    pub fn start<'s>(&self, slices: Vec<Cow<'s, Rgb8>>) -> Result<Encoding<'s>, RuntimeError> {
+        Encoding::new(Arc::clone(&self.model), slices)
+    }
+
+    /// Takes `encoding` one step further: one block of the tower, or the resampler, for a batch of slices. A batch is formed
+    /// when the last one is through, of no more than `slices_at_once`; 0 is taken as 1. `true` when all are through.
+    ///
+    /// Encodings can take turns. After an error, an encoding goes on with the
+    /// beginning of its batch.
+    ///
+    /// # Errors
+    /// When memory is missing, a result is not finite, or the encoding was begun with another model.
+    pub fn step(
+        &mut self,
+        encoding: &mut Encoding<'_>,
+        slices_at_once: usize,
+        probe: Option<&mut dyn VisionProbe>,
+    ) -> Result<bool, RuntimeError> {
+        if !Arc::ptr_eq(&self.model, encoding.model()) {
+            return Err(VisionError::OtherModel.into());
+        }
+        let model = Arc::clone(&self.model);
+        let (config, graph) = (model.config(), model.graph());
+        let spare = &mut self.spare;
+        let Some(mut batch) = encoding.take_batch(slices_at_once, || std::mem::take(spare)) else { return Ok(true) };
+        let (slices, out) = encoding.parts(&batch);
+        let n = slices.iter().map(Slice::len).sum::<usize>().max(MIN_ROWS);
+        let out_rows = (slices.len() * config.query_num).max(MIN_ROWS);
+        let mut ws = std::mem::take(&mut self.ws);
+        ws.reserve(config, self.precision, n, out_rows)?;
+        batch.residual.reserve(config, n, out_rows)?;
+        let mut pass = Pass {
+            engine: self.engine(),
+            config,
+            positions: self.positions,
+            constants: &self.constants,
+            ws: &mut ws,
+            residual: &mut batch.residual,
+            slices: &slices,
+            n,
+            out,
+            probe: match probe {
+                Some(probe) => Some(&mut *probe),
+                None => None,
+            },
+            number: batch.first,
+        };
+        graph.step(&mut pass, batch.step)?;
+        let finished = batch.step + 1 == graph.steps();
+        let finite = !finished || pass.out.iter().all(|v| v.is_finite());
+        self.ws = ws;
+        if !finite {
+            return Err(VisionError::NotFinite { name: self.model.not_finite(self.kernels()) }.into());
+        }
+        if finished {
+            self.spare = encoding.finish_batch(batch);
+        } else {
+            encoding.put_back(batch);
+        }
+        Ok(encoding.is_done())
+    }
+
     /// Encodes `slices`, whose sides are multiples of the patch size: `query_num` rows of `projection_dim` values for
     /// each, one slice after the other. `progress` is told how many steps of how many are done; once `interrupt` is
     /// set, the call ends within one step of a batch.
@@ -149,72 +213,27 @@ impl VisionEncoder {
         progress: &mut dyn FnMut(usize, usize),
         interrupt: &AtomicBool,
     ) -> Result<Vec<f32>, RuntimeError> {
-        let model = Arc::clone(&self.model);
-        let (config, graph) = (model.config(), model.graph());
-        let batches = batches(config, slices)?;
-        let per_slice = config.query_num * config.projection_dim;
-        let mut out = vec![0f32; slices.len() * per_slice];
-        let (mut done, total) = (0, slices.len() * graph.steps());
-        let mut watch = |steps: usize| {
-            done += steps;
-            progress(done, total);
-            if interrupt.load(Ordering::Relaxed) { Err(RuntimeError::Interrupted) } else { Ok(()) }
-        };
-        watch(0)?;
-        let mut ws = std::mem::take(&mut self.ws);
-        let mut results = out.as_mut_slice();
-        let mut number = 0;
-        for batch in &batches {
-            let (here, rest) = results.split_at_mut(batch.len() * per_slice);
-            results = rest;
-            let n = batch.iter().map(Slice::len).sum::<usize>().max(MIN_ROWS);
-            ws.reserve(config, self.precision, n, (batch.len() * config.query_num).max(MIN_ROWS))?;
-            graph.run(&mut Pass {
-                engine: self.engine(),
-                config,
-                positions: self.positions,
-                constants: &self.constants,
-                ws: &mut ws,
-                slices: batch,
-                n,
-                out: here,
-                probe: match &mut probe {
-                    Some(probe) => Some(&mut **probe),
-                    None => None,
-                },
-                number,
-                watch: &mut watch,
-            })?;
-            number += batch.len();
-        }
-        self.ws = ws;
-        if !out.iter().all(|v| v.is_finite()) {
-            return Err(VisionError::NotFinite { name: self.model.not_finite(self.kernels()) }.into());
-        }
-        Ok(out)
-    }
-}
-
-/// Cuts the slices into batches, in order.
-fn batches<'s>(config: &VisionConfig, slices: &[&'s Rgb8]) -> Result<Vec<Vec<Slice<'s>>>, VisionError> {
-    let mut batches: Vec<Vec<Slice<'_>>> = Vec::new();
-    for pixels in slices {
-        let (rows, cols) = patches(config, pixels)?;
-        let fits = batches.last().and_then(|batch| {
-            let first = batch.last().map_or(0, |s| s.first + s.len());
-            (batch.len() < BATCH_SLICES && first + rows * cols <= BATCH_PATCHES).then_some(first)
-        });
-        let slice = Slice { pixels, rows, cols, first: fits.unwrap_or(0) };
-        match batches.last_mut().filter(|_| fits.is_some()) {
-            Some(batch) => batch.push(slice),
-            None => batches.push(vec![slice]),
+        let mut encoding = self.start(slices.iter().map(|slice| Cow::Borrowed(*slice)).collect())?;
+        loop {
+            let (done, all) = encoding.progress();
+            progress(done, all);
+            if interrupt.load(Ordering::Relaxed) {
+                return Err(RuntimeError::Interrupted);
+            }
+            if let Some(rows) = encoding.take_rows() {
+                return Ok(rows);
+            }
+            let probe: Option<&mut dyn VisionProbe> = match &mut probe {
+                Some(probe) => Some(&mut **probe),
+                None => None,
+            };
+            self.step(&mut encoding, usize::MAX, probe)?;
         }
     }
-    Ok(batches)
 }
 
 /// Patches from top to bottom and from left to right.
-fn patches(config: &VisionConfig, pixels: &Rgb8) -> Result<(usize, usize), VisionError> {
+pub(super) fn patches(config: &VisionConfig, pixels: &Rgb8) -> Result<(usize, usize), VisionError> {
     let (width, height, size) = (pixels.width(), pixels.height(), config.patch_size);
     let problem = |problem: String| VisionError::Slice { problem: format!("{width}x{height} pixels {problem}") };
     if !width.is_multiple_of(size) || !height.is_multiple_of(size) || width == 0 || height == 0 {

@@ -35,6 +35,9 @@ pub enum VisionError {
         /// What is wrong with it, and what would do.
         problem: String,
     },
+    /// An encoding that goes on with another model's encoder.
+    #[error("this picture was begun with another vision model; begin it anew")]
+    OtherModel,
     /// A picture has become rows that are no numbers.
     #[error(
         "a picture's rows are not finite numbers{}; convert or download the vision file again",

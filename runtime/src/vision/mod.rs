@@ -3,6 +3,7 @@
 //! ```text
 //! VisionModel     mapped weights, hyperparameters, one of the registered architectures
 //! VisionEncoder   a model with threads and buffers: slices in, rows of embeddings out
+//! Encoding        slices on their way through an encoder, step by step
 //! ```
 //!
 //! An architecture is one folder with a `load` function, which takes its tensors and returns a `VisionGraph`, and one
@@ -10,6 +11,7 @@
 
 mod config;
 mod encoder;
+mod encoding;
 mod error;
 mod minicpmv;
 mod model;
@@ -23,6 +25,7 @@ mod tests;
 
 pub use config::VisionConfig;
 pub use encoder::{VisionEncoder, VisionOptions, VisionProbe};
+pub use encoding::Encoding;
 pub use error::VisionError;
 pub use model::VisionModel;
 pub use positions::Positions;
@@ -62,7 +65,7 @@ pub(crate) trait VisionGraph: std::fmt::Debug + Send + Sync {
     /// What does not depend on the picture, computed once per encoder.
     fn constants(&self, engine: &Engine<'_>, config: &VisionConfig) -> Result<Vec<f32>, RuntimeError>;
 
-    /// Steps that [`Pass::step`] is told of for every slice.
+    /// Steps in which a batch is encoded; at least one.
     fn steps(&self) -> usize;
 
     /// Which rows meet the matrix called `name` when a slice is encoded.
@@ -71,8 +74,9 @@ pub(crate) trait VisionGraph: std::fmt::Debug + Send + Sync {
     /// Products of two values in attention, for a slice of `patches` patches.
     fn attention(&self, config: &VisionConfig, patches: usize) -> f64;
 
-    /// Encodes all slices of the pass: patches into [`VisionConfig::query_num`] rows per slice.
-    fn run(&self, pass: &mut Pass<'_>) -> Result<(), RuntimeError>;
+    /// Step `number` of encoding the slices of the pass. The first begins with their pixels, the next go on with the
+    /// residual rows, and the last makes [`VisionConfig::query_num`] rows per slice of them.
+    fn step(&self, pass: &mut Pass<'_>, number: usize) -> Result<(), RuntimeError>;
 }
 
 /// The architecture with that projector.

@@ -14,6 +14,7 @@ use crate::{Exec, FileOptions};
 use ocelli_image::Rgb8;
 
 mod refusals;
+mod steps;
 
 /// Sizes of a made-up model: heads of 18 values, a feed-forward that fits no block.
 const PATCH: usize = 2;

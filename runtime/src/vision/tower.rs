@@ -7,8 +7,6 @@
 //! h = post_ln(x)
 //! ```
 
-use std::ops::Range;
-
 use ocelli_kernels::{AttnSpan, SpanHeads};
 
 use super::VisionConfig;
@@ -59,34 +57,32 @@ impl Tower {
         Ok(Self { patch_embd, position_embd, blocks, post_ln })
     }
 
-    /// Steps of [`Tower::run`]: one per block.
+    /// Numbers that [`Tower::step`] takes: one per block.
     pub(crate) fn steps(&self) -> usize {
         self.blocks.len()
     }
 
-    /// Leaves the normed result of all slices in `ws.h`.
-    pub(crate) fn run(&self, pass: &mut Pass<'_>) -> Result<(), RuntimeError> {
-        self.embed(pass)?;
-        let spans: Vec<AttnSpan> =
-            pass.slices.iter().map(|s| AttnSpan { q: s.first, n_q: s.len(), kv: s.first, n_kv: s.len() }).collect();
-        let slices = pass.patch_rows();
-        let mut before = None;
-        for block in &self.blocks {
-            block.run(pass, &spans, &slices, before)?;
-            pass.step()?;
-            before = Some(&block.fc2);
+    /// One block. What it adds to the residual stream last stays in `h`, for the next step to add.
+    pub(crate) fn step(&self, pass: &mut Pass<'_>, number: usize) -> Result<(), RuntimeError> {
+        let before = number.checked_sub(1).map(|before| &self.blocks[before].fc2);
+        self.blocks[number].run(pass, before)
+    }
+
+    /// Leaves the normed result of all slices in `h`.
+    pub(crate) fn finish(&self, pass: &mut Pass<'_>) -> Result<(), RuntimeError> {
+        let len = pass.n * pass.config.n_embd;
+        let (x, h) = (&mut pass.residual.x[..len], &mut pass.residual.h[..len]);
+        if let Some(block) = self.blocks.last() {
+            pass.engine.add_biased(&block.fc2, x, h)?;
         }
-        let (len, ws) = (pass.n * pass.config.n_embd, &mut *pass.ws);
-        if let Some(linear) = before {
-            pass.engine.add_biased(linear, &mut ws.x[..len], &ws.h[..len])?;
-        }
-        pass.engine.norm(&self.post_ln, &ws.x[..len], &mut ws.h[..len])
+        pass.engine.norm(&self.post_ln, x, h)
     }
 
     /// Patches and positions into the residual stream.
-    fn embed(&self, pass: &mut Pass<'_>) -> Result<(), RuntimeError> {
+    pub(crate) fn embed(&self, pass: &mut Pass<'_>) -> Result<(), RuntimeError> {
         let (c, engine, n, ws) = (pass.config, pass.engine, pass.n, &mut *pass.ws);
         let (patch_len, len) = (c.patch_len(), n * c.n_embd);
+        let (x, h) = (&mut pass.residual.x[..len], &mut pass.residual.h[..len]);
         let patches = &mut ws.ff[..n * patch_len];
         let used: usize = pass.slices.iter().map(Slice::len).sum();
         let mut ids = Vec::with_capacity(n);
@@ -101,9 +97,9 @@ impl Tower {
         patches[used * patch_len..].fill(0.0);
         ids.resize(n, 0);
         engine.prepare(&mut ws.acts, patches, None, &[&self.patch_embd])?;
-        engine.multiply(&ws.acts, &mut [(&self.patch_embd, &mut ws.x[..len])])?;
-        engine.look_up(&self.position_embd, &ids, &mut ws.h[..len])?;
-        engine.add_biased(&self.patch_embd, &mut ws.x[..len], &ws.h[..len])
+        engine.multiply(&ws.acts, &mut [(&self.patch_embd, &mut *x)])?;
+        engine.look_up(&self.position_embd, &ids, h)?;
+        engine.add_biased(&self.patch_embd, x, h)
     }
 }
 
@@ -130,19 +126,16 @@ impl Block {
         })
     }
 
-    /// Leaves the last product in `ws.h`, without its bias: whoever reads the residual stream next adds it. That product of
+    /// Leaves the last product in `h`, without its bias: whoever reads the residual stream next adds it. That product of
     /// the block before is one with `before`.
-    fn run(
-        &self,
-        pass: &mut Pass<'_>,
-        spans: &[AttnSpan],
-        slices: &[Range<usize>],
-        before: Option<&Linear>,
-    ) -> Result<(), RuntimeError> {
+    fn run(&self, pass: &mut Pass<'_>, before: Option<&Linear>) -> Result<(), RuntimeError> {
+        let spans: Vec<AttnSpan> =
+            pass.slices.iter().map(|s| AttnSpan { q: s.first, n_q: s.len(), kv: s.first, n_kv: s.len() }).collect();
+        let slices = &pass.patch_rows();
         let (c, engine, n, ws) = (pass.config, pass.engine, pass.n, &mut *pass.ws);
         let (len, wide) = (n * c.n_embd, n * c.n_ff);
         let keep = Some(Keep { slices, limit: LIMIT });
-        let (x, h) = (&mut ws.x[..len], &mut ws.h[..len]);
+        let (x, h) = (&mut pass.residual.x[..len], &mut pass.residual.h[..len]);
         let (q, k, v) = (&mut ws.q[..len], &mut ws.k[..len], &mut ws.v[..len]);
         engine.prepare_made(&mut ws.acts, h, x, keep, &[&self.q, &self.k, &self.v], |_, h, x| {
             if let Some(linear) = before {
@@ -157,7 +150,7 @@ impl Block {
         let heads = SpanHeads { n_heads: c.n_head, head_dim: c.head_dim(), scale: 1.0 / (c.head_dim() as f32).sqrt() };
         let used: usize = spans.iter().map(|s| s.n_q).sum::<usize>() * c.n_embd;
         let (attn, rest) = ws.attn[..len].split_at_mut(used);
-        engine.attend(&mut ws.spans, heads, spans, q, k, v, attn)?;
+        engine.attend(&mut ws.spans, heads, &spans, q, k, v, attn)?;
         rest.fill(0.0);
         engine.prepare(&mut ws.acts, &mut ws.attn[..len], keep, &[&self.out])?;
         engine.multiply(&ws.acts, &mut [(&self.out, &mut *h)])?;

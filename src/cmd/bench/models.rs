@@ -198,7 +198,8 @@ impl Bench<'_> {
     /// All tests of sequences that run together, in one setting.
     fn together(&mut self, info: &ModelInfo, model: &Arc<Model>, setting: &Setting) -> anyhow::Result<()> {
         going_on()?;
-        let context = Context::new(Arc::clone(model), &self.plan.parallel_context(setting))?;
+        let exec = Arc::new(self.machine.exec(setting.isa)?);
+        let context = Context::new(Arc::clone(model), exec, &self.plan.parallel_context(setting))?;
         let context = context.with_interrupt(progress::interrupt());
         let options = SchedulerOptions { n_parallel: context.n_parallel(), ..SchedulerOptions::default() };
         let mut scheduler = Scheduler::new(context, options);

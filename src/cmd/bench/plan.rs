@@ -1,6 +1,6 @@
 //! Which tests are run, in which settings: the cross product of the lists.
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use ocelli_engine::bench::BatchTest;
 use ocelli_quant::GgmlType;
 use ocelli_runtime::bench::{Kernels, TextTest};

@@ -70,10 +70,15 @@ impl VisionGraph for MiniCpmV {
         tower + 2.0 * (config.query_num * patches) as f64 * config.projection_dim as f64
     }
 
-    fn run(&self, pass: &mut Pass<'_>) -> Result<(), RuntimeError> {
-        self.tower.run(pass)?;
+    fn step(&self, pass: &mut Pass<'_>, number: usize) -> Result<(), RuntimeError> {
+        if number == 0 {
+            self.tower.embed(pass)?;
+        }
+        if number < self.tower.steps() {
+            return self.tower.step(pass, number);
+        }
+        self.tower.finish(pass)?;
         pass.show_tower();
-        self.resampler.run(pass)?;
-        pass.step()
+        self.resampler.run(pass)
     }
 }

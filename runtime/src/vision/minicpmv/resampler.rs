@@ -90,7 +90,7 @@ impl Resampler {
         Ok(rows)
     }
 
-    /// Reads the tower's rows from `ws.h` and writes the pass's results.
+    /// Reads the tower's rows from `h` and writes the pass's results.
     pub(super) fn run(&self, pass: &mut Pass<'_>) -> Result<(), RuntimeError> {
         let (c, engine, n, out_rows) = (pass.config, pass.engine, pass.n, pass.out_rows());
         let (slices, results) = (pass.patch_rows(), pass.result_rows());
@@ -98,8 +98,9 @@ impl Resampler {
         let keep_out = Some(Keep { slices: &results, limit: LIMIT });
         let (width, ws) = (c.projection_dim, &mut *pass.ws);
         let (len, out_len) = (n * width, out_rows * width);
+        let h = &mut pass.residual.h;
         let kv = &mut ws.ff[..len];
-        engine.prepare(&mut ws.acts, &mut ws.h[..n * c.n_embd], keep, &[&self.kv])?;
+        engine.prepare(&mut ws.acts, &mut h[..n * c.n_embd], keep, &[&self.kv])?;
         engine.multiply(&ws.acts, &mut [(&self.kv, &mut ws.k[..len])])?;
         engine.prepare_made(&mut ws.acts, kv, &mut ws.k[..len], keep, &[&self.v], |_, kv, k| {
             engine.norm_row(&self.ln_kv, k, kv);
@@ -127,9 +128,9 @@ impl Resampler {
         engine.attend(&mut ws.spans, heads, &spans, pass.constants, &ws.k[..len], &ws.v[..len], attn)?;
         rest.fill(0.0);
         engine.prepare(&mut ws.acts, &mut ws.attn[..out_len], keep_out, &[&self.out])?;
-        engine.multiply(&ws.acts, &mut [(&self.out, &mut ws.h[..out_len])])?;
-        engine.add_bias(&self.out, &mut ws.h[..out_len])?;
-        let (rows, h) = (&mut ws.attn[..out_len], &mut ws.h[..out_len]);
+        engine.multiply(&ws.acts, &mut [(&self.out, &mut h[..out_len])])?;
+        engine.add_bias(&self.out, &mut h[..out_len])?;
+        let (rows, h) = (&mut ws.attn[..out_len], &mut h[..out_len]);
         engine.prepare_made(&mut ws.acts, rows, h, keep_out, &[&self.proj], |_, row, h| {
             engine.norm_row(&self.ln_post, h, row);
         })?;
