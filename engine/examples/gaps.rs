@@ -121,7 +121,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let path = PathBuf::from(words.first().ok_or("give a model file")?);
     let number = |i: usize, default: usize| words.get(i).map_or(Ok(default), |text| text.parse());
-    let (answers, prompt_tokens, pause) = (number(1, 2)?, number(2, 2000)?, number(3, 200)?);
+    let (answers, prompt_tokens, pause) = (number(1, 2)?, number(2, 2000)?, number(3, 250)?);
     let (model, ()) = Model::load(&path, &LoadOptions::default(), |_| Ok(()))?;
     let n_ctx = prompt_tokens + 2048;
     let options = ContextOptions {

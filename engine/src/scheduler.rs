@@ -41,7 +41,7 @@ pub struct SchedulerOptions {
 
 impl Default for SchedulerOptions {
     fn default() -> Self {
-        Self { n_parallel: 1, pause: Duration::from_millis(200) }
+        Self { n_parallel: 1, pause: Duration::from_millis(250) }
     }
 }
 
