@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ocelli_fuzz::Bytes;
 use ocelli_eval::questions::{Dataset, PromptStyle, Rules};
+use ocelli_fuzz::Bytes;
 
 fuzz_target!(|input: &[u8]| {
     const RULES: [Rules; 7] =

@@ -6,8 +6,8 @@ use std::cell::RefCell;
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use ocelli_fuzz::{Bytes, chat};
 use ocelli_engine::Chat;
+use ocelli_fuzz::{Bytes, chat};
 use ocelli_text::sampler::SamplerChain;
 use sha2::{Digest, Sha256};
 

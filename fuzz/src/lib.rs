@@ -71,8 +71,8 @@ mod mini {
     use ocelli_convert::progress::Silent;
     use ocelli_convert::synth::{Preset, SynthOptions, write_checkpoint};
     use ocelli_convert::{ConvertOptions, convert};
-    use ocelli_image::Profile;
     use ocelli_engine::{Assets, Chat, Session};
+    use ocelli_image::Profile;
     use ocelli_runtime::{Context, ContextOptions, Exec, Kernels, LoadOptions, Model};
 
     fn load() -> (Model, Assets) {
