@@ -1,15 +1,15 @@
-//! Llama-shaped text models on the CPU: GGUF in, text out.
+//! Llama-shaped text models and their vision towers on the CPU: a GGUF file on its way through the kernels.
 //!
 //! ```text
-//! Exec      kernels and threads, shared by everything that computes
-//! Model     mapped weights, hyperparameters, one of the registered architectures
-//! Context   a model with cache and buffers: tokens in, logits out
-//! Session   one conversation in a context: computes only what is new, saves and restores
+//! Exec           kernels and threads, shared by everything that computes
+//! Model          mapped weights, hyperparameters, one of the registered architectures
+//! Context        a model with threads, cache and buffers: rows of conversations in, logits out
+//! VisionEncoder  a vision model with buffers: slices of pictures in, rows of embeddings out
+//! Media          pictures and videos, read, sliced, encoded, remembered
 //! ```
 //!
-//! [`ocelli_text`] turns a conversation into a prompt, text into ids and back, and logits into the next id; [`ocelli_image`]
-//! turns pictures and videos into slices. [`Chat`] holds a whole conversation. [`perplexity`], [`eval`], [`probe`] and [`mod@bench`] measure
-//! a model; [`kv`] is the paged cache, [`rope`] the rotary embedding, [`weights`] the checked view of a file's tensors.
+//! [`kv`] is the pool of keys and values with its prefix cache, [`rope`] the rotary embedding, [`weights`] the checked view of a
+//! file's tensors. Who talks to whom, and when, is the business of the crate `ocelli-engine`.
 #![deny(unsafe_code)]
 
 mod batch;
