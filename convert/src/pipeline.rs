@@ -95,19 +95,17 @@ pub(crate) fn memory(plan: &FilePlan, threads: usize) -> Option<u64> {
     ocelli_memory::sum([
         (BUFFERS + COMPUTED).checked_mul(source),
         BUFFERS.checked_mul(target),
-        // One row as f32, and what quantising it takes beside it.
+        // Memory for one row: its values as f32, and the quantiser's scratch.
         cols.checked_mul(4 * 4).and_then(|row| row.checked_mul(threads as u64)),
         ocelli_memory::threads(threads.checked_add(THREADS)?),
     ])
 }
 
-/// Makes `buffer` `len` bytes long without taking more memory than that.
-fn resize(buffer: &mut Vec<u8>, len: usize, tensor: &PlannedTensor) -> Result<(), ConvertError> {
+/// Makes `buffer`, a strip of `tensor`, `len` bytes long without taking more memory than that.
+pub(crate) fn resize(buffer: &mut Vec<u8>, len: usize, tensor: &str) -> Result<(), ConvertError> {
     buffer.clear();
-    let refused = |_| {
-        let what = format!("a strip of tensor {}", tensor.name);
-        NoMemory::refused(what, len as u64, crate::read::REMEDY)
-    };
+    let refused =
+        |_| NoMemory::refused(format!("a strip of tensor {tensor}"), len as u64, crate::convert::FEWER_THREADS);
     buffer.try_reserve_exact(len).map_err(refused)?;
     buffer.resize(len, 0);
     Ok(())
@@ -214,7 +212,7 @@ fn read_strip(
         let what = format!("tensor {} is too large for this machine", source.name);
         return Err(ConvertError::Damaged { path: checkpoint.dir().to_owned(), what });
     };
-    resize(&mut buffer, len, tensor)?;
+    resize(&mut buffer, len, &tensor.name)?;
     checkpoint.read_at(source, start, &mut buffer)?;
     Ok(buffer)
 }
@@ -268,7 +266,7 @@ impl Encoder<'_> {
         let cols = usize::try_from(tensor.cols()).map_err(|_| too_large())?;
         let rows = usize::try_from(strip.rows).map_err(|_| too_large())?;
         let row_bytes = tensor.ty.row_bytes(cols).map_err(quant)?;
-        resize(out, rows.checked_mul(row_bytes).ok_or_else(too_large)?, tensor)?;
+        resize(out, rows.checked_mul(row_bytes).ok_or_else(too_large)?, &tensor.name)?;
         if out.is_empty() {
             return Ok(());
         }

@@ -115,9 +115,7 @@ impl Answer for Writer<'_> {
     }
 
     fn choose(&mut self, logits: &[f32]) -> Result<Choice, RuntimeError> {
-        let id = self.sampler.sample(logits)?;
-        self.sampler.accept(id);
-        Ok(if self.tokenizer.is_end_of_generation(id) { Choice::End } else { Choice::Token(id) })
+        sample(self.sampler, self.tokenizer, logits)
     }
 
     fn token(&mut self, id: u32) -> Choice {
@@ -131,6 +129,17 @@ impl Answer for Writer<'_> {
     fn is_cancelled(&self) -> bool {
         self.interrupt.load(Ordering::Relaxed)
     }
+}
+
+/// The next token by `sampler`, which remembers it, or the end if the model ends its answer here.
+pub(crate) fn sample(
+    sampler: &mut SamplerChain,
+    tokenizer: &Tokenizer,
+    logits: &[f32],
+) -> Result<Choice, RuntimeError> {
+    let id = sampler.sample(logits)?;
+    sampler.accept(id);
+    Ok(if tokenizer.is_end_of_generation(id) { Choice::End } else { Choice::Token(id) })
 }
 
 /// What the penalties see before an answer goes on: the same tokens whether the cache held them or not, and no image.

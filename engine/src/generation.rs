@@ -73,24 +73,6 @@ impl<A: Answer + ?Sized> Answer for &mut A {
     }
 }
 
-impl<A: Answer + ?Sized> Answer for Box<A> {
-    fn prompt(&mut self, done: usize, all: usize, reused: usize) {
-        (**self).prompt(done, all, reused);
-    }
-
-    fn choose(&mut self, logits: &[f32]) -> Result<Choice, RuntimeError> {
-        (**self).choose(logits)
-    }
-
-    fn token(&mut self, id: u32) -> Choice {
-        (**self).token(id)
-    }
-
-    fn is_cancelled(&self) -> bool {
-        (**self).is_cancelled()
-    }
-}
-
 /// How an answer came about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {

@@ -256,14 +256,8 @@ impl Scheduler {
         &mut self.context
     }
 
-    /// The context again.
-    #[must_use]
-    pub fn into_context(self) -> Context {
-        self.context
-    }
-
-    /// Computes one step for the generations of `queue`, and pieces of its jobs. Generations that end, with or without an error, are in
-    /// [`Queue::take_ended`] afterwards.
+    /// Computes one step for the generations of `queue`, and pieces of its jobs. Generations that end, with or without an
+    /// error, are in [`Queue::take_ended`] afterwards.
     pub fn step<A: Answer>(&mut self, queue: &mut Queue<A>) -> Step {
         let started = Instant::now();
         let mut step = Step::default();
@@ -397,7 +391,7 @@ impl Scheduler {
             let known = seq.len();
             if generation.reused.is_none() {
                 generation.reused = Some(known.min(generation.n_prompt));
-                // Whatever a listener makes of it, the tokens of an answer must not make the prompt grow in memory.
+                // Room for the whole answer now, so that later steps allocate nothing.
                 generation.whole.reserve(generation.n_predict.min(n_ctx - generation.whole.len()));
             }
             generation.goal = generation.whole.len();

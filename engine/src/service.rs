@@ -9,7 +9,7 @@ use ocelli_runtime::{Prompt, RuntimeError};
 use ocelli_text::sampler::SamplerChain;
 use ocelli_text::tokenizer::TokenDecoder;
 
-use crate::complete::{Assets, remember};
+use crate::complete::{Assets, remember, sample};
 use crate::generation::{Answer, Choice, Ended, Generation};
 use crate::job::Job;
 use crate::scheduler::{Queue, Scheduler};
@@ -70,12 +70,6 @@ impl Events {
     pub fn cancel(&self) {
         self.cancel.store(true, Ordering::Relaxed);
     }
-
-    /// A switch that does what [`Events::cancel`] does.
-    #[must_use]
-    pub fn canceller(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.cancel)
-    }
 }
 
 impl Iterator for Events {
@@ -126,9 +120,7 @@ impl Answer for Asked {
     }
 
     fn choose(&mut self, logits: &[f32]) -> Result<Choice, RuntimeError> {
-        let id = self.sampler.sample(logits)?;
-        self.sampler.accept(id);
-        Ok(if self.assets.tokenizer.is_end_of_generation(id) { Choice::End } else { Choice::Token(id) })
+        sample(&mut self.sampler, &self.assets.tokenizer, logits)
     }
 
     fn token(&mut self, id: u32) -> Choice {
@@ -145,7 +137,7 @@ impl Answer for Asked {
 /// What the thread is sent.
 #[derive(Debug)]
 enum Message {
-    Generation(Box<Generation<Box<Asked>>>),
+    Generation(Box<Generation<Asked>>),
     Job(Box<dyn Job>),
 }
 
@@ -213,7 +205,7 @@ impl Engine {
         };
         self.load.sent.fetch_add(1, Ordering::Relaxed);
         // Without its thread nobody answers: the events end at once.
-        let generation = Box::new(Generation::new(&prompt, n_predict, Box::new(asked)));
+        let generation = Box::new(Generation::new(&prompt, n_predict, asked));
         let _ = self.messages.send(Message::Generation(generation));
         Events { receiver, cancel }
     }

@@ -37,8 +37,9 @@ pub struct ContextOptions {
     pub type_v: GgmlType,
     /// How products are computed.
     pub precision: Precision,
-    /// How fast products with F16 and BF16 weights are computed. Only with something else than [`HalfWeights::Fastest`] do the
-    /// logits of such models not depend, bit for bit, on how many rows go together; products of all other weights never do.
+    /// How products with F16 and BF16 weights are computed in the mode `Fast`. With [`HalfWeights::Fastest`] the last bits of such
+    /// a model's logits depend on how many rows are computed together; with the other choices, and for all other weights,
+    /// they do not.
     pub half_weights: HalfWeights,
 }
 

@@ -128,7 +128,7 @@ fn a_pass_that_nobody_wants_ends_between_layers_and_leaves_nothing_half_done() {
     scheduler.step(&mut queue);
     scheduler.step(&mut queue);
     let (mut first, how) = queue.take_ended().unwrap();
-    // It was asked in the middle of the pass, whose logits it still got.
+    // It was cancelled in the middle of a pass, and still got the token of that pass.
     assert_eq!((how.unwrap().stop, first.answer().chosen), (Stop::Interrupted, 1));
     while !queue.is_empty() {
         scheduler.step(&mut queue);

@@ -15,11 +15,11 @@ use std::sync::{Mutex, PoisonError};
 
 use ocelli_gguf::{GgufWriter, TensorSink};
 use ocelli_kernels::quantize::RowCodec;
-use ocelli_memory::NoMemory;
 use ocelli_quant::QuantError;
 
 use super::TensorPlan;
 use crate::ConvertError;
+use crate::pipeline::resize;
 use crate::progress::Progress;
 
 /// Source bytes of one strip, about: some tens of milliseconds of work for the slow formats.
@@ -69,24 +69,12 @@ pub(super) fn memory(tensors: &[TensorPlan<'_>], threads: usize) -> Option<u64> 
     }
     ocelli_memory::sum([
         source.checked_add(target)?.checked_mul(depth(threads) as u64),
-        // One row as f32, and what quantising it takes beside it.
+        // Memory for one row: its values as f32, and the quantiser's scratch.
         row.checked_mul(4 * 4).and_then(|row| row.checked_mul(threads as u64)),
         // The workers and the reader.
         ocelli_memory::threads(threads + 1),
         Some(OUTPUT_BUFFER as u64),
     ])
-}
-
-/// Makes `buffer` `len` bytes long without taking more memory than that.
-fn resize(buffer: &mut Vec<u8>, len: usize, tensor: &TensorPlan<'_>) -> Result<(), ConvertError> {
-    buffer.clear();
-    let refused = |_| {
-        let what = format!("a strip of tensor {}", tensor.name);
-        NoMemory::refused(what, len as u64, crate::convert::FEWER_THREADS)
-    };
-    buffer.try_reserve_exact(len).map_err(refused)?;
-    buffer.resize(len, 0);
-    Ok(())
 }
 
 /// How many workers there are, and what they convert rows with.
@@ -218,7 +206,7 @@ impl Reader<'_> {
         };
         let io = |source| ConvertError::Io { action: "read", path: path.to_owned(), source };
         let len = usize::try_from(len).map_err(|e| io(std::io::Error::other(e)))?;
-        resize(buffer, len, tensor)?;
+        resize(buffer, len, &tensor.name)?;
         file.seek(SeekFrom::Start(tensor.offset.saturating_add(at))).map_err(io)?;
         file.read_exact(buffer).map_err(io)
     }
@@ -266,7 +254,7 @@ fn convert(
         return Ok(());
     }
     row.resize(row_len, 0.0);
-    resize(&mut strip.target, strip.source.len() / source_bytes * target_bytes, tensor)?;
+    resize(&mut strip.target, strip.source.len() / source_bytes * target_bytes, &tensor.name)?;
     let targets = strip.target.chunks_exact_mut(target_bytes);
     for (index, (source, target)) in (strip.first_row..).zip(strip.source.chunks_exact(source_bytes).zip(targets)) {
         codec.dequantize_row(source_type, source, row).map_err(quant)?;

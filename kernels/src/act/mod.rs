@@ -39,7 +39,7 @@ pub enum Precision {
     Fast,
 }
 
-/// How fast products with F16 and BF16 weights are computed. The only products whose results may depend on how many tokens go
+/// How products with F16 and BF16 weights are computed in the mode `Fast`. The only products whose results may depend on how many tokens go
 /// together are those of [`HalfWeights::Fastest`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum HalfWeights {

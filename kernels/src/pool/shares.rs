@@ -56,7 +56,8 @@ impl Shares {
         Self((0..threads).map(|_| Share::default()).collect())
     }
 
-    /// Deals `items` out to the first `threads`, while nobody takes any. A job that panicked may have left some to the others.
+    /// Divides `items` among the first `threads` threads, at a time when none of them takes any. The others get none: a job that
+    /// panicked may have left them some.
     pub(super) fn deal(&self, items: u32, threads: usize) {
         let until = |thread: usize| (u64::from(items) * thread.min(threads) as u64 / threads as u64) as u32;
         for (thread, share) in self.0.iter().enumerate() {

@@ -75,7 +75,7 @@ impl Terms {
         for r in rows..ROWS {
             (terms[r], mins[r]) = (terms[0], mins[0]);
         }
-        // SAFETY: promised by the caller; fours end at n or before it.
+        // SAFETY: the caller promises `n` values at each pointer; groups of four end at `n` or before it.
         unsafe {
             let fours = n / 4 * 4;
             for k in (0..fours).step_by(4) {
@@ -163,7 +163,8 @@ impl Beside {
             (d[t], own[t]) = (d[0], own[0]);
         }
         let (scales, taken) = (self.scales.as_mut_ptr().cast::<f32>(), self.own.as_mut_ptr().cast::<i32>());
-        // SAFETY: promised by the caller; fours end at n or before it.
+        // SAFETY: the caller promises those units of those tokens, and that `n` fits the arrays; groups of four end at `n`
+        // or before it.
         unsafe {
             let fours = n / 4 * 4;
             for k in (0..fours).step_by(4) {

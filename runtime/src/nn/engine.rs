@@ -31,7 +31,7 @@ pub(crate) struct Engine<'e> {
     pub(crate) pool: &'e Pool,
     pub(crate) kernels: Kernels,
     pub(crate) precision: Precision,
-    /// How fast products with F16 and BF16 weights are computed.
+    /// How products with F16 and BF16 weights are computed in the mode `Fast`.
     pub(crate) half_weights: HalfWeights,
     pub(crate) weights: &'e Weights,
     /// 8-bit rows of float matrices, where products are computed with such.
